@@ -1,0 +1,86 @@
+"""The papers' own algorithms, slow and literal. Oracles for the closed form: tests and notebooks compare against them."""
+
+import math
+
+import numpy as np
+import torch
+
+from . import checks
+
+
+def objective(means, prox, delta, frame):
+    """Value of Eq. 7 (Markou et al. 2024): ‖H̃ − U M̃‖²_F + (δ/2)‖U − U_prox‖²_F, shape (…); all arguments (…, d, C)."""
+    C = means.shape[-1]
+    etf = (frame - frame.mean(-1, keepdim=True)) / math.sqrt(C - 1)
+    return (means - etf).square().sum((-2, -1)) + delta / 2 * (frame - prox).square().sum((-2, -1))
+
+
+def trust_region(means, prox, delta, start=None, min_gradient_norm=1e-10, max_iterations=500):
+    """Solve Eq. 7 by the Riemannian trust-region method of pymanopt, as the paper does.
+
+    means, prox: (d, C), no batch dimensions. start: frame to start from, prox when omitted. Returns U (d, C), in the
+    dtype of means; the work is in float64. δ = 0 is allowed here (Eq. 6; the answer then depends on start).
+    Needs the extra `book` (pymanopt).
+    """
+    import pymanopt  # here, so that the library does without it
+
+    d, C = means.shape
+    checks.classes(C, d)
+    h, u_prox = (t.detach().cpu().double().numpy() for t in (means, prox))
+    m = (np.eye(C) - 1 / C) / math.sqrt(C - 1)
+    manifold = pymanopt.manifolds.Stiefel(d, C)
+
+    @pymanopt.function.numpy(manifold)
+    def cost(u):
+        return np.sum((h - u @ m) ** 2) + delta / 2 * np.sum((u - u_prox) ** 2)
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(u):
+        return -2 * (h - u @ m) @ m + delta * (u - u_prox)
+
+    @pymanopt.function.numpy(manifold)
+    def hessian(u, direction):
+        return 2 * direction @ m @ m + delta * direction
+
+    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
+    solver = pymanopt.optimizers.TrustRegions(
+        min_gradient_norm=min_gradient_norm, max_iterations=max_iterations, max_time=float("inf"), verbosity=0
+    )
+    first = u_prox if start is None else start.detach().cpu().double().numpy()
+    return torch.from_numpy(solver.run(problem, initial_point=first).point).to(means.device, means.dtype)
+
+
+def proposition1_vjp(means, prox, delta, U, grad_U):
+    """Gradient with respect to means by the paper's Proposition 1, with its dense matrices, shape (d, C).
+
+    Row-major vectorisation throughout; f is Eq. 7, J(U) = UᵀU − I, and U must solve Eq. 7:
+
+        Dy = G⁻¹Aᵀ(A G⁻¹ Aᵀ)⁻¹(A G⁻¹ B) − G⁻¹B
+        A = rvech(D_U J)  (C(C+1)/2 × dC),   B = D²_{H̃U} f  (dC × dC, Eq. 23),   G = D²_{UU} f − I_d ⊗ Σ(U)  (Eq. 49)
+
+    Memory O(d²C²): for small problems only. Computed in float64, returned in the dtype of means. The first term of
+    D_U f has the sign of Eq. 32; Eq. 20 prints the other one. An error in U enters Σ times λ_max/λ_min of S, so at δ = 1e-4
+    this formula is good to about 1e-9 (measured with mpmath) while the closed form's gradient is good to 1e-11.
+    """
+    d, C = means.shape
+    h, u_prox, u, y = (t.detach().double() for t in (means, prox, U, grad_U))
+    eye = torch.eye(C, dtype=torch.float64, device=means.device)
+    p = eye - 1 / C
+    row_identity = torch.eye(d, dtype=torch.float64, device=means.device)
+
+    gradient = 2 / (C - 1) * u @ p - 2 / math.sqrt(C - 1) * h @ p + delta * (u - u_prox)
+    sigma = (gradient.mT @ u + u.mT @ gradient) / 2
+    g = torch.kron(row_identity, 2 / (C - 1) * p + delta * eye - sigma)
+    b = torch.kron(row_identity, -2 / math.sqrt(C - 1) * p)
+    # Row (i ≥ j) of A is the derivative of (UᵀU)_ij: rvec of U (E_ij + E_ji).
+    i, j = torch.tril_indices(C, C)
+    a = torch.zeros(len(i), d, C, dtype=torch.float64, device=means.device)
+    row = torch.arange(len(i))
+    a[row, :, i] += u.mT[j]
+    a[row, :, j] += u.mT[i]
+    a = a.reshape(len(i), d * C)
+
+    g_inverse_at = torch.linalg.solve(g, a.mT)
+    g_inverse_b = torch.linalg.solve(g, b)
+    dy = g_inverse_at @ torch.linalg.solve(a @ g_inverse_at, a @ g_inverse_b) - g_inverse_b
+    return (y.reshape(-1) @ dy).reshape(d, C).to(means.dtype)
