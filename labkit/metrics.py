@@ -1,0 +1,105 @@
+"""Measures of neural collapse, in float64 whatever comes in, with any leading batch dimensions.
+
+features (…, N, d) are rows, targets (…, N) or (N,); weights and other class vectors are rows too, (…, C, d). Conventions
+differ between codebases; these are the guiding paper's (Appendix A): covariances divided by N and by C, the global mean is
+the mean of all samples, and NC1 is divided by C. Features should be those the classifier sees (`head.normalize`).
+Every class needs at least one sample; a missing one raises ValueError.
+"""
+
+import math
+
+import torch
+
+from . import checks
+from .heads import class_sums
+
+
+def class_means(features, targets, num_classes):
+    """Class means (…, C, d) and the global mean over samples (…, d), float64."""
+    checks.floating("features", features)
+    checks.labels(targets, num_classes, features.shape[:-1])
+    sums, counts = class_sums(features.double(), targets, num_classes)
+    if bool((counts == 0).any()):
+        missing = (counts == 0).reshape(-1, num_classes).any(0).nonzero().flatten().tolist()
+        raise ValueError(f"every class needs a sample, but classes {missing} of {num_classes} have none")
+    return sums / counts.unsqueeze(-1), sums.sum(-2) / features.shape[-2]
+
+
+def nc1(features, targets):
+    """Variability collapse, tr(Σ_W Σ_B†)/C, shape (…)   (Eq. 11).
+
+    Σ_B has rank C−1 at most; its pseudo-inverse is taken on exactly the C−1 leading eigenpairs, found from the C×C Gram
+    matrix of the centred means, so that no d×d matrix is formed and no tolerance is chosen.
+    """
+    num_classes = _num_classes(targets)
+    means, global_mean = class_means(features, targets, num_classes)
+    centred = means - global_mean.unsqueeze(-2)
+    eigenvalues, vectors = torch.linalg.eigh(centred @ centred.mT / num_classes)
+    eigenvalues, vectors = eigenvalues[..., 1:], vectors[..., 1:]
+    # Σ_B's unit eigenvectors are centredᵀ v/√(Cλ); dividing by √λ once more whitens.
+    whiten = centred.mT @ vectors / (math.sqrt(num_classes) * eigenvalues.unsqueeze(-2))
+    # Project before subtracting the class means: N×C numbers instead of N×d.
+    residual = features.double() @ whiten - _of_class(means @ whiten, targets)
+    return residual.square().sum((-2, -1)) / (features.shape[-2] * num_classes)
+
+
+def nc2(vectors):
+    """Distance of class vectors (…, C, d) from a simplex ETF, ‖VVᵀ/‖VVᵀ‖_F − P/√(C−1)‖_F, shape (…)   (Eq. 12).
+
+    For the weights as in the paper; for the means give them centred by the global mean.
+    """
+    return _from_simplex(vectors.double() @ vectors.double().mT)
+
+
+def nc3(weight, features, targets):
+    """Self-duality, ‖WH̄/‖WH̄‖_F − P/√(C−1)‖_F with the centred class means H̄, shape (…)   (Eq. 13)."""
+    means, global_mean = class_means(features, targets, weight.shape[-2])
+    return _from_simplex(weight.double() @ (means - global_mean.unsqueeze(-2)).mT)
+
+
+def nc4(logits, features, targets):
+    """Share of samples that the classifier and the nearest class centre put in different classes, shape (…)   (Eq. 14)."""
+    means, _ = class_means(features, targets, logits.shape[-1])
+    # ‖h − m‖² up to ‖h‖², which is the same for all classes
+    distance = means.square().sum(-1).unsqueeze(-2) - 2 * features.double() @ means.mT
+    return (logits.argmax(-1) != distance.argmin(-1)).double().mean(-1)
+
+
+def equinorm(vectors):
+    """Standard deviation over mean of the lengths of class vectors (…, C, d), shape (…); zero when all are equally long (Eq. 15).
+
+    Unbiased standard deviation, as the released code. For the means give them centred by the global mean.
+    """
+    norms = torch.linalg.vector_norm(vectors.double(), dim=-1)
+    return norms.std(-1) / norms.mean(-1)
+
+
+def cosine_margins(weight, features, targets):
+    """Each sample's margin: cosine to its own class vector minus the largest to another, shape (…, N)   (Eq. 16).
+
+    Class vectors are centred by their mean, features by the global mean. C/(C−1) for a collapsed simplex ETF.
+    """
+    _, global_mean = class_means(features, targets, weight.shape[-2])
+    w = weight.double() - weight.double().mean(-2, keepdim=True)
+    h = features.double() - global_mean.unsqueeze(-2)
+    lengths = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(w, dim=-1).unsqueeze(-2)
+    cosine = h @ w.mT / lengths
+    own = targets.expand(cosine.shape[:-1]).unsqueeze(-1)
+    return cosine.gather(-1, own).squeeze(-1) - cosine.scatter(-1, own, -math.inf).amax(-1)
+
+
+def _num_classes(targets):
+    return int(targets.max()) + 1
+
+
+def _of_class(means, targets):
+    """The mean of each sample's class: (…, C, k) -> (…, N, k)."""
+    index = targets.expand(*means.shape[:-2], targets.shape[-1]).unsqueeze(-1)
+    return means.gather(-2, index.expand(*index.shape[:-1], means.shape[-1]))
+
+
+def _from_simplex(product):
+    num_classes = product.shape[-1]
+    simplex = torch.eye(num_classes, dtype=product.dtype, device=product.device) - 1 / num_classes
+    product = product / torch.linalg.matrix_norm(product, keepdim=True)
+    return torch.linalg.matrix_norm(product - simplex / math.sqrt(num_classes - 1))

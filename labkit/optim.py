@@ -1,0 +1,80 @@
+"""AGD, automatic gradient descent (Bernstein et al. 2023): a layer-wise step whose size needs no learning rate.
+
+Written from the formulas of that paper; the public implementation's licence (CC BY-NC-SA) does not allow reuse.
+"""
+
+import math
+
+import torch
+
+from . import checks
+
+
+def layer_scale(shape):
+    """s = √(out/in), divided by √(k_h·k_w) for a convolution; shape is (out, in) or (out, in, k_h, k_w)."""
+    out, fan_in, *kernel = shape
+    return math.sqrt(out / fan_in) / math.sqrt(math.prod(kernel))
+
+
+@torch.no_grad()
+def agd_init_(weight, generator=None):
+    """Fill weight, (out, in) or (out, in, k_h, k_w), with s times an orthogonal matrix for each kernel position; returns it.
+
+    Drawn on the CPU, so that a seed gives the same start on every device.
+    """
+    _check_layer(weight.shape, 0)
+    out, fan_in, *kernel = weight.shape
+    for position in range(math.prod(kernel)):
+        matrix = torch.nn.init.orthogonal_(torch.empty(out, fan_in), gain=layer_scale(weight.shape), generator=generator)
+        weight.view(out, fan_in, -1)[:, :, position] = matrix
+    return weight
+
+
+class AGD(torch.optim.Optimizer):
+    """With L layers, G = (1/L) Σ_l s_l Σ_positions ‖∇_l‖_F and η = log((1 + √(1 + 4G))/2):
+
+        W_l ← W_l − gain · (η/L) · s_l · ∇_l/‖∇_l‖_F        (norms for each kernel position of a convolution)
+
+    params: weights of shape (…, out, in), or (out, in, k_h, k_w) for convolutions; start them with `agd_init_`. AGD has no
+        rule for biases and other vectors: use layers without them (batch norm non-affine). One group of parameters.
+    gain: factor on the step; 10 in the guiding paper, 1 in AGD's own.
+    batch_dims: how many leading dimensions of every parameter are independent runs (seeds), each with its own G and η.
+    Raises ValueError for gain ≤ 0 or a parameter that is neither shape.
+    """
+
+    def __init__(self, params, gain=10.0, batch_dims=0):
+        checks.positive("gain", gain)
+        super().__init__(params, dict(gain=gain))
+        if len(self.param_groups) != 1:
+            raise ValueError(f"AGD couples all layers and takes one parameter group, got {len(self.param_groups)}")
+        self.batch_dims = batch_dims
+        for p in self.param_groups[0]["params"]:
+            _check_layer(p.shape, batch_dims)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step; returns the closure's loss where one is given. Parameters without gradient stand still."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        group = self.param_groups[0]
+        layers = [p for p in group["params"] if p.grad is not None]
+        if not layers:
+            return loss
+        b = self.batch_dims
+        scales = [layer_scale(p.shape[b:]) for p in layers]
+        norms = [torch.linalg.vector_norm(p.grad, dim=(b, b + 1), keepdim=True) for p in layers]
+        # (…, 1, 1, positions) -> (…): the sum over kernel positions, one number for each run
+        total = sum(s * n.flatten(b).sum(-1) for s, n in zip(scales, norms)) / len(layers)
+        eta = torch.log((1 + torch.sqrt(1 + 4 * total)) / 2)
+        for p, s, n in zip(layers, scales, norms):
+            factor = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-group["gain"] * s / len(layers))
+            p.addcmul_(p.grad, factor / torch.where(n > 0, n, 1.0))
+        return loss
+
+
+def _check_layer(shape, batch_dims):
+    if len(shape) - batch_dims not in (2, 4):
+        raise ValueError(f"AGD takes weights of shape (out, in) or (out, in, k_h, k_w) after {batch_dims} batch "
+                         f"dimensions, got {tuple(shape)}")
