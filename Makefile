@@ -1,0 +1,52 @@
+# Every target sets up .venv by itself; the second run finds it there and installs nothing.
+# Another Python:  make run PYTHON=python3.12      More options for a tool:  make test ARGS='-k etf'
+
+PYTHON   ?= python3
+NOTEBOOK  = 05-ufm-10
+PRESET    = paper
+ARGS      =
+
+.DEFAULT_GOAL := help
+.PHONY: run lab test notebooks bench help
+# Written last, so an interrupted installation is not taken for a finished one.
+READY := .venv/.ready
+VENV  := .venv/bin/python
+GOAL  := $(firstword $(MAKECMDGOALS))
+
+run: $(READY) ## the paper's first experiment: progress, a table, a notebook and a web page in build/
+	@$(VENV) tools/notebooks.py run $(NOTEBOOK) --preset $(PRESET) $(ARGS)
+
+lab: $(READY) ## JupyterLab on the notebooks
+	@$(VENV) -m jupyterlab notebooks $(ARGS)
+
+test: $(READY) ## all tests; the notebooks are among them, cell by cell
+	@$(VENV) -m pytest --nbval-lax tests notebooks $(ARGS)
+
+notebooks: $(READY) ## run all notebooks afresh and save them with their pictures (needs Chrome or Chromium)
+	@$(VENV) tools/notebooks.py save $(ARGS)
+
+bench: $(READY) ## all side-by-side measurements in benchmarks/, one after the other
+	@set -e; for file in benchmarks/*.py; do \
+	  test -e "$$file" || { echo "There are no benchmarks yet."; break; }; \
+	  echo "== $$file"; $(VENV) "$$file" $(ARGS); \
+	done
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# First what can be missing, each with one line that says so. Then the installation: into an empty .venv,
+# or on top of a finished one when the dependencies have changed.
+$(READY): pyproject.toml constraints.txt
+	@found=$$("$(PYTHON)" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null); \
+	case "$$found" in \
+	  3.1[1-9].*|3.[2-9][0-9].*) ;; \
+	  "") echo "labkit needs Python 3.11 or newer; $(PYTHON) was not found or does not start. Try: make $(GOAL) PYTHON=python3.12" >&2; exit 1 ;; \
+	  *)  echo "labkit needs Python 3.11 or newer; $(PYTHON) is $$found. Try: make $(GOAL) PYTHON=python3.12" >&2; exit 1 ;; \
+	esac; \
+	"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "labkit needs Python's venv module; $(PYTHON) ($$found) has none. On Debian or Ubuntu: apt-get install python$${found%.*}-venv" >&2; exit 1; }
+	@echo "Setting up .venv: PyTorch, JupyterLab and what else labkit needs (once, a few minutes) ..."
+	@test -e $@ || "$(PYTHON)" -m venv --clear .venv
+	@rm -f $@
+	@$(VENV) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@

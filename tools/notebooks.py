@@ -1,0 +1,222 @@
+"""Run the notebooks, and save them as readers meet them.
+
+    python tools/notebooks.py run 05-ufm-10 --preset paper     build/05-ufm-10.ipynb and .html (`make run`)
+    python tools/notebooks.py save [NAME ...]                  notebooks/NAME.ipynb in place (`make notebooks`)
+
+Both run a notebook in a fresh kernel, in the notebook's own folder, as Jupyter does.
+"""
+
+import argparse
+import ast
+import asyncio
+import base64
+import copy
+import os
+import sys
+import time
+from pathlib import Path
+
+import kaleido
+import nbformat
+import papermill
+import plotly.io
+from jinja2 import DictLoader
+from kaleido.errors import ChromeNotFoundError
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from plotly.offline import get_plotlyjs
+
+ROOT = Path(__file__).resolve().parent.parent
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LARGEST = 1_000_000  # bytes of a saved notebook: clones stay small, and GitHub shows it
+SIZE = {"width": 900, "height": 450}  # pixels, of figures that do not say
+
+# nbconvert's page with plotly.js inside, once, and without two scripts it would fetch: require.js, under which other
+# scripts may hide, and Mermaid. Where scripts are off, figures leave their place to the pictures that follow them.
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}<script>{{ resources.plotlyjs }}</script>
+<noscript><style>div:has(> .plotly-graph-div) { display: none }</style></noscript>{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}"""
+
+
+class NotebookError(Exception):
+    """A notebook cannot be run or saved; the message is for the person who asked for it."""
+
+
+def tagged(nb, tag):
+    return [cell for cell in nb.cells if tag in cell.metadata.get("tags", [])]
+
+
+def parameters(nb):
+    """{name: value} of the cell tagged `parameters`, which holds assignments of literals and nothing else."""
+    lines = [line for cell in tagged(nb, "parameters") for line in ast.parse(cell.source).body]
+    try:
+        return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+    except (AttributeError, ValueError):
+        raise NotebookError("The cell tagged `parameters` may hold only lines like NAME = literal.") from None
+
+
+def figures(nb):
+    """The outputs that hold a plotly figure, whether plotly showed it or it is a bundle with a display id."""
+    return [out for cell in nb.cells for out in cell.get("outputs", []) if PLOTLY in out.get("data", {})]
+
+
+def execute(path, values=None, output=None):
+    """Run a notebook with other parameter values. Its progress bars go to our stderr as they move."""
+    known = parameters(nbformat.read(path, as_version=4))
+    if unknown := sorted(set(values or {}) - set(known)):  # papermill would only warn
+        raise NotebookError(f"{path.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # others would put all of plotly.js into the notebook
+    try:
+        return papermill.execute_notebook(
+            path,
+            output,
+            values,
+            kernel_name="python3",
+            language="python",
+            cwd=path.parent,
+            progress_bar=False,  # counts cells; the bars that tell something are those of the cells
+            stderr_file=sys.stderr,
+            extra_arguments=["--log-level=CRITICAL"],  # of the kernel
+        )
+    except PapermillExecutionError as error:
+        trace = "\n".join(error.traceback)
+        raise NotebookError(f"\n{path.name} stopped at cell [{error.exec_count}].\n{trace}") from error
+    except DeadKernelError as error:
+        raise NotebookError(f"\n{path.name}: the kernel died; the usual cause is too little memory.") from error
+
+
+def tidy(nb):
+    """Drop, in place, what differs between two runs and what is of use only while the kernel lives."""
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    for cell in nb.cells:
+        for key in ("papermill", "execution", "ExecuteTime"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+        if cell.cell_type != "code":
+            continue
+        bars = [out for out in cell.outputs if out.get("name") == "stderr"]
+        if bars and "NBVAL_CHECK_OUTPUT" in cell.source:
+            raise NotebookError(f"\nA checked cell must not write to stderr:\n{cell.source}\n{bars[0].text}")
+        cell.outputs = [out for out in cell.outputs if out not in bars]
+        for out in cell.outputs:
+            if WIDGET in out.get("data", {}):  # without a kernel it would be shown as an error
+                out.data = nbformat.from_dict({"text/plain": "(interactive: run this notebook to use it)"})
+
+
+def add_pictures(nb):
+    """Give each figure a PNG, in place. Needs Chrome or Chromium."""
+
+    async def draw(figs):
+        async with kaleido.Kaleido(mathjax=False) as browser:  # MathJax would be fetched
+            sizes = [{key: fig.get("layout", {}).get(key, SIZE[key]) for key in SIZE} for fig in figs]
+            return [await browser.calc_fig(fig, {"format": "png", **size}) for fig, size in zip(figs, sizes)]
+
+    if outs := figures(nb):
+        for out, png in zip(outs, asyncio.run(draw([out.data[PLOTLY] for out in outs]))):
+            out.data["image/png"] = base64.b64encode(png).decode()
+
+
+def to_html(nb, title):
+    """One page, its figures complete within it: to zoom and turn, or, where scripts are off, as pictures."""
+    nb = copy.deepcopy(nb)
+    for out in figures(nb):
+        fig = out.data[PLOTLY]
+        live = plotly.io.to_html(
+            {key: fig[key] for key in ("data", "layout", "frames") if key in fig},
+            config=fig.get("config"),
+            default_height=SIZE["height"],
+            include_plotlyjs=False,
+            full_html=False,
+            validate=False,
+        )
+        still = "<em>This figure needs JavaScript.</em>"
+        if "image/png" in out.data:
+            still = f'<img alt="figure" src="data:image/png;base64,{out.data["image/png"]}">'
+        out.data = nbformat.from_dict({"text/html": f"{live}<noscript>{still}</noscript>"})
+    exporter = HTMLExporter(extra_loaders=[DictLoader({"page.html.j2": PAGE})], template_file="page.html.j2")
+    return exporter.from_notebook_node(nb, {"metadata": {"name": title}, "plotlyjs": get_plotlyjs()})[0]
+
+
+def results(nb):
+    """What the cells tagged `results` print or show, as text."""
+    outs = [out for cell in tagged(nb, "results") for out in cell.outputs]
+    return "\n".join(out.text if out.output_type == "stream" else out.data["text/plain"] for out in outs).strip("\n")
+
+
+def write(path, text):
+    """All or nothing: no reader meets half a file."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+def run(path, preset, folder):
+    """`make run`: the notebook with another PRESET, and the same as a web page, in a folder of their own."""
+    print(f'{path.name} with PRESET = "{preset}":', flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    ipynb, html = folder / path.name, folder / f"{path.stem}.html"
+    nb = execute(path, {"PRESET": preset}, ipynb)
+    tidy(nb)
+    try:
+        add_pictures(nb)
+    except Exception:
+        pass  # whoever has no Chrome, or none that starts, misses only the pictures for pages without scripts
+    write(ipynb, nbformat.writes(nb) + "\n")
+    write(html, to_html(nb, path.stem))
+    print(f"\n{results(nb)}\n\nnotebook: {os.path.relpath(ipynb)}\nweb page: {os.path.relpath(html)}")
+
+
+def save(paths):
+    """`make notebooks`: run afresh and save in place. A notebook that fails stays as it was."""
+    try:
+        kaleido.Kaleido()  # only looks for the browser: better now than after the runs
+    except ChromeNotFoundError:
+        raise NotebookError("make notebooks needs Chrome or Chromium to draw figures. Debian: apt-get install chromium")
+    for path in paths:
+        start = time.perf_counter()
+        nb = execute(path)
+        tidy(nb)
+        add_pictures(nb)
+        nbformat.validate(nb)
+        text = nbformat.writes(nb) + "\n"
+        if (size := len(text.encode())) > LARGEST:
+            raise NotebookError(f"{path.name} would have {size:,} bytes, over {LARGEST:,}: its figures hold too much.")
+        write(path, text)
+        print(f"{path.name}: {time.perf_counter() - start:.0f} s, {size / 1000:.0f} kB", flush=True)
+
+
+def notebook(name):
+    """The path of a notebook given as 05-ufm-10 or by its path."""
+    path = Path(name) if name.endswith(".ipynb") else ROOT / "notebooks" / f"{name}.ipynb"
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no notebook {os.path.relpath(path)}")
+    return path.resolve()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="run one notebook; write it and a web page to build/")
+    one.add_argument("notebook", type=notebook)
+    one.add_argument("--preset", default="paper")
+    many = commands.add_parser("save", help="run notebooks afresh and save them in place, with pictures")
+    many.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")
+    args = parser.parse_args()
+    try:
+        if args.command == "run":
+            run(args.notebook, args.preset, ROOT / "build")
+        else:
+            save(args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")))
+    except NotebookError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
+
+
+if __name__ == "__main__":
+    main()
