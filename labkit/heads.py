@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from . import checks, etf, nearest
+from .sphere import ImplicitLogits, SphereLogits
 
 
 class Head(nn.Module):
@@ -31,6 +32,10 @@ class Head(nn.Module):
         """h = τ·z/‖z‖, shape (…, N, d). A zero feature stays zero."""
         norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
         return features * (self.temperature / norm.clamp(min=1e-12))
+
+    def _logits(self, features, weight, bias=None):
+        """⟨w_c, h⟩ + b_c with h = τ·z/‖z‖, for features z (…, N, d), weight (…, C, d) and bias (…, C) or None."""
+        return SphereLogits.apply(features, weight, bias, self.temperature)
 
     def after_step(self):
         """To be called after every optimiser step: restores what the head promises about its weights."""
@@ -63,7 +68,7 @@ class LinearHead(Head):
 
     def forward(self, features, targets=None):
         self._check(features, targets)
-        return self.normalize(features) @ self.weight.mT
+        return self._logits(features, self.weight)
 
 
 class FixedETFHead(Head):
@@ -80,7 +85,7 @@ class FixedETFHead(Head):
 
     def forward(self, features, targets=None):
         self._check(features, targets)
-        return self.normalize(features) @ self.weight.mT
+        return self._logits(features, self.weight)
 
 
 class ImplicitETFHead(Head):
@@ -116,22 +121,46 @@ class ImplicitETFHead(Head):
 
     def forward(self, features, targets=None):
         self._check(features, targets)
-        h = self.normalize(features)
         if not self.training:
-            return h @ self.weight.mT + self.bias.unsqueeze(-2)
+            return self._logits(features, self.weight, self.bias)
         if targets is None:
             raise ValueError("ImplicitETFHead needs targets in training mode (call .eval() to classify without them)")
-        first = self.class_means.step == 0
-        means, global_mean = self.class_means(h, targets)
-        means = means if self.backprop_through_etf else means.detach()
-        norm = torch.linalg.matrix_norm(means, keepdim=True)
-        means = means / norm.clamp(min=1e-12)  # means that are all equal stay zero: the nearest ETF is then the last one
-        if first:
-            self.frame.copy_(nearest.start_frame(means.detach(), self.frame))
-        u = nearest.nearest_etf(means, self.frame, self.delta)
-        self.frame.copy_(u.detach())
-        vectors = etf.simplex_etf(self.num_classes, frame=u)
-        return h @ vectors - global_mean.unsqueeze(-2) @ vectors
+        return ImplicitLogits.apply(features, targets, self)
+
+    @torch.no_grad()
+    def solve(self, sums, counts):
+        """Take in the class sums (…, C, d) and counts (…, C) of a batch, and move to the nearest ETF of the running means.
+
+        Returns (W, b, chain) in float64; chain(grad_W, grad_b) is the gradient with respect to the sums, by the chain rule
+        backwards through every line of this function. Raises ValueError for sums that are not finite; nothing moves then.
+        """
+        checks.finite("features", sums)  # before anything moves
+        state, C = self.class_means, self.num_classes
+        global_mean, alpha = state.update(sums, counts)
+        norm = torch.linalg.matrix_norm(state.means, keepdim=True).double().clamp_(min=1e-12)
+        means = state.means / norm  # means that are all equal stay zero: U* is then U_prox
+        if state.step == 1:
+            self.frame.copy_(nearest.start_frame(means, self.frame))
+        solution = nearest.Solution(means, self.frame.double(), self.delta)
+        self.frame.copy_(solution.u)
+        weight = etf.simplex_etf(C, frame=solution.u).mT.contiguous()
+        bias = -(weight @ global_mean.unsqueeze(-1)).squeeze(-1)
+
+        def chain(grad_weight, grad_bias):
+            total = counts.sum(-1, keepdim=True)
+            grad_mean = -(weight * grad_bias.unsqueeze(-1)).sum(-2)  # b = −W μ_G
+            if not self.backprop_through_etf:
+                return (grad_mean / total).unsqueeze(-2).expand_as(sums)
+            grad_weight = grad_weight - grad_bias.unsqueeze(-1) * global_mean.unsqueeze(-2)
+            # W = √(C/(C−1)) (U P)ᵀ; then U*(H̃); then H̃ = H̄/‖H̄‖; then the running average, and the centring
+            grad_frame = math.sqrt(C / (C - 1)) * (grad_weight - grad_weight.mean(-2, keepdim=True)).mT
+            grad_means = solution.vjp(grad_frame)
+            inner = (grad_means * means).sum((-2, -1), keepdim=True)
+            grad_means = ((grad_means - inner * means) * (alpha.unsqueeze(-2) / norm)).mT
+            grad_mean = grad_mean - grad_means.sum(-2)
+            return grad_means / counts.clamp(min=1).unsqueeze(-1) + (grad_mean / total).unsqueeze(-2)
+
+        return weight, bias, chain
 
 
 class ClassMeans(nn.Module):
@@ -151,36 +180,23 @@ class ClassMeans(nn.Module):
         self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    def forward(self, h, targets):
-        """h (…, N, d), targets (…, N) or (N,) -> averaged centred means (…, d, C), global mean of the batch (…, d)."""
-        sums, counts = class_sums(h, targets, self.means.shape[-1])
-        global_mean = sums.sum(-2) / h.shape[-2]
-        batch = (sums / counts.clamp(min=1).unsqueeze(-1) - global_mean.unsqueeze(-2)).mT
-        with torch.no_grad():
-            self.step += 1
-            alpha = max(2 / (int(self.step) + 1), 1e-4)
-            weight = torch.where(self.seen, alpha, 1.0) * (counts > 0)
-            self.seen |= counts > 0
-            self.global_mean.lerp_(global_mean.to(self.global_mean.dtype), alpha)
-        means = torch.lerp(self.means, batch.to(self.means.dtype), weight.to(self.means.dtype).unsqueeze(-2))
-        self.means.copy_(means.detach())
-        return means, global_mean
+    @torch.no_grad()
+    def update(self, sums, counts):
+        """Take in a batch: sums (…, C, d) and counts (…, C) of each class.
 
-
-def class_sums(features, targets, num_classes):
-    """Sum of the features of each class and their number: (…, C, d) and (…, C), differentiable in features (…, N, d).
-
-    By index-add: O(N d), where a product with one-hot labels costs O(N C d).
-    """
-    *batch, n, d = features.shape
-    runs = math.prod(batch)
-    index = targets.expand(*batch, n).reshape(runs, n)
-    if runs > 1:
-        index = index + num_classes * torch.arange(runs, device=index.device).unsqueeze(-1)
-    index = index.reshape(-1)
-    sums = features.new_zeros(runs * num_classes, d).index_add(0, index, features.reshape(-1, d))
-    counts = torch.bincount(index, minlength=runs * num_classes)
-    return sums.reshape(*batch, num_classes, d), counts.reshape(*batch, num_classes)
+        Returns the global mean of the batch (…, d), and the weight (…, C) that its class means have in the average.
+        """
+        counts = counts.to(sums.dtype)
+        global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
+        batch = sums / counts.clamp(min=1).unsqueeze(-1) - global_mean.unsqueeze(-2)
+        self.step += 1
+        alpha = max(2 / (int(self.step) + 1), 1e-4)
+        present = counts > 0
+        weight = torch.where(self.seen, alpha, 1.0).to(self.means.dtype) * present
+        self.seen |= present
+        self.means.lerp_(batch.mT.to(self.means.dtype), weight.unsqueeze(-2))
+        self.global_mean.lerp_(global_mean.to(self.global_mean.dtype), alpha)
+        return global_mean, weight
 
 
 def _frames(head, frame, generators):

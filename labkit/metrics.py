@@ -11,7 +11,7 @@ import math
 import torch
 
 from . import checks
-from .heads import class_sums
+from .sphere import class_sums
 
 
 def class_means(features, targets, num_classes):

@@ -76,46 +76,57 @@ def _polar_svd(matrix):
 
 
 class _Nearest(torch.autograd.Function):
-    """U* = polar(B) and its vector-Jacobian product, both from one eigendecomposition of BᵀB = V Λ² Vᵀ.
-
-    In the basis V the symmetric factor S = UᵀB is diagonal, and the Sylvester equation of the gradient is an elementwise
-    division by λ_i + λ_j, which has no pole where singular values repeat (every SVD gradient has).
-    """
-
     @staticmethod
     def forward(ctx, means, prox, delta):
-        ctx.scale = 2 / math.sqrt(means.shape[-1] - 1)
-        wide = means.double()
-        b = ctx.scale * (wide - wide.mean(-1, keepdim=True)) + delta * prox
-        rotated, singular, v = _polar_factors(b)
-        ctx.save_for_backward(rotated, singular, v)
-        return (rotated @ v.mT).to(means.dtype)
+        solution = Solution(means.double(), prox, delta)
+        ctx.save_for_backward(solution.u)  # so that autograd notices a graph used twice
+        ctx.solution = solution
+        return solution.u.to(means.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        rotated, singular, v = ctx.saved_tensors  # U V, λ, V
-        y = grad.double() @ v
-        k = rotated.mT @ y
-        x = (k - k.mT) / (singular.unsqueeze(-1) + singular.unsqueeze(-2))
-        row = singular.unsqueeze(-2)
-        g = (y / row + rotated @ (x - k / row)) @ v.mT  # (I − UUᵀ) Y S⁻¹ + U X
-        return (ctx.scale * (g - g.mean(-1, keepdim=True))).to(grad.dtype), None, None
+        _ = ctx.saved_tensors
+        return ctx.solution.vjp(grad.double()).to(grad.dtype), None, None
 
 
-def _polar_factors(b):
-    """U V, λ and V of the polar decomposition B = U S, S = V diag(λ) Vᵀ, in float64; U V has orthonormal columns."""
-    squared, v = torch.linalg.eigh(b.mT @ b)
-    if bool((squared[..., 0] < 1e-10 * squared[..., -1]).any()):
-        # A Gram matrix squares the condition number; beyond 1e5 too little would be left.
-        left, singular, right = torch.linalg.svd(b, full_matrices=False)
-        floor = torch.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
-        return left, singular.clamp(min=floor), right.mT
-    rotated = b @ v
-    singular = torch.linalg.vector_norm(rotated, dim=-2)  # errs by cond·eps; the root of the eigenvalue by cond²·eps
-    rotated = rotated / singular.unsqueeze(-2)
-    # One Newton–Schulz step squares what is left of the orthonormality error.
-    return 1.5 * rotated - 0.5 * rotated @ (rotated.mT @ rotated), singular, v
+class Solution:
+    """U* = polar(B) and its vector-Jacobian product, both from one eigendecomposition of BᵀB = V Λ² Vᵀ; float64 tensors.
+
+    In the basis V the symmetric factor S = UᵀB is diagonal, and the Sylvester equation of the gradient is an elementwise
+    division by λ_i + λ_j, which has no pole where singular values repeat (the gradient of an SVD has). Everything that can
+    be done on C×C matrices is, which leaves four products of size d·C² forward and three backward.
+    """
+
+    def __init__(self, means, prox, delta):
+        self.scale = 2 / math.sqrt(means.shape[-1] - 1)
+        b = torch.add(delta * prox, means - means.mean(-1, keepdim=True), alpha=self.scale)
+        squared, self.v = torch.linalg.eigh(b.mT @ b)
+        extremes = squared[..., :: squared.shape[-1] - 1].reshape(-1, 2).tolist()
+        if any(low < 1e-10 * high for low, high in extremes):
+            # A Gram matrix squares the condition number; beyond 1e5 too little would be left.
+            left, singular, right = torch.linalg.svd(b, full_matrices=False)
+            floor = torch.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
+            self.u, self.v, self.singular = left @ right, right.mT, singular.clamp(min=floor)
+            return
+        singular = squared.sqrt()
+        u = b @ ((self.v / singular.unsqueeze(-2)) @ self.v.mT)
+        gram = u.mT @ u
+        # The root of an eigenvalue errs by cond²·eps; the length of U's column in the basis V puts that right to cond·eps.
+        self.singular = singular * ((gram @ self.v) * self.v).sum(-2).sqrt()
+        # One Newton–Schulz step, U (3 I − UᵀU)/2, squares what is left of the orthonormality error.
+        gram = gram.mul_(-0.5)
+        gram.diagonal(dim1=-2, dim2=-1).add_(1.5)
+        self.u = u @ gram
+
+    def vjp(self, grad):
+        """Gradient with respect to means from that with respect to U, both (…, d, C):  2/√(C−1)·((I − UUᵀ) Y S⁻¹ + U X) P."""
+        v, row = self.v, self.singular.unsqueeze(-2)
+        k = v.mT @ (self.u.mT @ grad @ v)
+        x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
+        right = v.mT - v.mT.mean(-1, keepdim=True)  # Vᵀ P
+        right = right * self.scale
+        return grad @ ((v / row) @ right) + self.u @ (v @ x @ right)
 
 
 def _check_means(means):

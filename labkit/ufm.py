@@ -60,25 +60,30 @@ def log_points(iterations, per_decade=16):
 class Trainer:
     """A UFM and a head in training, one run for each seed, all in one batch. `train_ufm` drives it; so can a widget.
 
-    iteration: steps taken so far. head, features (S, N, d), targets (N,).
+    Arguments and errors as in `train_ufm`. Attributes: iteration (steps taken so far), head, features (S, N, d), targets (N,).
     """
 
-    def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, gain=10.0, device="cpu", **head_options):
+    def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0, frame="canonical",
+                 backprop_through_etf=True, device="cpu"):
         checks.one_of("head", head, tuple(HEADS))
-        self.spec, self.seeds, self.name = spec, [int(s) for s in seeds], head
+        self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
+        options = {"standard": {}, "fixed": {"frame": frame},
+                   "implicit": {"frame": frame, "delta": delta, "backprop_through_etf": backprop_through_etf}}[head]
+        self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain, **options}
         # Features first, then the head, from one generator a seed: all heads start a seed from the same features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
-        self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **head_options).to(device)
+        self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **options).to(device)
         self.features = torch.nn.Parameter(features.to(device))
         self.targets = spec.targets().to(device)
         self.optimizer = AGD([self.features, *self.head.parameters()], gain=gain, batch_dims=1)
         self.iteration = 0
+        self._rows, self._margins = [], None
 
     def step(self):
-        """One step of AGD; returns the logits (S, N, C) of the forward pass it is made from."""
+        """One step of AGD on the cross entropy of all samples."""
         logits = self.head(self.features, self.targets)
         loss = F.cross_entropy(logits.flatten(0, 1), self.targets.repeat(len(self.seeds)), reduction="sum")
         self.optimizer.zero_grad()
@@ -86,7 +91,6 @@ class Trainer:
         self.optimizer.step()
         self.head.after_step()
         self.iteration += 1
-        return logits.detach()
 
     @torch.no_grad()
     def measure(self):
@@ -114,6 +118,20 @@ class Trainer:
         values = {name: value.expand(len(self.seeds)).cpu().numpy() for name, value in values.items()}
         return values, margins.cpu().numpy()
 
+    def log(self):
+        """Measure the present state and keep it as one row for each seed. Raises FloatingPointError when the loss is not finite."""
+        values, self._margins = self.measure()
+        if not np.isfinite(values["loss"]).all():
+            raise FloatingPointError(f"the loss of the {self.head_name} head is {values['loss']} at iteration "
+                                     f"{self.iteration}, seeds {self.seeds}")
+        self._rows.append(pd.DataFrame({"head": self.head_name, "seed": self.seeds, "iteration": self.iteration, **values}))
+
+    def history(self):
+        """What was logged so far, as a History; the margins are those of the last log."""
+        table = pd.concat(self._rows).sort_values(["seed", "iteration"], kind="stable")
+        settings = {**self.settings, "iterations": self.iteration, **provenance(self.device)}
+        return History(table, settings, sample_margins(self.head_name, self.seeds, self._margins))
+
 
 def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0,
               frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False):
@@ -134,19 +152,10 @@ def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.
     wanted = set(log_points(iterations) if log_at is None else log_at) | {iterations}
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")
-    options = {"standard": {}, "fixed": {"frame": frame},
-               "implicit": {"frame": frame, "delta": delta, "backprop_through_etf": backprop_through_etf}}
-    trainer = Trainer(spec, head, seeds, temperature, gain, device, **options.get(head, {}))
-    tables = []
+    trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device)
     for t in tqdm(range(iterations + 1), desc=f"{head} head", disable=not progress, mininterval=0.5):
         if t in wanted:
-            values, margins = trainer.measure()
-            if not np.isfinite(values["loss"]).all():
-                raise FloatingPointError(f"the loss of the {head} head is {values['loss']} at iteration {t}, seeds {trainer.seeds}")
-            tables.append(pd.DataFrame({"head": head, "seed": trainer.seeds, "iteration": t, **values}))
+            trainer.log()
         if t < iterations:
             trainer.step()
-    frame_ = pd.concat(tables).sort_values(["seed", "iteration"], kind="stable")
-    settings = {"spec": asdict(spec), "head": head, "iterations": iterations, "seeds": trainer.seeds, "gain": gain,
-                "temperature": temperature, **options[head], **provenance(device)}
-    return History(frame_, settings, sample_margins(head, trainer.seeds, margins))
+    return trainer.history()

@@ -1,0 +1,210 @@
+"""Interactive figures: a pure function from settings to a figure, and a thin layer of core ipywidgets on top.
+
+The figure is shown as a raw plotly bundle under a display id and updated in place: that works in JupyterLab, in Colab and
+with no browser at all (tests set a slider's value and see the function run). No `interact` and no `Output`: both hide exceptions.
+"""
+
+import json
+import math
+import time
+
+import ipywidgets as widgets
+import torch
+from IPython.display import display
+
+from . import etf, figures, nearest, ufm
+from .training import History
+
+_WIDE = dict(description_width="150px")
+
+
+def bundle(figure):
+    """A figure as the raw MIME bundle that front ends draw."""
+    return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+
+
+class LiveFigure:
+    """A figure on the page that can be replaced in place."""
+
+    def __init__(self):
+        self._handle = None
+
+    def draw(self, figure):
+        if self._handle is None:
+            self._handle = display(bundle(figure), raw=True, display_id=True)
+        else:
+            self._handle.update(bundle(figure), raw=True)
+
+
+class Explorer:
+    """Controls above a figure. A subclass gives `controls()`, a dict of widgets, and `figure(**state)`, a pure function.
+
+    Values can be set from code, `explorer.set(delta=0.1)`, and put back with `reset()`; `state` holds the present ones.
+    """
+
+    def __init__(self):
+        self.widgets = self.controls()
+        self._first = self.state
+        self._live = LiveFigure()
+        self._quiet = False
+        for widget in self.widgets.values():
+            widget.observe(self._changed, names="value")
+        button = widgets.Button(description="reset", tooltip="back to the first settings")
+        button.on_click(lambda _: self.reset())
+        self.box = widgets.VBox([*self.widgets.values(), button])
+
+    def controls(self):
+        raise NotImplementedError
+
+    def figure(self, **state):
+        raise NotImplementedError
+
+    @property
+    def state(self):
+        return {name: widget.value for name, widget in self.widgets.items()}
+
+    def set(self, **values):
+        """Set several controls and redraw once. Raises ValueError for a name that is not a control."""
+        if unknown := set(values) - set(self.widgets):
+            raise ValueError(f"no control named {', '.join(sorted(unknown))}; there are {', '.join(self.widgets)}")
+        self._quiet = True
+        try:
+            for name, value in values.items():
+                self.widgets[name].value = value
+        finally:
+            self._quiet = False
+        self.redraw()
+
+    def reset(self):
+        self.set(**self._first)
+
+    def redraw(self):
+        self._live.draw(self.figure(**self.state))
+
+    def _changed(self, _):
+        if not self._quiet:
+            self.redraw()
+
+    def _ipython_display_(self):
+        display(self.box)
+        self._live = LiveFigure()  # shown again, in another cell: a figure of its own
+        self.redraw()
+
+
+def _slider(kind, label, value, low, high, step, **more):
+    return kind(description=label, value=value, min=low, max=high, step=step, style=_WIDE,
+                layout=widgets.Layout(width="520px"), **more)
+
+
+def _log_slider(label, value, low, high, **more):
+    """A slider over powers of ten, from 10^low to 10^high."""
+    return _slider(widgets.FloatLogSlider, label, value, low, high, 0.1, readout_format=".1e", **more)
+
+
+def _noisy_etf(num_classes, noise, seed, dim=None):
+    """Class means (d, C) that are a randomly turned simplex ETF plus noise, centred, at unit Frobenius norm."""
+    generator = torch.Generator().manual_seed(seed)
+    dim = dim or max(3, num_classes)
+    frame = etf.haar_frame(dim, num_classes, generator, dtype=torch.float64)
+    means = etf.simplex_etf(num_classes, frame=frame) / math.sqrt(num_classes)
+    means = means + noise * torch.randn(dim, num_classes, generator=generator, dtype=torch.float64) / math.sqrt(dim * num_classes)
+    means = means - means.mean(-1, keepdim=True)
+    return means / torch.linalg.matrix_norm(means)
+
+
+class ETFExplorer(Explorer):
+    """A simplex ETF of 2 to 4 classes in three dimensions: turn it, disturb it, and see which vectors stop being equal."""
+
+    def controls(self):
+        return {
+            "num_classes": _slider(widgets.IntSlider, "classes C", 4, 2, 4, 1),
+            "angle": _slider(widgets.IntSlider, "turn (degrees)", 0, 0, 360, 5),
+            "noise": _slider(widgets.FloatSlider, "noise", 0.0, 0.0, 1.0, 0.05),
+        }
+
+    @staticmethod
+    def vectors(num_classes, angle, noise):
+        """(3, C): the ETF, turned about the third axis, with noise of that standard deviation on every coordinate."""
+        plane = etf.simplex_etf(num_classes, dim=num_classes - 1, dtype=torch.float64)
+        points = torch.zeros(3, num_classes, dtype=torch.float64)
+        points[: num_classes - 1] = plane
+        a = math.radians(angle)
+        turn = torch.tensor([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]], dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        return turn @ points + noise * torch.randn(3, num_classes, generator=generator, dtype=torch.float64)
+
+    def figure(self, num_classes, angle, noise):
+        points = self.vectors(num_classes, angle, noise)
+        unit = torch.nn.functional.normalize(points, dim=0)
+        cosines = (unit.mT @ unit)[*torch.triu_indices(num_classes, num_classes, 1)]
+        title = (f"C = {num_classes}: cosines from {cosines.min():.3f} to {cosines.max():.3f}, "
+                 f"a simplex ETF has {-1 / (num_classes - 1):.3f}")
+        return figures.vectors_3d({"class vectors": points.numpy()}, title=title)
+
+
+class NearestETFExplorer(Explorer):
+    """Class means, U_prox and the nearest simplex ETF together; δ decides which of the two the answer follows."""
+
+    def controls(self):
+        return {
+            "delta": _log_slider("proximal δ", 1e-3, -6, 3),
+            "num_classes": _slider(widgets.IntSlider, "classes C", 4, 2, 10, 1),
+            "noise": _slider(widgets.FloatSlider, "noise on the means", 0.5, 0.0, 3.0, 0.1),
+            "seed": _slider(widgets.IntSlider, "seed", 0, 0, 20, 1),
+        }
+
+    @staticmethod
+    def solve(delta, num_classes, noise, seed):
+        """Means (d, C), prox ETF (d, C), nearest ETF (d, C) and the distances of the nearest to the other two."""
+        means = _noisy_etf(num_classes, noise, seed)
+        d = means.shape[0]
+        prox = etf.haar_frame(d, num_classes, torch.Generator().manual_seed(1000 + seed), dtype=torch.float64)
+        frame = nearest.nearest_etf(means, prox, delta)
+        vectors, near = (etf.simplex_etf(num_classes, frame=f) for f in (prox, frame))
+        unit = means * math.sqrt(num_classes)  # the scale of unit columns
+        return unit, vectors, near, (near - unit).norm().item(), (near - vectors).norm().item()
+
+    def figure(self, delta, num_classes, noise, seed):
+        means, prox, near, to_means, to_prox = self.solve(delta, num_classes, noise, seed)
+        shown = figures.project_3d(means, prox, near)
+        title = f"δ = {delta:.1e}: distance to the means {to_means:.3f}, to the prox ETF {to_prox:.3f}"
+        return figures.vectors_3d(dict(zip(("class means", "prox ETF", "nearest ETF"), shown)), title=title)
+
+
+class UFMExplorer(Explorer):
+    """Train a small UFM at the present settings and see it collapse. Each change trains anew, `iterations` steps."""
+
+    def __init__(self, spec=ufm.UFM_10, iterations=200):
+        self.spec, self.iterations = spec, iterations
+        super().__init__()
+
+    def controls(self):
+        return {
+            "head": widgets.Dropdown(description="head", options=list(figures.HEADS), value="implicit", style=_WIDE,
+                                     layout=widgets.Layout(width="520px")),
+            "temperature": _slider(widgets.FloatSlider, "temperature τ", 5.0, 1.0, 20.0, 0.5, continuous_update=False),
+            "delta": _log_slider("proximal δ (implicit)", 1e-3, -6, 3, continuous_update=False),
+            "seed": _slider(widgets.IntSlider, "seed", 0, 0, 20, 1, continuous_update=False),
+        }
+
+    def history(self, head, temperature, delta, seed):
+        return ufm.train_ufm(self.spec, head, self.iterations, [seed], temperature, delta)
+
+    def figure(self, head, temperature, delta, seed):
+        return figures.ufm_panels(self.history(head, temperature, delta, seed), self.spec.num_classes, temperature)
+
+
+def watch_ufm(spec=ufm.UFM_10, heads=("standard", "fixed", "implicit"), iterations=100, seed=0, every=0.3):
+    """Train the heads side by side and redraw Figure 2's panels as they go, about each `every` seconds. Returns the History."""
+    trainers = [ufm.Trainer(spec, head, [seed]) for head in heads]
+    live, drawn = LiveFigure(), -math.inf
+    for t in (points := ufm.log_points(iterations)):
+        for trainer in trainers:
+            while trainer.iteration < t:
+                trainer.step()
+            trainer.log()
+        if time.monotonic() - drawn > every or t == points[-1]:
+            history = History.concat(trainer.history() for trainer in trainers)
+            live.draw(figures.ufm_panels(history, spec.num_classes))
+            drawn = time.monotonic()
+    return history

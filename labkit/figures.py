@@ -1,0 +1,209 @@
+"""Plotly figures, one function per figure. Each takes tables or tensors and returns a plotly.graph_objects.Figure.
+
+One colour and one dash per head, the same everywhere; the colours are Okabe and Ito's, which colour-blind eyes tell apart.
+Runs over several seeds are drawn as their median with the range as a band, as the papers report them.
+"""
+
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from . import etf
+
+HEADS = {  # head: (label, colour, dash)
+    "standard": ("standard", "#D55E00", "dot"),
+    "fixed": ("fixed ETF", "#0072B2", "dash"),
+    "implicit": ("implicit ETF", "#009E73", "solid"),
+}
+ORANGE, SKY, PURPLE, GREY = "#E69F00", "#56B4E9", "#CC79A7", "#555555"
+CLASS_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#882255"]
+
+LABELS = {
+    "loss": "cross entropy", "excess": "cross entropy − bound", "accuracy": "training accuracy",
+    "nc1": "NC1 (variability)", "nc2": "NC2 (weights)", "nc3": "NC3 (self-duality)", "nc4": "NC4 (disagreement)",
+    "cosine_margin": "mean cosine margin", "equinorm_gap": "|equinorm means − weights|",
+}
+
+
+def _layout(figure, height, title=None, **more):
+    figure.update_layout(template="plotly_white", height=height, title=title, font_size=12, uirevision="keep",
+                         margin=dict(l=60, r=20, t=60 if title or more.pop("headroom", False) else 40, b=50), **more)
+    return figure
+
+
+def _rgba(colour, alpha):
+    return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},{alpha})"
+
+
+def curve_traces(table, x, y, head, legend=True):
+    """Median over seeds and, with several seeds, the range as a band: a list of traces for one head."""
+    label, colour, dash = HEADS[head]
+    group = table.groupby(x)[y]
+    median, low, high = group.median(), group.min(), group.max()
+    traces = []
+    if table["seed"].nunique() > 1:
+        outline = np.concatenate([low.index, high.index[::-1]])
+        traces.append(go.Scatter(x=outline, y=np.concatenate([low, high[::-1]]), fill="toself", mode="lines", line_width=0,
+                                 fillcolor=_rgba(colour, 0.2), legendgroup=head, showlegend=False, hoverinfo="skip"))
+    traces.append(go.Scatter(x=median.index, y=median, mode="lines", name=label, legendgroup=head, showlegend=legend,
+                             line=dict(color=colour, dash=dash, width=2)))
+    return traces
+
+
+def _heads_in(table):
+    return [h for h in HEADS if h in set(table["head"])]
+
+
+def _shift(table):
+    """Iteration 0 has no place on a logarithmic axis: show steps + 1."""
+    return table.assign(shown=table["iteration"] + 1)
+
+
+def curves(history, measure, bound=None, log_y=True, height=380, title=None):
+    """One measure of a History against iterations, all heads; `bound` draws a dashed line at a theoretical limit."""
+    figure = go.Figure()
+    table = _shift(history.frame)
+    for head in _heads_in(table):
+        figure.add_traces(curve_traces(table[table["head"] == head], "shown", measure, head))
+    if bound is not None:
+        figure.add_hline(bound, line=dict(color=GREY, dash="dash", width=1), annotation_text=f"bound {bound:.4g}",
+                         annotation_position="top left")
+    figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power")
+    figure.update_yaxes(type="log" if log_y else "linear", title=LABELS.get(measure, measure), exponentformat="power")
+    return _layout(figure, height, title, legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"))
+
+
+def ufm_panels(history, num_classes, temperature=5.0):
+    """The six panels of Figure 2 (and 12–14) of Markou et al. 2024, from a History with one or more heads.
+
+    Cross entropy with its bound; mean cosine margin; the margin of every sample at the end, sorted; NC1; NC3; and the
+    difference between the equinorm measures of means and weights.
+    """
+    table = _shift(history.frame)
+    table["equinorm_gap"] = (table["equinorm_means"] - table["equinorm_weights"]).abs()
+    panels = [("loss", "log", etf.cross_entropy_bound(num_classes, temperature)),
+              ("cosine_margin", "linear", etf.cosine_margin_bound(num_classes)), ("margins", None, None),
+              ("nc1", "log", None), ("nc3", "log", None), ("equinorm_gap", "log", None)]
+    titles = ["(a) cross entropy", "(b) mean cosine margin", "(c) margin of each sample at the end", "(d) NC1", "(e) NC3",
+              "(f) equinorm: |means − weights|"]
+    figure = make_subplots(2, 3, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.17)
+    for k, (measure, scale, bound) in enumerate(panels):
+        row, col = divmod(k, 3)
+        at = dict(row=row + 1, col=col + 1)
+        for head in _heads_in(table):
+            if measure == "margins":
+                figure.add_traces(_margin_traces(history.margins, head), rows=at["row"], cols=at["col"])
+            else:
+                figure.add_traces(curve_traces(table[table["head"] == head], "shown", measure, head, legend=k == 0),
+                                  rows=at["row"], cols=at["col"])
+        if bound is not None:
+            figure.add_hline(bound, line=dict(color=GREY, dash="dash", width=1), **at)
+        if measure == "margins":
+            figure.add_hline(etf.cosine_margin_bound(num_classes), line=dict(color=GREY, dash="dash", width=1), **at)
+            figure.update_xaxes(title="training example, sorted", **at)
+        else:
+            figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power", **at)
+            figure.update_yaxes(type=scale, exponentformat="power", **at)
+    legend = dict(orientation="h", y=1.09, yanchor="bottom", x=0.5, xanchor="center")
+    return _layout(figure, 620, legend=legend, headroom=True)
+
+
+def _margin_traces(margins, head):
+    """Sorted margins of one head: the median over seeds at each rank."""
+    mine = margins[margins["head"] == head]
+    if mine.empty:
+        return []
+    ranked = np.sort(np.stack([group["margin"].to_numpy() for _, group in mine.groupby("seed")]), axis=1)
+    shown = np.unique(np.linspace(0, ranked.shape[1] - 1, 400).astype(int))  # a saved notebook stays small
+    label, colour, dash = HEADS[head]
+    return [go.Scatter(x=shown, y=np.median(ranked, axis=0)[shown], mode="lines", name=label, legendgroup=head,
+                       showlegend=False, line=dict(color=colour, dash=dash, width=2))]
+
+
+def bound_curve(class_counts=(10, 100, 1000), temperatures=None):
+    """The cross-entropy bound against temperature, one line for each number of classes (Yaras et al. 2022, Theorem 1)."""
+    temperatures = np.geomspace(1, 30, 60) if temperatures is None else temperatures
+    figure = go.Figure()
+    for C, colour in zip(class_counts, CLASS_COLOURS):
+        figure.add_scatter(x=temperatures, y=[etf.cross_entropy_bound(C, float(t)) for t in temperatures], mode="lines",
+                           name=f"C = {C}", line=dict(color=colour, width=2))
+    figure.update_xaxes(type="log", title="temperature τ")
+    figure.update_yaxes(type="log", title="smallest cross entropy", exponentformat="power")
+    return _layout(figure, 380)
+
+
+def project_3d(*groups):
+    """Coordinates of several (d, C) groups in the three leading directions of the first: a list of (3, C) arrays.
+
+    Three dimensions hold all of a centred group of up to four vectors; for more it is their best 3-D picture.
+    """
+    groups = [g.detach().cpu().double() for g in groups]
+    first = groups[0] - groups[0].mean(-1, keepdim=True)
+    left, _, _ = torch.linalg.svd(first, full_matrices=False)
+    axes = left[:, :3]
+    # LAPACK's signs are arbitrary: fix them, so that a picture does not flip when a slider moves
+    axes = axes * torch.where(axes.gather(0, axes.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
+    shown = [(axes.mT @ g).numpy() for g in groups]
+    return [np.vstack([s, np.zeros((3 - len(s), s.shape[1]))]) for s in shown]
+
+
+def vectors_3d(groups, height=480, title=None, sphere=True):
+    """Vectors as arrows from the origin, several groups together.
+
+    groups: {name: (3, C) array}. One colour for each class, one line style and marker for each group.
+    """
+    styles = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)]
+    figure = go.Figure()
+    if sphere:
+        _add_sphere(figure)
+    for (name, points), (dash, symbol, width) in zip(groups.items(), styles):
+        figure.add_scatter3d(x=[None], y=[None], z=[None], mode="lines+markers", name=name,
+                             line=dict(color=GREY, dash=dash, width=width), marker=dict(symbol=symbol, size=5, color=GREY))
+        for c in range(points.shape[1]):
+            x, y, z = np.stack([np.zeros(3), np.asarray(points[:, c], float)], 1)
+            colour = CLASS_COLOURS[c % len(CLASS_COLOURS)]
+            figure.add_scatter3d(x=x, y=y, z=z, mode="lines+markers", showlegend=False, name=f"{name}, class {c}",
+                                 line=dict(color=colour, dash=dash, width=width),
+                                 marker=dict(symbol=symbol, size=[0, 5], color=colour, line_width=0))
+    return _scene(figure, height, title, max(1.05, *(1.05 * np.abs(p).max() for p in groups.values())))
+
+
+def features_3d(features, targets, vectors=None, height=480, title=None, limit=None):
+    """Features (N, 3) as points in the colours of their classes, and class vectors (3, C) as arrows."""
+    figure = go.Figure()
+    for c in sorted(set(np.asarray(targets).tolist())):
+        x, y, z = np.asarray(features)[np.asarray(targets) == c].T
+        figure.add_scatter3d(x=x, y=y, z=z, mode="markers", name=f"class {c}", marker=dict(size=3, color=CLASS_COLOURS[c % 10]))
+    if vectors is not None:
+        for c in range(vectors.shape[1]):
+            x, y, z = np.stack([np.zeros(3), vectors[:, c]], 1)
+            figure.add_scatter3d(x=x, y=y, z=z, mode="lines", showlegend=False, hoverinfo="skip",
+                                 line=dict(color=CLASS_COLOURS[c % 10], width=5))
+    return _scene(figure, height, title, limit or 1.05 * float(np.abs(features).max()))
+
+
+def _scene(figure, height, title, limit):
+    axis = dict(range=[-limit, limit], showticklabels=False, title="")
+    figure.update_layout(scene=dict(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera_eye=dict(x=1.3, y=1.3, z=0.8)))
+    return _layout(figure, height, title, legend=dict(x=0, y=1))
+
+
+def _add_sphere(figure):
+    u, v = np.meshgrid(np.linspace(0, 2 * math.pi, 25), np.linspace(0, math.pi, 13))
+    figure.add_surface(x=np.cos(u) * np.sin(v), y=np.sin(u) * np.sin(v), z=np.cos(v), opacity=0.12, showscale=False,
+                       colorscale=[[0, SKY], [1, SKY]], hoverinfo="skip")
+
+
+def gram(vectors, height=380, title=None):
+    """Pairwise cosines of the columns of (d, C) as a picture: 1 on the diagonal, −1/(C−1) off it for a simplex ETF."""
+    unit = torch.nn.functional.normalize(vectors.detach().double(), dim=0)
+    cosines = (unit.mT @ unit).cpu().numpy()
+    text = np.round(cosines, 2) if len(cosines) <= 10 else None
+    figure = go.Figure(go.Heatmap(z=cosines.round(6), zmin=-1, zmax=1, colorscale="RdBu", text=text,
+                                  texttemplate="%{text}" if text is not None else None, colorbar_title="cosine"))
+    figure.update_yaxes(autorange="reversed", title="class", scaleanchor="x", constrain="domain")
+    figure.update_xaxes(title="class", constrain="domain")
+    return _layout(figure, height, title)

@@ -1,0 +1,117 @@
+"""The arithmetic of the heads: logits of features on a sphere, and class sums, as autograd functions.
+
+Composed from `Head.normalize`, a product and `class_sums`, with plain autograd, these would be a few lines (the tests do
+that and compare). Written out, no pass stores h, nor several arrays of the size of the features: on a CPU a training step
+costs little more than the traffic of such arrays, and the plain version takes two to three times as long.
+"""
+
+import math
+
+import torch
+from torch.autograd.function import once_differentiable
+
+BLOCK = 1 << 18  # numbers a block of features holds in the implicit head's passes: 1 MB in float32, about a core's L2 cache
+
+
+def class_sums(features, targets, num_classes):
+    """Sum of the features of each class and their number: (…, C, d) and (…, C), from features (…, N, d), targets (…, N) or (N,).
+
+    By index-add: O(N d), where a product with one-hot labels costs O(N C d).
+    """
+    *batch, n, d = features.shape
+    runs = math.prod(batch)
+    index = _flat_index(targets, runs, n, num_classes).reshape(-1)
+    sums = features.new_zeros(runs * num_classes, d).index_add_(0, index, features.reshape(-1, d))
+    counts = torch.bincount(index, minlength=runs * num_classes)
+    return sums.reshape(*batch, num_classes, d), counts.reshape(*batch, num_classes)
+
+
+def _flat_index(targets, runs, n, num_classes):
+    """Class of each sample, numbered on through the runs of a batch: shape (runs, N)."""
+    index = targets.expand(runs, n) if targets.ndim < 2 else targets.reshape(runs, n)
+    return index if runs == 1 else index + num_classes * torch.arange(runs, device=targets.device).unsqueeze(-1)
+
+
+def _radius(z, temperature):
+    """τ/‖z‖, shape (…, N, 1)."""
+    return temperature / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+class SphereLogits(torch.autograd.Function):
+    """r·(z @ Wᵀ) + b with r = τ/‖z‖; z (…, N, d), W (…, C, d), b (…, C) or None. Differentiable any number of times."""
+
+    @staticmethod
+    def forward(ctx, z, weight, bias, temperature):
+        logits = (z @ weight.mT).mul_(_radius(z, temperature))
+        if bias is not None:
+            logits.add_(bias.unsqueeze(-2))
+        ctx.temperature = temperature
+        ctx.save_for_backward(z, weight, bias, logits)
+        return logits
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, weight, bias, logits = ctx.saved_tensors
+        radius = _radius(z, ctx.temperature)
+        scaled = grad * radius
+        grad_z = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            # Normalisation removes the part of the gradient along z; ⟨h, grad_h⟩ is a sum over C logits, not d dimensions.
+            inner = grad * (logits if bias is None else logits - bias.unsqueeze(-2))
+            along = inner.sum(-1, keepdim=True) * (radius / ctx.temperature).square()
+            grad_z = (scaled @ weight).addcmul_(z, along, value=-1)
+        if ctx.needs_input_grad[1]:
+            grad_weight = scaled.mT @ z
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(-2)
+        return grad_z, grad_weight, grad_bias, None
+
+
+class ImplicitLogits(torch.autograd.Function):
+    """A training step of the implicit head: features to logits through class means, nearest ETF, W and b. Moves head's state.
+
+    Two paths lead back to the features (Figure 1): a direct one from the logits, and an indirect one through the class sums,
+    that is through μ_G and U*. Both are added up block by block, before the normalisation is differentiated once for the two.
+    """
+
+    @staticmethod
+    def forward(ctx, z, targets, head):
+        *batch, n, d = z.shape
+        C, runs = head.num_classes, math.prod(batch)
+        index = _flat_index(targets, runs, n, C)
+        flat, radius = z.reshape(runs, n, d), z.new_empty(runs, n, 1)
+        sums = z.new_zeros(runs * C, d)
+        for rows in _blocks(n, runs * d):
+            part = flat[:, rows]
+            radius[:, rows] = r = _radius(part, head.temperature)
+            sums.index_add_(0, index[:, rows].reshape(-1), (part * r).reshape(-1, d))
+        counts = torch.bincount(index.reshape(-1), minlength=runs * C).double()
+        weight, bias, ctx.chain = head.solve(sums.double().reshape(*batch, C, d), counts.reshape(*batch, C))
+        weight = weight.to(z.dtype).reshape(runs, C, d)
+        ctx.temperature = head.temperature
+        ctx.save_for_backward(flat, index, radius, weight)
+        logits = (flat @ weight.mT).mul_(radius).add_(bias.to(z.dtype).reshape(runs, 1, C))
+        return logits.reshape(*batch, n, C)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        flat, index, radius, weight = ctx.saved_tensors
+        runs, n, d = flat.shape
+        *batch, _, C = grad.shape
+        g = grad.reshape(runs, n, C)
+        grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d)
+        grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(flat.dtype).reshape(-1, d)
+        grad_z = torch.empty_like(flat)
+        for rows in _blocks(n, runs * d):
+            part, r = flat[:, rows], radius[:, rows]
+            grad_h = grad_sums.index_select(0, index[:, rows].reshape(-1)).reshape(part.shape).baddbmm_(g[:, rows], weight)
+            along = (part * grad_h).sum(-1, keepdim=True) * (r / ctx.temperature).square()
+            torch.mul(grad_h.addcmul_(part, along, value=-1), r, out=grad_z[:, rows])
+        return grad_z.reshape(*batch, n, d), None, None
+
+
+def _blocks(n, width):
+    """Slices of the N samples that hold about BLOCK numbers each, `width` numbers a sample."""
+    step = max(1, BLOCK // width)
+    return [slice(i, min(n, i + step)) for i in range(0, n, step)]
