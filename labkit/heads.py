@@ -192,7 +192,7 @@ class ClassMeans(nn.Module):
         self.step += 1
         alpha = max(2 / (int(self.step) + 1), 1e-4)
         present = counts > 0
-        weight = torch.where(self.seen, alpha, 1.0).to(self.means.dtype) * present
+        weight = (1 - (1 - alpha) * self.seen.to(self.means.dtype)) * present  # α_t, 1 for a class new here, 0 for one not here
         self.seen |= present
         self.means.lerp_(batch.mT.to(self.means.dtype), weight.unsqueeze(-2))
         self.global_mean.lerp_(global_mean.to(self.global_mean.dtype), alpha)
