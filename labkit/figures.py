@@ -207,3 +207,47 @@ def gram(vectors, height=380, title=None):
     figure.update_yaxes(autorange="reversed", title="class", scaleanchor="x", constrain="domain")
     figure.update_xaxes(title="class", constrain="domain")
     return _layout(figure, height, title)
+
+
+def gallery_3d(pictures, height=340):
+    """Several sets of vectors side by side, each (3, C) array as arrows in a unit sphere of its own: {title: array}."""
+    figure = make_subplots(1, len(pictures), specs=[[{"type": "scene"}] * len(pictures)], subplot_titles=list(pictures),
+                           horizontal_spacing=0.01)
+    for k, points in enumerate(pictures.values(), start=1):
+        single = vectors_3d({"": points})
+        for trace in single.data:
+            trace.showlegend = False
+            figure.add_trace(trace, row=1, col=k)
+        figure.update_scenes(single.layout.scene, row=1, col=k)
+    return _layout(figure, height)
+
+
+def lines(x, curves, x_title, y_title, log_x=True, log_y=True, marks=None, height=400):
+    """Curves over one axis, each {name: values}, told apart by colour and dash; `marks`, {name: x}, are vertical lines."""
+    figure = go.Figure()
+    for k, (name, values) in enumerate(curves.items()):
+        dash = ("solid", "dash", "dot", "dashdot")[k % 4]
+        figure.add_scatter(x=np.asarray(x), y=np.asarray(values), mode="lines", name=name,
+                           line=dict(color=CLASS_COLOURS[k % len(CLASS_COLOURS)], dash=dash, width=2.5))
+    for name, place in (marks or {}).items():
+        figure.add_vline(place, line=dict(color=GREY, dash="dash", width=1), annotation_text=name, annotation_position="top")
+    for update, title, log in ((figure.update_xaxes, x_title, log_x), (figure.update_yaxes, y_title, log_y)):
+        update(title=title, type="log" if log else "linear", **(dict(dtick=1, exponentformat="power") if log else {}))
+    return _layout(figure, height, legend=dict(orientation="h", y=1.08, yanchor="bottom", x=0), headroom=True)
+
+
+def histograms(samples, x_title, bins=40, marks=None, height=360):
+    """Share of samples per bin, one colour for each of {name: values}, on common bins; `marks`, {name: x}, are vertical lines."""
+    samples = {name: np.asarray(values) for name, values in samples.items()}
+    low, high = min(v.min() for v in samples.values()), max(v.max() for v in samples.values())
+    edges = np.linspace(low, high, bins + 1)
+    figure = go.Figure()
+    for (name, values), colour in zip(samples.items(), CLASS_COLOURS):
+        figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=np.histogram(values, edges)[0] / len(values), name=name, opacity=0.6,
+                       marker=dict(color=colour, line_width=0), width=edges[1] - edges[0])
+    for name, place in (marks or {}).items():
+        figure.add_vline(place, line=dict(color=GREY, dash="dash", width=1), annotation_text=name, annotation_position="top")
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(title="share of samples", rangemode="tozero")
+    return _layout(figure, height, barmode="overlay", showlegend=len(samples) > 1, headroom=True,
+                   legend=dict(orientation="h", y=1.08, yanchor="bottom", x=0))

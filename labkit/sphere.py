@@ -10,7 +10,7 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-BLOCK = 1 << 18  # numbers a block of features holds in the implicit head's passes: 1 MB in float32, about a core's L2 cache
+BLOCK = 1 << 18  # numbers in a block of features: 1 MB in float32, about a core's second-level cache
 
 
 def class_sums(features, targets, num_classes):
@@ -20,16 +20,22 @@ def class_sums(features, targets, num_classes):
     """
     *batch, n, d = features.shape
     runs = math.prod(batch)
-    index = _flat_index(targets, runs, n, num_classes).reshape(-1)
+    labels = targets.expand(*batch, n).reshape(runs, n)
+    index = _numbered_on(labels, num_classes)
     sums = features.new_zeros(runs * num_classes, d).index_add_(0, index, features.reshape(-1, d))
-    counts = torch.bincount(index, minlength=runs * num_classes)
-    return sums.reshape(*batch, num_classes, d), counts.reshape(*batch, num_classes)
+    return sums.reshape(*batch, num_classes, d), _counts(labels, num_classes).reshape(*batch, num_classes)
 
 
-def _flat_index(targets, runs, n, num_classes):
-    """Class of each sample, numbered on through the runs of a batch: shape (runs, N)."""
-    index = targets.expand(runs, n) if targets.ndim < 2 else targets.reshape(runs, n)
-    return index if runs == 1 else index + num_classes * torch.arange(runs, device=targets.device).unsqueeze(-1)
+def _numbered_on(labels, num_classes):
+    """Labels (runs, N) as one list, (runs·N,), in which each run has classes of its own."""
+    first = num_classes * torch.arange(len(labels), device=labels.device).unsqueeze(-1)
+    return (labels + first).reshape(-1)
+
+
+def _counts(labels, num_classes):
+    """Number of samples in each class, (runs, C), from labels (runs, N)."""
+    flat = torch.bincount(_numbered_on(labels, num_classes), minlength=len(labels) * num_classes)
+    return flat.reshape(len(labels), num_classes)
 
 
 def _radius(z, temperature):
@@ -78,40 +84,40 @@ class ImplicitLogits(torch.autograd.Function):
     def forward(ctx, z, targets, head):
         *batch, n, d = z.shape
         C, runs = head.num_classes, math.prod(batch)
-        index = _flat_index(targets, runs, n, C)
-        flat, radius = z.reshape(runs, n, d), z.new_empty(runs, n, 1)
-        sums = z.new_zeros(runs * C, d)
-        for rows in _blocks(n, runs * d):
-            part = flat[:, rows]
-            radius[:, rows] = r = _radius(part, head.temperature)
-            sums.index_add_(0, index[:, rows].reshape(-1), (part * r).reshape(-1, d))
-        counts = torch.bincount(index.reshape(-1), minlength=runs * C).double()
+        flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
+        radius, sums = z.new_empty(runs, n, 1), z.new_zeros(runs, C, d)
+        for run, rows in _blocks(runs, n, d):
+            part = flat[run, rows]
+            radius[run, rows] = r = _radius(part, head.temperature)
+            sums[run].index_add_(0, labels[run, rows], part * r)
+        counts = _counts(labels, C).double()
         weight, bias, ctx.chain = head.solve(sums.double().reshape(*batch, C, d), counts.reshape(*batch, C))
         weight = weight.to(z.dtype).reshape(runs, C, d)
         ctx.temperature = head.temperature
-        ctx.save_for_backward(flat, index, radius, weight)
+        ctx.save_for_backward(flat, labels, radius, weight)
         logits = (flat @ weight.mT).mul_(radius).add_(bias.to(z.dtype).reshape(runs, 1, C))
         return logits.reshape(*batch, n, C)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        flat, index, radius, weight = ctx.saved_tensors
+        flat, labels, radius, weight = ctx.saved_tensors
         runs, n, d = flat.shape
         *batch, _, C = grad.shape
         g = grad.reshape(runs, n, C)
         grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d)
-        grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(flat.dtype).reshape(-1, d)
+        grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(flat.dtype).reshape(runs, C, d)
         grad_z = torch.empty_like(flat)
-        for rows in _blocks(n, runs * d):
-            part, r = flat[:, rows], radius[:, rows]
-            grad_h = grad_sums.index_select(0, index[:, rows].reshape(-1)).reshape(part.shape).baddbmm_(g[:, rows], weight)
-            along = (part * grad_h).sum(-1, keepdim=True) * (r / ctx.temperature).square()
-            torch.mul(grad_h.addcmul_(part, along, value=-1), r, out=grad_z[:, rows])
+        for run, rows in _blocks(runs, n, d):
+            part, r = flat[run, rows], radius[run, rows]
+            out = torch.index_select(grad_sums[run], 0, labels[run, rows], out=grad_z[run, rows])
+            out.addmm_(g[run, rows], weight[run])
+            along = (part * out).sum(-1, keepdim=True) * (r / ctx.temperature).square()
+            out.addcmul_(part, along, value=-1).mul_(r)
         return grad_z.reshape(*batch, n, d), None, None
 
 
-def _blocks(n, width):
-    """Slices of the N samples that hold about BLOCK numbers each, `width` numbers a sample."""
-    step = max(1, BLOCK // width)
-    return [slice(i, min(n, i + step)) for i in range(0, n, step)]
+def _blocks(runs, n, d):
+    """(run, slice of its samples) with about BLOCK numbers each, so that the passes over one find it in a cache."""
+    step = max(1, BLOCK // d)
+    return [(run, slice(i, min(n, i + step))) for run in range(runs) for i in range(0, n, step)]

@@ -1,0 +1,92 @@
+"""What one UFM training step costs: each head against the standard one, and the standard one against bare arithmetic.
+
+Every number is a ratio of medians of paired blocks taken in turn in one run, so that a machine whose speed drifts does
+not decide it. `python benchmarks/ufm_step.py --help` for the sizes.
+"""
+
+import argparse
+import math
+import statistics
+import time
+
+import torch
+
+from labkit import ufm
+from labkit.optim import layer_scale
+
+
+class Arithmetic:
+    """The standard head's step written by hand: no autograd, no modules, no checks; one seed."""
+
+    def __init__(self, spec, temperature=5.0, gain=10.0):
+        trainer = ufm.Trainer(spec, "standard")
+        self.z, self.w = trainer.features.detach()[0].clone(), trainer.head.weight.detach()[0].clone()
+        self.one_hot = torch.nn.functional.one_hot(trainer.targets, spec.num_classes).float()
+        self.temperature, self.gain = temperature, gain
+
+    def step(self):
+        z, w, tau = self.z, self.w, self.temperature
+        radius = tau / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+        h = z * radius
+        g = torch.softmax(h @ w.T, -1).sub_(self.one_hot).div_(len(z))
+        grad_w = g.T @ h
+        grad_h = g @ w
+        along = (h * grad_h).sum(-1, keepdim=True) / tau**2
+        grad_z = grad_h.addcmul_(h, along, value=-1).mul_(radius)
+        layers = [(p, grad, layer_scale(p.shape), float(torch.linalg.matrix_norm(grad))) for p, grad in ((z, grad_z), (w, grad_w))]
+        eta = math.log((1 + math.sqrt(1 + 4 * sum(s * n for _, _, s, n in layers) / 2)) / 2)
+        for p, grad, s, n in layers:
+            p.add_(grad, alpha=-self.gain * eta / 2 * s / n)
+        w /= torch.linalg.vector_norm(w, dim=-1, keepdim=True)
+
+
+def blocks(steppers, repeats, steps):
+    """Milliseconds a step of each, block by block, the steppers taking turns."""
+    for step in steppers.values():
+        for _ in range(10):
+            step()
+    rows = []
+    for _ in range(repeats):
+        row = {}
+        for name, step in steppers.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            row[name] = (time.perf_counter() - start) / steps * 1e3
+        rows.append(row)
+    return rows
+
+
+def ratio(rows, a, b, factor=1.0):
+    return statistics.median(row[a] / (factor * row[b]) for row in rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=5, help="steps in a block")
+    args = parser.parse_args()
+    spec, seeds = ufm.UFM_10, range(5)
+    steppers = {head: ufm.Trainer(spec, head).step for head in ("standard", "fixed", "implicit")}
+    steppers["implicit, no DDN gradient"] = ufm.Trainer(spec, "implicit", backprop_through_etf=False).step
+    steppers["arithmetic"] = Arithmetic(spec).step
+    steppers |= {f"{head} ×5": ufm.Trainer(spec, head, seeds).step for head in ("standard", "fixed", "implicit")}
+    rows = blocks(steppers, args.repeats, args.steps)
+
+    print(f"UFM-10 (C=10, N=1000, d=512), {torch.get_num_threads()} threads, torch {torch.__version__}; median ms a step")
+    for name in steppers:
+        print(f"  {name:28s} {statistics.median(row[name] for row in rows):8.2f}")
+    goals = [
+        ("implicit / standard, one seed", ratio(rows, "implicit", "standard"), 1.5),
+        ("implicit / standard, five seeds in a batch", ratio(rows, "implicit ×5", "standard ×5"), 1.5),
+        ("standard / arithmetic alone", ratio(rows, "standard", "arithmetic"), 2.0),
+    ]
+    goals += [(f"{head}: five seeds in a batch / five runs", ratio(rows, f"{head} ×5", head, 5), 1.0)
+              for head in ("standard", "fixed", "implicit")]
+    print("ratio                                             measured   goal")
+    for name, value, goal in goals:
+        print(f"  {name:46s} {value:8.2f}   ≤ {goal:g}{'' if value <= goal else '   MISSED'}")
+
+
+if __name__ == "__main__":
+    main()
