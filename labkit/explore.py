@@ -101,6 +101,11 @@ def _log_slider(label, value, low, high, **more):
     return _slider(widgets.FloatLogSlider, label, value, low, high, 0.1, readout_format=".1e", **more)
 
 
+def _head_menu():
+    options = [(label, name) for name, (label, _, _) in figures.HEADS.items()]
+    return widgets.Dropdown(description="head", options=options, value="implicit", style=_WIDE, layout=widgets.Layout(width="520px"))
+
+
 def _noisy_etf(num_classes, noise, seed, dim=None):
     """Class means (d, C) that are a randomly turned simplex ETF plus noise, centred, at unit Frobenius norm."""
     generator = torch.Generator().manual_seed(seed)
@@ -171,6 +176,38 @@ class NearestETFExplorer(Explorer):
         return figures.vectors_3d(dict(zip(("class means", "prox ETF", "nearest ETF"), shown)), title=title)
 
 
+class CollapseExplorer(Explorer):
+    """The features of a small UFM in 3-D at any step of its training, with the class vectors of the head."""
+
+    def __init__(self, spec=ufm.UFM(4, 200, 4), iterations=60, seed=0):
+        self.spec, self.seed, self.iterations = spec, seed, iterations
+        self._snapshots = {}
+        super().__init__()
+
+    def controls(self):
+        return {"head": _head_menu(), "iteration": _slider(widgets.IntSlider, "iteration", 0, 0, self.iterations, 1)}
+
+    def snapshots(self, head):
+        """One training, kept: for every iteration the features (N, d) on the unit sphere, class vectors (d, C), loss, NC1."""
+        if head not in self._snapshots:
+            trainer, kept = ufm.Trainer(self.spec, head, [self.seed]), []
+            for t in range(self.iterations + 1):
+                values, _ = trainer.measure()
+                present, _ = trainer.present()
+                features = present.normalize(trainer.features.detach())[0] / present.temperature
+                weight = present.weight.detach().reshape(-1, *present.weight.shape[-2:])[0].mT
+                kept.append((features, weight, values["loss"].item(), values["nc1"].item()))
+                trainer.step()
+            self._snapshots[head] = kept
+        return self._snapshots[head]
+
+    def figure(self, head, iteration):
+        kept = self.snapshots(head)
+        features, weight, loss, nc1 = kept[iteration]
+        _, points, vectors = figures.project_3d(kept[-1][1], features.mT, weight)
+        title = f"iteration {iteration}: cross entropy {loss:.3f}, NC1 {nc1:.2e}"
+        return figures.features_3d(points.T, self.spec.targets().numpy(), vectors, title=title, limit=1.1)
+
 class UFMExplorer(Explorer):
     """Train a small UFM at the present settings and see it collapse. Each change trains anew, `iterations` steps."""
 
@@ -180,8 +217,7 @@ class UFMExplorer(Explorer):
 
     def controls(self):
         return {
-            "head": widgets.Dropdown(description="head", options=list(figures.HEADS), value="implicit", style=_WIDE,
-                                     layout=widgets.Layout(width="520px")),
+            "head": _head_menu(),
             "temperature": _slider(widgets.FloatSlider, "temperature τ", 5.0, 1.0, 20.0, 0.5, continuous_update=False),
             "delta": _log_slider("proximal δ (implicit)", 1e-3, -6, 3, continuous_update=False),
             "seed": _slider(widgets.IntSlider, "seed", 0, 0, 20, 1, continuous_update=False),

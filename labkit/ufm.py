@@ -93,13 +93,22 @@ class Trainer:
         self.iteration += 1
 
     @torch.no_grad()
+    def present(self):
+        """A copy of the head that has taken in the present features, and its logits (S, N, C).
+
+        The next step will use these weights. A copy, because a forward pass moves an implicit head's state.
+        """
+        head = copy.deepcopy(self.head)
+        return head, head(self.features, self.targets)
+
+    @torch.no_grad()
     def measure(self):
         """Every measure of the present state as {name: (S,) array}, and the margin of every sample (S, N).
 
-        Nothing moves: the forward pass is that of a copy of the head, which is where an implicit head keeps its state.
+        Nothing moves (see `present`).
         """
-        head, targets = copy.deepcopy(self.head), self.targets
-        logits = head(self.features, targets).double()
+        targets, (head, logits) = self.targets, self.present()
+        logits = logits.double()
         h, weight = head.normalize(self.features).double(), head.weight
         means, global_mean = metrics.class_means(h, targets, self.spec.num_classes)
         margins = metrics.cosine_margins(weight, h, targets)
