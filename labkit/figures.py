@@ -4,6 +4,7 @@ One colour and one dash per head, the same everywhere; the colours are Okabe and
 Runs over several seeds are drawn as their median with the range as a band, as the papers report them.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -53,6 +54,12 @@ def curve_traces(table, x, y, head, legend=True):
     return traces
 
 
+def _decades(values):
+    """Decades between two labels of a logarithmic axis, so that there are at most seven."""
+    shown = values[values > 0]
+    return max(1, math.ceil(math.log10(shown.max() / shown.min()) / 7)) if len(shown) else 1
+
+
 def _heads_in(table):
     return [h for h in HEADS if h in set(table["head"])]
 
@@ -72,7 +79,8 @@ def curves(history, measure, bound=None, log_y=True, height=380, title=None):
         figure.add_hline(bound, line=dict(color=GREY, dash="dash", width=1), annotation_text=f"bound {bound:.4g}",
                          annotation_position="top left")
     figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power")
-    figure.update_yaxes(type="log" if log_y else "linear", title=LABELS.get(measure, measure), exponentformat="power")
+    figure.update_yaxes(type="log" if log_y else "linear", title=LABELS.get(measure, measure), exponentformat="power",
+                        dtick=_decades(table[measure]) if log_y else None)
     return _layout(figure, height, title, legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"))
 
 
@@ -89,7 +97,7 @@ def ufm_panels(history, num_classes, temperature=5.0):
               ("nc1", "log", None), ("nc3", "log", None), ("equinorm_gap", "log", None)]
     titles = ["(a) cross entropy", "(b) mean cosine margin", "(c) margin of each sample at the end", "(d) NC1", "(e) NC3",
               "(f) equinorm: |means − weights|"]
-    figure = make_subplots(2, 3, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.17)
+    figure = make_subplots(2, 3, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.2)
     for k, (measure, scale, bound) in enumerate(panels):
         row, col = divmod(k, 3)
         at = dict(row=row + 1, col=col + 1)
@@ -106,7 +114,7 @@ def ufm_panels(history, num_classes, temperature=5.0):
             figure.update_xaxes(title="training example, sorted", **at)
         else:
             figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power", **at)
-            figure.update_yaxes(type=scale, exponentformat="power", **at)
+            figure.update_yaxes(type=scale, exponentformat="power", dtick=_decades(table[measure]) if scale == "log" else None, **at)
     legend = dict(orientation="h", y=1.09, yanchor="bottom", x=0.5, xanchor="center")
     return _layout(figure, 620, legend=legend, headroom=True)
 
@@ -127,10 +135,10 @@ def bound_curve(class_counts=(10, 100, 1000), temperatures=None):
     """The cross-entropy bound against temperature, one line for each number of classes (Yaras et al. 2022, Theorem 1)."""
     temperatures = np.geomspace(1, 30, 60) if temperatures is None else temperatures
     figure = go.Figure()
-    for C, colour in zip(class_counts, CLASS_COLOURS):
+    for C, colour in zip(class_counts, itertools.cycle([ORANGE, SKY, PURPLE, GREY])):  # not a head's colour
         figure.add_scatter(x=temperatures, y=[etf.cross_entropy_bound(C, float(t)) for t in temperatures], mode="lines",
                            name=f"C = {C}", line=dict(color=colour, width=2))
-    figure.update_xaxes(type="log", title="temperature τ")
+    figure.update_xaxes(type="log", title="temperature τ", tickvals=[1, 2, 5, 10, 20, 30])
     figure.update_yaxes(type="log", title="smallest cross entropy", exponentformat="power")
     return _layout(figure, 380)
 
@@ -187,13 +195,14 @@ def features_3d(features, targets, vectors=None, height=480, title=None, limit=N
 
 def _scene(figure, height, title, limit):
     axis = dict(range=[-limit, limit], showticklabels=False, title="")
-    figure.update_layout(scene=dict(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera_eye=dict(x=1.3, y=1.3, z=0.8)))
-    return _layout(figure, height, title, legend=dict(x=0, y=1))
+    figure.update_layout(scene=dict(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera_eye=dict(x=1.15, y=1.0, z=0.65)))
+    _layout(figure, height, title, legend=dict(x=0, y=1))
+    return figure.update_layout(margin=dict(l=10, r=10, t=50 if title else 10, b=10))
 
 
 def _add_sphere(figure):
     u, v = np.meshgrid(np.linspace(0, 2 * math.pi, 25), np.linspace(0, math.pi, 13))
-    figure.add_surface(x=np.cos(u) * np.sin(v), y=np.sin(u) * np.sin(v), z=np.cos(v), opacity=0.12, showscale=False,
+    figure.add_surface(x=np.cos(u) * np.sin(v), y=np.sin(u) * np.sin(v), z=np.cos(v), opacity=0.08, showscale=False,
                        colorscale=[[0, SKY], [1, SKY]], hoverinfo="skip")
 
 
