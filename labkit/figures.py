@@ -228,7 +228,8 @@ def gallery_3d(pictures, height=340):
             trace.showlegend = False
             figure.add_trace(trace, row=1, col=k)
         figure.update_scenes(single.layout.scene, row=1, col=k)
-    return _layout(figure, height)
+    figure.update_scenes(camera=dict(eye=dict(x=0.95, y=0.95, z=0.6)))
+    return _layout(figure, height).update_layout(margin=dict(l=0, r=0, t=30, b=0))
 
 
 def lines(x, curves, x_title, y_title, log_x=True, log_y=True, marks=None, height=400):

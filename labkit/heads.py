@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from . import checks, etf, nearest
-from .sphere import ImplicitLogits, SphereLogits
+from .sphere import ImplicitLogits, SphereLogits, radius_of
 
 
 class Head(nn.Module):
@@ -30,8 +30,7 @@ class Head(nn.Module):
 
     def normalize(self, features):
         """h = τ·z/‖z‖, shape (…, N, d). A zero feature stays zero."""
-        norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-        return features * (self.temperature / norm.clamp(min=1e-12))
+        return features * radius_of(features, self.temperature)
 
     def _logits(self, features, weight, bias=None):
         """⟨w_c, h⟩ + b_c with h = τ·z/‖z‖, for features z (…, N, d), weight (…, C, d) and bias (…, C) or None."""
@@ -137,8 +136,11 @@ class ImplicitETFHead(Head):
         checks.finite("features", sums)  # before anything moves
         state, C = self.class_means, self.num_classes
         global_mean, alpha = state.update(sums, counts)
-        norm = torch.linalg.matrix_norm(state.means, keepdim=True).double().clamp_(min=1e-12)
-        means = state.means / norm  # means that are all equal stay zero: U* is then U_prox
+        norm = torch.linalg.matrix_norm(state.means, keepdim=True).double()
+        # Means that are equal, but for rounding, count as zero: then U* = U_prox, and no gradient comes through U*.
+        rounding = 100 * torch.finfo(state.means.dtype).eps * self.temperature * math.sqrt(C)
+        norm = torch.where(norm > rounding, norm, math.inf)
+        means = state.means / norm
         if state.step == 1:
             self.frame.copy_(nearest.start_frame(means, self.frame))
         solution = nearest.Solution(means, self.frame.double(), self.delta)

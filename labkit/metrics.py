@@ -31,7 +31,8 @@ def nc1(features, targets):
     Σ_B has rank C−1 at most; its pseudo-inverse is taken on exactly the C−1 leading eigenpairs, found from the C×C Gram
     matrix of the centred means, so that no d×d matrix is formed and no tolerance is chosen.
     """
-    num_classes = _num_classes(targets)
+    num_classes = int(targets.max()) + 1 if targets.numel() else 0
+    checks.classes(num_classes)
     means, global_mean = class_means(features, targets, num_classes)
     centred = means - global_mean.unsqueeze(-2)
     eigenvalues, vectors = torch.linalg.eigh(centred @ centred.mT / num_classes)
@@ -86,10 +87,6 @@ def cosine_margins(weight, features, targets):
     cosine = h @ w.mT / lengths
     own = targets.expand(cosine.shape[:-1]).unsqueeze(-1)
     return cosine.gather(-1, own).squeeze(-1) - cosine.scatter(-1, own, -math.inf).amax(-1)
-
-
-def _num_classes(targets):
-    return int(targets.max()) + 1
 
 
 def _of_class(means, targets):

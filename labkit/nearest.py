@@ -11,7 +11,6 @@ B = (2/√(C−1)) H̃ P + δ U_prox. Its solution is the polar factor of B.
 import math
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from . import checks, etf
 
@@ -37,9 +36,11 @@ def nearest_etf(means, prox=None, delta=1e-3):
         prox = start_frame(means.detach())
     else:
         checks.floating("prox", prox)
-        if prox.shape[-2:] != means.shape[-2:]:
-            raise ValueError(f"prox must have the shape of means, (…, {means.shape[-2]}, {means.shape[-1]}), "
-                             f"got {tuple(prox.shape)}")
+        if prox.ndim > means.ndim or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1])) or (
+            prox.shape[-2:] != means.shape[-2:]
+        ):
+            raise ValueError(f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}")
+        checks.finite("prox", prox)
     checks.finite("means", means)
     return _Nearest.apply(means, prox, delta)
 
@@ -64,7 +65,9 @@ def start_frame(means, start=None):
         # not seen yet). A speck of the start frame settles the directions on which the means are silent.
         reduced = wide @ basis
         norm = torch.linalg.matrix_norm(reduced, keepdim=True)
-        v = _polar_svd(reduced / torch.where(norm > 0, norm, 1.0) + 1e-10 * (start @ basis))
+        rounding = 10 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide, keepdim=True)
+        norm = torch.where(norm > rounding, norm, math.inf)  # means equal to rounding say nothing
+        v = _polar_svd(reduced / norm + 1e-10 * (start @ basis))
         last = start.sum(-1, keepdim=True) / math.sqrt(C)
         last = last - v @ (v.mT @ last)
         return _polar_svd(v @ basis.mT + last / math.sqrt(C)).to(means.dtype)
@@ -78,16 +81,30 @@ def _polar_svd(matrix):
 class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, prox, delta):
-        solution = Solution(means.double(), prox, delta)
-        ctx.save_for_backward(solution.u)  # so that autograd notices a graph used twice
-        ctx.solution = solution
-        return solution.u.to(means.dtype)
+        ctx.solution = Solution(means.double(), prox, delta)
+        ctx.save_for_backward(means)
+        return ctx.solution.u.to(means.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        _ = ctx.saved_tensors
-        return ctx.solution.vjp(grad.double()).to(grad.dtype), None, None
+        means, = ctx.saved_tensors
+        return Once.apply("nearest_etf", lambda g: ctx.solution.vjp(g.double()).to(g.dtype), grad, means), None, None
+
+
+class Once(torch.autograd.Function):
+    """compute(grad), tied to inputs so that a further derivative raises.
+
+    torch's `once_differentiable` is silent, and so wrong, where grad is a constant or another path leads to the input.
+    """
+
+    @staticmethod
+    def forward(ctx, name, compute, grad, *inputs):
+        ctx.name = name
+        return compute(grad)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(f"{ctx.name} can be differentiated once only; its second derivative is not implemented")
 
 
 class Solution:

@@ -8,7 +8,8 @@ costs little more than the traffic of such arrays, and the plain version takes t
 import math
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from .nearest import Once
 
 BLOCK = 1 << 18  # numbers in a block of features: 1 MB in float32, about a core's second-level cache
 
@@ -38,9 +39,10 @@ def _counts(labels, num_classes):
     return flat.reshape(len(labels), num_classes)
 
 
-def _radius(z, temperature):
-    """τ/‖z‖, shape (…, N, 1)."""
-    return temperature / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp(min=1e-12)
+def radius_of(z, temperature):
+    """τ/‖z‖, shape (…, N, 1); 0 for a zero feature, which then stays zero and has no gradient."""
+    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    return (temperature / norm).masked_fill(norm < 1e-12, 0.0)
 
 
 class SphereLogits(torch.autograd.Function):
@@ -48,7 +50,7 @@ class SphereLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, weight, bias, temperature):
-        logits = (z @ weight.mT).mul_(_radius(z, temperature))
+        logits = (z @ weight.mT).mul_(radius_of(z, temperature))
         if bias is not None:
             logits.add_(bias.unsqueeze(-2))
         ctx.temperature = temperature
@@ -58,7 +60,7 @@ class SphereLogits(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         z, weight, bias, logits = ctx.saved_tensors
-        radius = _radius(z, ctx.temperature)
+        radius = radius_of(z, ctx.temperature)
         scaled = grad * radius
         grad_z = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
@@ -88,33 +90,37 @@ class ImplicitLogits(torch.autograd.Function):
         radius, sums = z.new_empty(runs, n, 1), z.new_zeros(runs, C, d)
         for run, rows in _blocks(runs, n, d):
             part = flat[run, rows]
-            radius[run, rows] = r = _radius(part, head.temperature)
+            radius[run, rows] = r = radius_of(part, head.temperature)
             sums[run].index_add_(0, labels[run, rows], part * r)
         counts = _counts(labels, C).double()
         weight, bias, ctx.chain = head.solve(sums.double().reshape(*batch, C, d), counts.reshape(*batch, C))
         weight = weight.to(z.dtype).reshape(runs, C, d)
         ctx.temperature = head.temperature
-        ctx.save_for_backward(flat, labels, radius, weight)
+        ctx.save_for_backward(z, labels, radius, weight)
         logits = (flat @ weight.mT).mul_(radius).add_(bias.to(z.dtype).reshape(runs, 1, C))
         return logits.reshape(*batch, n, C)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        flat, labels, radius, weight = ctx.saved_tensors
-        runs, n, d = flat.shape
-        *batch, _, C = grad.shape
-        g = grad.reshape(runs, n, C)
-        grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d)
-        grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(flat.dtype).reshape(runs, C, d)
-        grad_z = torch.empty_like(flat)
-        for run, rows in _blocks(runs, n, d):
-            part, r = flat[run, rows], radius[run, rows]
-            out = torch.index_select(grad_sums[run], 0, labels[run, rows], out=grad_z[run, rows])
-            out.addmm_(g[run, rows], weight[run])
-            along = (part * out).sum(-1, keepdim=True) * (r / ctx.temperature).square()
-            out.addcmul_(part, along, value=-1).mul_(r)
-        return grad_z.reshape(*batch, n, d), None, None
+        z, *_ = ctx.saved_tensors
+        return Once.apply("ImplicitETFHead", lambda g: _implicit_vjp(ctx, g), grad, z), None, None
+
+
+def _implicit_vjp(ctx, grad):
+    z, labels, radius, weight = ctx.saved_tensors
+    *batch, n, d = z.shape
+    C, runs = grad.shape[-1], math.prod(batch)
+    flat, g = z.reshape(runs, n, d), grad.reshape(runs, n, C)
+    grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d)
+    grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(z.dtype).reshape(runs, C, d)
+    grad_z = torch.empty_like(flat)
+    for run, rows in _blocks(runs, n, d):
+        part, r = flat[run, rows], radius[run, rows]
+        out = torch.index_select(grad_sums[run], 0, labels[run, rows], out=grad_z[run, rows])
+        out.addmm_(g[run, rows], weight[run])
+        along = (part * out).sum(-1, keepdim=True) * (r / ctx.temperature).square()
+        out.addcmul_(part, along, value=-1).mul_(r)
+    return grad_z.reshape(*batch, n, d)
 
 
 def _blocks(runs, n, d):

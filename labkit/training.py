@@ -89,13 +89,17 @@ class History:
         header = (table.schema.metadata or {}).get(_KEY)
         if header is None:
             raise ValueError(f"{path} is a Parquet file, but not a labkit history (its columns: {table.column_names})")
-        header = json.loads(header)
-        if header["version"] != _VERSION:
-            raise ValueError(f"{path} is a labkit history of version {header['version']}; this labkit reads {_VERSION}")
+        try:
+            header = json.loads(header)
+            found, settings = header["version"], header["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} has a damaged labkit header: {error!r}") from error
+        if found != _VERSION:
+            raise ValueError(f"{path} is a labkit history of version {found}; this labkit reads version {_VERSION}")
         frame = table.drop_columns("margins").to_pandas()
         last = table.select(["head", "seed", "margins"]).to_pandas().dropna(subset="margins")
         margins = [sample_margins(row.head, [row.seed], [row.margins]) for row in last.itertuples()]
-        return cls(frame, header["settings"], pd.concat(margins, ignore_index=True) if margins else None)
+        return cls(frame, settings, pd.concat(margins, ignore_index=True) if margins else None)
 
 
 def sample_margins(head, seeds, margins):

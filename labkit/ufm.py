@@ -5,7 +5,9 @@ The four sizes are those of the guiding paper (Section 4, "Unconstrained Feature
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -66,9 +68,11 @@ class Trainer:
     def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0, frame="canonical",
                  backprop_through_etf=True, device="cpu"):
         checks.one_of("head", head, tuple(HEADS))
+        if not isinstance(seeds, Iterable) or not (seeds := list(seeds)) or len(set(seeds)) < len(seeds) or any(
+            not isinstance(s, Integral) for s in seeds
+        ):
+            raise ValueError(f"seeds must be one or more different integers, got {seeds!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
         options = {"standard": {}, "fixed": {"frame": frame},
                    "implicit": {"frame": frame, "delta": delta, "backprop_through_etf": backprop_through_etf}}[head]
         self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain, **options}
@@ -105,16 +109,19 @@ class Trainer:
     def measure(self):
         """Every measure of the present state as {name: (S,) array}, and the margin of every sample (S, N).
 
-        Nothing moves (see `present`).
+        Nothing moves (see `present`). Raises FloatingPointError when the loss is not finite.
         """
         targets, (head, logits) = self.targets, self.present()
         logits = logits.double()
+        loss = F.cross_entropy(logits.mT, targets.expand(logits.shape[:-1]), reduction="none").mean(-1)
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError(f"the loss of the {self.head_name} head is {loss.tolist()} at iteration "
+                                     f"{self.iteration}, seeds {self.seeds}")
         h, weight = head.normalize(self.features).double(), head.weight
         means, global_mean = metrics.class_means(h, targets, self.spec.num_classes)
         margins = metrics.cosine_margins(weight, h, targets)
-        everyone = targets.expand(logits.shape[:-1])
         values = {
-            "loss": F.cross_entropy(logits.mT, everyone, reduction="none").mean(-1),
+            "loss": loss,
             "accuracy": (logits.argmax(-1) == targets).double().mean(-1),
             "nc1": metrics.nc1(h, targets),
             "nc2": metrics.nc2(weight),
@@ -128,11 +135,8 @@ class Trainer:
         return values, margins.cpu().numpy()
 
     def log(self):
-        """Measure the present state and keep it as one row for each seed. Raises FloatingPointError when the loss is not finite."""
+        """Measure the present state and keep it as one row for each seed."""
         values, self._margins = self.measure()
-        if not np.isfinite(values["loss"]).all():
-            raise FloatingPointError(f"the loss of the {self.head_name} head is {values['loss']} at iteration "
-                                     f"{self.iteration}, seeds {self.seeds}")
         self._rows.append(pd.DataFrame({"head": self.head_name, "seed": self.seeds, "iteration": self.iteration, **values}))
 
     def history(self):

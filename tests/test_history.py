@@ -1,0 +1,186 @@
+"""History: what goes into a file comes out of it, and a broken file says so."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from labkit import training
+from labkit.training import History, sample_margins
+
+
+def history(seeds=(0, 1), head="fixed", offset=0.0):
+    """A made-up run of three iterations with four samples a seed."""
+    rows = [(head, s, t, 1 / (t + 1) + s + offset, np.nan if t == 0 else float(t)) for s in seeds for t in (0, 1, 10)]
+    frame = pd.DataFrame(rows, columns=["head", "seed", "iteration", "loss", "nc1"])
+    margins = sample_margins(head, seeds, np.linspace(-1, 1, 4 * len(seeds)).reshape(len(seeds), 4) + offset)
+    return History(frame, {"delta": 1e-3, "spec": {"dim": 8}, "seeds": list(seeds), "note": "τ = 5", "none": None}, margins)
+
+
+def equal(one, other):
+    pd.testing.assert_frame_equal(one.frame, other.frame)
+    pd.testing.assert_frame_equal(one.margins.reset_index(drop=True), other.margins.reset_index(drop=True), check_dtype=False)
+    assert one.settings == other.settings
+
+
+# Round trips
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1), (7, 2, 5)])
+def test_round_trip(tmp_path, seeds):
+    run = history(seeds)
+    equal(History.load(run.save(tmp_path / "run.parquet")), run)
+
+
+def test_round_trip_of_several_heads(tmp_path):
+    both = History.concat([history(head="fixed"), history(head="implicit", offset=0.1)])
+    equal(History.load(both.save(tmp_path / "run.parquet")), both)
+
+
+def test_round_trip_without_margins(tmp_path):
+    run = History(history().frame, {"a": 1})
+    loaded = History.load(run.save(tmp_path / "run.parquet"))
+    pd.testing.assert_frame_equal(loaded.frame, run.frame)
+    assert loaded.margins.empty and list(loaded.margins.columns) == training.MARGIN_COLUMNS
+
+
+def test_round_trip_of_heads_with_and_without_margins(tmp_path):
+    both = History.concat([history(head="fixed"), History(history(head="implicit").frame)])
+    loaded = History.load(both.save(tmp_path / "run.parquet"))
+    assert set(loaded.margins["head"]) == {"fixed"} and set(loaded.frame["head"]) == {"fixed", "implicit"}
+
+
+def test_a_loaded_history_can_be_saved_again(tmp_path):
+    run = History.load(history().save(tmp_path / "one.parquet"))
+    equal(History.load(run.save(tmp_path / "two.parquet")), history())
+
+
+def test_saving_replaces_what_was_there(tmp_path):
+    history().save(tmp_path / "run.parquet")
+    history(offset=1.0).save(tmp_path / "run.parquet")
+    equal(History.load(tmp_path / "run.parquet"), history(offset=1.0))
+
+
+def test_folders_are_made(tmp_path):
+    assert history().save(str(tmp_path / "a" / "b" / "run.parquet")).is_file()
+
+
+def test_anyone_can_read_the_file(tmp_path):
+    # Plain pandas, without labkit: the table as it is, and the settings in the file's metadata.
+    path = history().save(tmp_path / "run.parquet")
+    table = pd.read_parquet(path)
+    pd.testing.assert_frame_equal(table.drop(columns="margins"), history().frame)
+    assert table["margins"].notna().tolist() == [False, False, True] * 2
+    assert json.loads(pq.read_schema(path).metadata[b"labkit"])["settings"] == history().settings
+
+
+# Methods
+
+def test_final_rows():
+    final = History.concat([history((3, 1)), history((3,), head="implicit")]).final()
+    assert final[["head", "seed", "iteration"]].values.tolist() == [["fixed", 3, 10], ["fixed", 1, 10], ["implicit", 3, 10]]
+
+
+def test_final_rows_do_not_depend_on_the_order_of_the_table():
+    run = history()
+    shuffled = History(run.frame.sample(frac=1, random_state=0))
+    assert shuffled.final()["iteration"].tolist() == [10, 10]
+
+
+def test_concat_keeps_rows_margins_and_settings():
+    one, two = history(head="fixed"), history(head="implicit")
+    both = History.concat(h for h in (one, two))
+    assert len(both.frame) == 12 and len(both.margins) == 16
+    assert both.settings == {"runs": [one.settings, two.settings]}
+
+
+def test_sample_margins():
+    table = sample_margins("fixed", [4, 2], [[0.1, 0.2], [0.3, 0.4]])
+    assert table.values.tolist() == [["fixed", 4, 0, 0.1], ["fixed", 4, 1, 0.2], ["fixed", 2, 0, 0.3], ["fixed", 2, 1, 0.4]]
+
+
+def test_provenance_is_plain():
+    assert json.loads(json.dumps(training.provenance())) == training.provenance()
+
+
+# Writing is all or nothing
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = history().save(tmp_path / "run.parquet")
+    before = path.read_bytes()
+
+    def fail(table, file, **options):
+        file.write(b"half a")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(training.pq, "write_table", fail)
+    with pytest.raises(OSError, match="no space"):
+        history(offset=1.0).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run.parquet"]  # and nothing beside it
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    with pytest.raises(OSError, match="read-only"):
+        history().save(tmp_path / "run.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_json_cannot_hold(tmp_path):
+    run = history()
+    run.settings["bad"] = {1, 2}
+    with pytest.raises(TypeError, match="set"):
+        run.save(tmp_path / "run.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Unreadable files
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.parquet"):
+        History.load(tmp_path / "absent.parquet")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: whole[: len(whole) // 2],
+    lambda whole: whole[:-20],
+    lambda whole: b"",
+    lambda whole: b"seed,loss\n0,1.0\n",
+    lambda whole: whole[:4] + bytes(len(whole) // 3) + whole[4 + len(whole) // 3:],
+], ids=["half", "no end", "empty", "csv", "zeros"])
+def test_damaged_file(tmp_path, damage):
+    path = history().save(tmp_path / "run.parquet")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="run.parquet"):
+        History.load(path)
+
+
+def test_foreign_parquet(tmp_path):
+    path = tmp_path / "other.parquet"
+    pd.DataFrame({"price": [1.0]}).to_parquet(path)
+    with pytest.raises(ValueError, match="other.parquet .*not a labkit history.*price"):
+        History.load(path)
+
+
+def test_parquet_without_any_metadata(tmp_path):
+    path = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(ValueError, match="other.parquet .*not a labkit history"):
+        History.load(path)
+
+
+@pytest.mark.parametrize("header", [b"{", b'{"settings": {}}', b"[]", b'{"version": 99, "settings": {}}'])
+def test_header_of_another_make(tmp_path, header):
+    path = history().save(tmp_path / "run.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"labkit": header}), path)
+    with pytest.raises(ValueError, match="run.parquet"):
+        History.load(path)
+
+
+def test_a_folder_is_not_a_history(tmp_path):
+    with pytest.raises((FileNotFoundError, ValueError), match=tmp_path.name):
+        History.load(tmp_path)

@@ -1,0 +1,202 @@
+"""Neural collapse measures against explicit covariances, loops over samples and the values at a collapsed ETF."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import etf, metrics
+
+D, C = 9, 4
+SIZES = {"balanced": [6, 6, 6, 6], "imbalanced": [12, 2, 5, 1]}
+
+
+def data(sizes, seed=0, batch=()):
+    """Clustered features (…, N, d) away from the origin, and shuffled labels (N,)."""
+    g = torch.Generator().manual_seed(seed)
+    targets = torch.repeat_interleave(torch.arange(C), torch.tensor(SIZES[sizes]))
+    targets = targets[torch.randperm(len(targets), generator=g)]
+    centres = torch.randn(*batch, C, D, generator=g, dtype=torch.float64) + 0.5
+    return centres[..., targets, :] + 0.4 * torch.randn(*batch, len(targets), D, generator=g, dtype=torch.float64), targets
+
+
+def weights(seed=1, batch=()):
+    return torch.randn(*batch, C, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def loop_means(h, targets):
+    """Class means as rows (C, d) and the mean of all samples, in numpy."""
+    h, y = h.numpy(), targets.numpy()
+    return np.stack([h[y == c].mean(0) for c in range(C)]), h.mean(0)
+
+
+def simplex(C):
+    return (np.eye(C) - 1 / C) / math.sqrt(C - 1)
+
+
+def collapsed(C=C, d=D, each=3, norm=5.0):
+    """Features that are a turned simplex ETF times `norm`, their labels, and the ETF as weights (C, d)."""
+    vectors = etf.simplex_etf(C, frame=etf.haar_frame(d, C, torch.Generator().manual_seed(2), dtype=torch.float64)).mT
+    targets = torch.arange(C).repeat(each)
+    return norm * vectors[targets], targets, vectors
+
+
+# Against the definitions
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_class_means(sizes):
+    h, y = data(sizes)
+    means, global_mean = metrics.class_means(h, y, C)
+    expected = loop_means(h, y)
+    np.testing.assert_allclose(means, expected[0], rtol=1e-13)
+    np.testing.assert_allclose(global_mean, expected[1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_nc1_against_covariances(sizes):
+    # Eq. 11 with both d×d matrices and numpy's pseudo-inverse
+    h, y = data(sizes)
+    means, global_mean = loop_means(h, y)
+    residuals = h.numpy() - means[y.numpy()]
+    within = sum(np.outer(r, r) for r in residuals) / len(h)
+    between = sum(np.outer(m - global_mean, m - global_mean) for m in means) / C
+    expected = np.trace(within @ np.linalg.pinv(between, rcond=1e-10, hermitian=True)) / C
+    assert metrics.nc1(h, y).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_nc2_of_vectors():
+    w = weights().numpy()
+    gram = np.array([[a @ b for b in w] for a in w])
+    assert metrics.nc2(torch.from_numpy(w)).item() == pytest.approx(np.linalg.norm(gram / np.linalg.norm(gram) - simplex(C)), rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_nc3(sizes):
+    (h, y), w = data(sizes), weights()
+    means, global_mean = loop_means(h, y)
+    product = np.array([[a @ (m - global_mean) for m in means] for a in w.numpy()])
+    assert metrics.nc3(w, h, y).item() == pytest.approx(np.linalg.norm(product / np.linalg.norm(product) - simplex(C)), rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_nc4(sizes):
+    (h, y), w = data(sizes), weights()
+    logits = h @ w.mT + torch.linspace(-1, 1, C, dtype=torch.float64)
+    means, _ = loop_means(h, y)
+    nearest = [np.argmin([np.linalg.norm(x - m) for m in means]) for x in h.numpy()]
+    expected = np.mean([np.argmax(row) != c for row, c in zip(logits.numpy(), nearest)])
+    assert 0 < expected < 1
+    assert metrics.nc4(logits, h, y).item() == pytest.approx(expected, abs=1e-15)
+
+
+def test_equinorm():
+    w = weights()
+    norms = np.linalg.norm(w.numpy(), axis=1)
+    assert metrics.equinorm(w).item() == pytest.approx(norms.std(ddof=1) / norms.mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_cosine_margins(sizes):
+    (h, y), w = data(sizes), weights()
+    rows, centred = w.numpy() - w.numpy().mean(0), h.numpy() - h.numpy().mean(0)
+    expected = []
+    for x, c in zip(centred, y.numpy()):
+        cosines = [x @ r / np.linalg.norm(x) / np.linalg.norm(r) for r in rows]
+        expected.append(cosines[c] - max(v for k, v in enumerate(cosines) if k != c))
+    np.testing.assert_allclose(metrics.cosine_margins(w, h, y), expected, rtol=1e-11, atol=1e-13)
+
+
+# At a collapsed ETF
+
+@pytest.mark.parametrize("classes, d", [(2, 5), (4, 9), (10, 10)])
+def test_a_collapsed_etf(classes, d):
+    h, y, w = collapsed(classes, d)
+    assert metrics.nc1(h, y) < 1e-28
+    assert metrics.nc2(w) < 1e-14
+    assert metrics.nc3(w, h, y) < 1e-14
+    assert metrics.nc4(h @ w.mT, h, y) == 0
+    assert metrics.equinorm(w) < 1e-14
+    np.testing.assert_allclose(metrics.cosine_margins(w, h, y), classes / (classes - 1), rtol=1e-13)
+
+
+def test_scale_and_shift_do_not_matter():
+    (h, y), w = data("imbalanced"), weights()
+    moved = 3 * h + 7
+    for measure in (metrics.nc1, lambda h, y: metrics.nc3(w - w.mean(0), h, y), lambda h, y: metrics.cosine_margins(w, h, y)):
+        torch.testing.assert_close(measure(moved, y), measure(h, y), rtol=1e-9, atol=1e-11)
+
+
+# Batches and dtypes
+
+MEASURES = {
+    "nc1": lambda w, h, y: metrics.nc1(h, y),
+    "nc2": lambda w, h, y: metrics.nc2(w),
+    "nc3": metrics.nc3,
+    "nc4": lambda w, h, y: metrics.nc4(h @ w.mT, h, y),
+    "equinorm": lambda w, h, y: metrics.equinorm(w),
+    "cosine_margins": metrics.cosine_margins,
+}
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", MEASURES)
+def test_batch_is_a_loop(name, shared, batch):
+    (h, y), w = data("imbalanced", batch=batch), weights(batch=batch)
+    if not shared:  # other labels in every run
+        g = torch.Generator().manual_seed(0)
+        y = torch.stack([y[torch.randperm(len(y), generator=g)] for _ in range(math.prod(batch))]).reshape(*batch, len(y))
+    result = MEASURES[name](w, h, y)
+    for i in np.ndindex(*batch):
+        torch.testing.assert_close(result[i], MEASURES[name](w[i], h[i], y if shared else y[i]), rtol=1e-9, atol=1e-11)
+
+
+def test_weights_shared_by_all_runs():
+    (h, y), w = data("balanced", batch=(3,)), weights()
+    torch.testing.assert_close(metrics.cosine_margins(w, h, y)[1], metrics.cosine_margins(w, h[1], y))
+    torch.testing.assert_close(metrics.nc3(w, h, y)[1], metrics.nc3(w, h[1], y))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_float32_is_measured_in_float64(name):
+    (h, y), w = data("balanced"), weights()
+    h, w = h.float(), w.float()
+    single = MEASURES[name](w, h, y) if name != "nc4" else metrics.nc4((h @ w.mT), h, y)
+    assert single.dtype == torch.float64
+    torch.testing.assert_close(single, MEASURES[name](w.double(), h.double(), y))
+
+
+# Bad input
+
+def test_missing_class_is_an_error():
+    h, y = data("balanced")
+    y = torch.where(y == 1, 0, y)
+    for measure in (lambda: metrics.nc1(h, y), lambda: metrics.class_means(h, y, C), lambda: metrics.nc3(weights(), h, y),
+                    lambda: metrics.cosine_margins(weights(), h, y)):
+        with pytest.raises(ValueError, match=r"classes \[1\] of 4"):
+            measure()
+
+
+@pytest.mark.parametrize("targets, error, message", [
+    (torch.full((24,), 4), ValueError, "labels must lie in 0 … 3, got values from 4 to 4"),
+    (torch.full((24,), -1), ValueError, "from -1 to -1"),
+    (torch.zeros(23).long(), ValueError, r"\(24,\).*\(23,\)"),
+    (torch.zeros(24), TypeError, "float32"),
+])
+def test_bad_targets(targets, error, message):
+    with pytest.raises(error, match=message):
+        metrics.nc3(weights(), data("balanced")[0], targets)
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(0).long(), torch.zeros(24), torch.zeros(23).long(), torch.zeros(24).long()],
+                         ids=["empty", "float", "short", "one class"])
+def test_bad_targets_of_nc1(targets):
+    # nc1 counts the classes itself, so it sees the labels before any check
+    with pytest.raises((ValueError, TypeError), match="targets|num_classes|label|class"):
+        metrics.nc1(data("balanced")[0], targets)
+
+
+def test_features_of_integers_are_refused():
+    with pytest.raises(TypeError, match="features .*int64"):
+        metrics.nc1(torch.ones(4, 2).long(), torch.arange(4))
