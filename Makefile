@@ -6,9 +6,9 @@ NOTEBOOK  = 05-ufm-10
 PRESET    = paper
 ARGS      =
 
-# OpenMP threads that wait by spinning take the processor from whoever else needs it, a browser or a second kernel: with two
-# processes on two cores a training step then took 40 times as long (measured). Waiting passively costs little.
-export OMP_WAIT_POLICY ?= PASSIVE
+# GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
+# processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
+run lab test notebooks: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: run lab test notebooks bench help

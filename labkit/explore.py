@@ -179,7 +179,7 @@ class NearestETFExplorer(Explorer):
 class CollapseExplorer(Explorer):
     """The features of a small UFM in 3-D at any step of its training, with the class vectors of the head."""
 
-    def __init__(self, spec=ufm.UFM(4, 200, 4), iterations=60, seed=0):
+    def __init__(self, spec=ufm.UFM(4, 200, 4), iterations=150, seed=0):
         self.spec, self.seed, self.iterations = spec, seed, iterations
         self._snapshots = {}
         super().__init__()
@@ -227,7 +227,12 @@ class UFMExplorer(Explorer):
         return ufm.train_ufm(self.spec, head, self.iterations, [seed], temperature, delta)
 
     def figure(self, head, temperature, delta, seed):
-        return figures.ufm_panels(self.history(head, temperature, delta, seed), self.spec.num_classes, temperature)
+        history = self.history(head, temperature, delta, seed)
+        end = history.final().iloc[0]
+        settings = f"τ = {temperature:g}" + (f", δ = {delta:.1e}" if head == "implicit" else "") + f", seed {seed}"
+        title = f"{settings}: after {self.iterations} steps cross entropy {end['loss']:.4f}, NC1 {end['nc1']:.1e}"
+        figure = figures.ufm_panels(history, self.spec.num_classes, temperature)
+        return figure.update_layout(title=title, legend=dict(x=1, xanchor="right"))
 
 
 def watch_ufm(spec=ufm.UFM_10, heads=("standard", "fixed", "implicit"), iterations=100, seed=0, every=0.3):

@@ -29,9 +29,9 @@ LABELS = {
 }
 
 
-def _layout(figure, height, title=None, **more):
+def _layout(figure, height, title=None, headroom=False, **more):
     figure.update_layout(template="plotly_white", height=height, title=title, font_size=12, uirevision="keep",
-                         margin=dict(l=60, r=20, t=60 if title or more.pop("headroom", False) else 40, b=50), **more)
+                         margin=dict(l=60, r=20, t=60 if title or headroom else 40, b=50), **more)
     return figure
 
 
@@ -240,7 +240,10 @@ def lines(x, curves, x_title, y_title, log_x=True, log_y=True, marks=None, heigh
         figure.add_scatter(x=np.asarray(x), y=np.asarray(values), mode="lines", name=name,
                            line=dict(color=CLASS_COLOURS[k % len(CLASS_COLOURS)], dash=dash, width=2.5))
     for name, place in (marks or {}).items():
-        figure.add_vline(place, line=dict(color=GREY, dash="dash", width=1), annotation_text=name, annotation_position="top")
+        figure.add_vline(place, line=dict(color=GREY, dash="dash", width=1))
+        # apart from the line: on a logarithmic axis plotly wants the place of a text, not of a line, as its logarithm
+        figure.add_annotation(x=math.log10(place) if log_x else place, y=1, yref="paper", yanchor="bottom", text=name,
+                              showarrow=False)
     for update, title, log in ((figure.update_xaxes, x_title, log_x), (figure.update_yaxes, y_title, log_y)):
         update(title=title, type="log" if log else "linear", **(dict(dtick=1, exponentformat="power") if log else {}))
     return _layout(figure, height, legend=dict(orientation="h", y=1.08, yanchor="bottom", x=0), headroom=True)

@@ -37,7 +37,10 @@ RUN = re.search(r"^NOTEBOOK\s*=\s*(\S+)", (ROOT / "Makefile").read_text(), re.MU
 
 # One entry for each notebook: parameter values other than its own, to run it with. Keep the runs short.
 #   "05-ufm-10": dict(SEEDS=(3,), ITERATIONS=20),
-OTHER_PARAMETERS = {}
+OTHER_PARAMETERS = {
+    "00-start-here": dict(SEED=3, ITERATIONS=30),
+    "05-ufm-10": dict(SEEDS=[3, 4], CLASSES=5, SAMPLES=100, DIM=16, TEMPERATURE=4.0, ITERATIONS=150),
+}
 
 MUST_HAVE = {
     "a title": r"\A# \S",
