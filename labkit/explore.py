@@ -32,8 +32,11 @@ class LiveFigure:
     def draw(self, figure):
         if self._handle is None:
             self._handle = display(bundle(figure), raw=True, display_id=True)
-        else:
-            self._handle.update(bundle(figure), raw=True)
+            return
+        # JupyterLab's plotly renderer ignores new data for a figure it has drawn (its renderModel returns at once), so the
+        # figure first gives way to an empty box of its height, and a new one is drawn.
+        self._handle.update({"text/html": f"<div style='height: {figure.layout.height}px'></div>"}, raw=True)
+        self._handle.update(bundle(figure), raw=True)
 
 
 class Explorer:
