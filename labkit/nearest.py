@@ -27,7 +27,7 @@ def nearest_etf(means, prox=None, delta=1e-3):
 
     The classifier weights are `etf.simplex_etf(C, frame=U).mT`. Means that are all equal give `prox` back. The inner
     work is in float64 whatever the dtype of `means`, which is also that of the result. The gradient is the exact implicit
-    one (Proposition 1, in the C×C form of MATH: S X + X S = UᵀY − YᵀU); it can be taken once: a second derivative
+    one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU); it can be taken once: a second derivative
     raises RuntimeError. Raises TypeError for means that are not floating point, ValueError for other bad input.
     """
     _check_means(means)

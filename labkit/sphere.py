@@ -88,7 +88,7 @@ class ImplicitLogits(torch.autograd.Function):
         C, runs = head.num_classes, math.prod(batch)
         flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
         radius, sums = z.new_empty(runs, n, 1), z.new_zeros(runs, C, d)
-        for run, rows in _blocks(runs, n, d):
+        for run, rows in _blocks(flat):
             part = flat[run, rows]
             radius[run, rows] = r = radius_of(part, head.temperature)
             sums[run].index_add_(0, labels[run, rows], part * r)
@@ -114,7 +114,7 @@ def _implicit_vjp(ctx, grad):
     grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d)
     grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(z.dtype).reshape(runs, C, d)
     grad_z = torch.empty_like(flat)
-    for run, rows in _blocks(runs, n, d):
+    for run, rows in _blocks(flat):
         part, r = flat[run, rows], radius[run, rows]
         out = torch.index_select(grad_sums[run], 0, labels[run, rows], out=grad_z[run, rows])
         out.addmm_(g[run, rows], weight[run])
@@ -123,7 +123,8 @@ def _implicit_vjp(ctx, grad):
     return grad_z.reshape(*batch, n, d)
 
 
-def _blocks(runs, n, d):
-    """(run, slice of its samples) with about BLOCK numbers each, so that the passes over one find it in a cache."""
-    step = max(1, BLOCK // d)
+def _blocks(flat):
+    """(run, slice of its samples) of features (runs, N, d), with about BLOCK numbers each on a CPU and whole runs elsewhere."""
+    runs, n, d = flat.shape
+    step = max(1, BLOCK // d) if flat.device.type == "cpu" else n
     return [(run, slice(i, min(n, i + step))) for run in range(runs) for i in range(0, n, step)]

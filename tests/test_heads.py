@@ -35,7 +35,7 @@ def batch_of(seed, runs=None, dtype=torch.float64, classes=range(C), n=N):
 
 
 class Naive:
-    """MATH.md §4 as written: one-hot class means, running average, normalise, nearest ETF; plain autograd does the rest."""
+    """The head written out: one-hot class means, running average, normalise, nearest ETF; plain autograd does the rest."""
 
     def __init__(self, head):
         self.head, self.frame, self.step = head, head.frame.clone(), 0

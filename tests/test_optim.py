@@ -1,4 +1,4 @@
-"""AGD against its formula (MATH.md §4), written layer by layer and kernel position by kernel position."""
+"""AGD against its formula, written layer by layer and kernel position by kernel position."""
 
 import math
 
