@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from labkit import etf
-from labkit.heads import HEADS, ClassMeans, FixedETFHead, ImplicitETFHead, LinearHead
+from labkit.heads import HEADS, ClassMeans, FixedETFHead, ImplicitETFHead
 from labkit.nearest import nearest_etf, start_frame
 from labkit.sphere import class_sums
 
