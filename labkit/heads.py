@@ -188,16 +188,17 @@ class ClassMeans(nn.Module):
 
         Returns the global mean of the batch (…, d), and the weight (…, C) that its class means have in the average.
         """
-        counts = counts.to(sums.dtype)
         global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
         batch = sums / counts.clamp(min=1).unsqueeze(-1) - global_mean.unsqueeze(-2)
         self.step += 1
         alpha = max(2 / (int(self.step) + 1), 1e-4)
         present = counts > 0
-        weight = (1 - (1 - alpha) * self.seen.to(self.means.dtype)) * present  # α_t, 1 for a class new here, 0 for one not here
+        # α_t; 1 for a class that is new, 0 for one that is not in the batch
+        weight = torch.where(self.seen, torch.full_like(sums[..., 0], alpha), 1.0) * present
         self.seen |= present
-        self.means.lerp_(batch.mT.to(self.means.dtype), weight.unsqueeze(-2))
-        self.global_mean.lerp_(global_mean.to(self.global_mean.dtype), alpha)
+        dtype = self.means.dtype
+        self.means.lerp_(batch.mT.to(dtype), weight.unsqueeze(-2).to(dtype))
+        self.global_mean.lerp_(global_mean.to(dtype), alpha)
         return global_mean, weight
 
 

@@ -69,8 +69,8 @@ class AGD(torch.optim.Optimizer):
         total = sum(s * n.flatten(b).sum(-1) for s, n in zip(scales, norms)) / len(layers)
         eta = torch.log((1 + torch.sqrt(1 + 4 * total)) / 2)
         for p, s, n in zip(layers, scales, norms):
-            factor = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-group["gain"] * s / len(layers))
-            p.addcmul_(p.grad, factor / torch.where(n > 0, n, 1.0))
+            step = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-group["gain"] * s / len(layers))
+            p.addcmul_(p.grad, step / n.clamp(min=1e-30))  # a gradient of zeros moves nothing
         return loss
 
 

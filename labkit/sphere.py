@@ -29,8 +29,9 @@ def class_sums(features, targets, num_classes):
 
 def _numbered_on(labels, num_classes):
     """Labels (runs, N) as one list, (runs·N,), in which each run has classes of its own."""
-    first = num_classes * torch.arange(len(labels), device=labels.device).unsqueeze(-1)
-    return (labels + first).reshape(-1)
+    if len(labels) > 1:
+        labels = labels + num_classes * torch.arange(len(labels), device=labels.device).unsqueeze(-1)
+    return labels.reshape(-1)
 
 
 def _counts(labels, num_classes):

@@ -82,6 +82,7 @@ class Trainer:
         self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **options).to(device)
         self.features = torch.nn.Parameter(features.to(device))
         self.targets = spec.targets().to(device)
+        self._all_targets = self.targets.repeat(len(self.seeds))
         self.optimizer = AGD([self.features, *self.head.parameters()], gain=gain, batch_dims=1)
         self.iteration = 0
         self._rows, self._margins = [], None
@@ -89,7 +90,7 @@ class Trainer:
     def step(self):
         """One step of AGD on the cross entropy of all samples."""
         logits = self.head(self.features, self.targets)
-        loss = F.cross_entropy(logits.flatten(0, 1), self.targets.repeat(len(self.seeds)), reduction="sum")
+        loss = F.cross_entropy(logits.flatten(0, 1), self._all_targets, reduction="sum")
         self.optimizer.zero_grad()
         (loss / self.spec.num_samples).backward()  # a sum over seeds: no run sees another
         self.optimizer.step()
