@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import torch
 from IPython.display import display
 
-from . import etf, figures, nearest, ufm
+from . import etf, figures, metrics, nearest, ufm
 from .training import History
 
 _WIDE = dict(description_width="150px")
@@ -195,12 +195,13 @@ class CollapseExplorer(Explorer):
         if head not in self._snapshots:
             trainer, kept = ufm.Trainer(self.spec, head, [self.seed]), []
             for t in range(self.iterations + 1):
-                values, _ = trainer.measure()
-                present, _ = trainer.present()
+                while trainer.iteration < t:
+                    trainer.step()
+                present, logits = trainer.present()
                 features = present.normalize(trainer.features.detach())[0] / present.temperature
-                weight = present.weight.detach().reshape(-1, *present.weight.shape[-2:])[0].mT
-                kept.append((features, weight, values["loss"].item(), values["nc1"].item()))
-                trainer.step()
+                weight = present.weight.detach().expand(1, -1, -1)[0].mT  # a canonical fixed ETF has no dimension for seeds
+                loss = torch.nn.functional.cross_entropy(logits[0], trainer.targets)
+                kept.append((features, weight, loss.item(), metrics.nc1(features, trainer.targets).item()))
             self._snapshots[head] = kept
         return self._snapshots[head]
 
@@ -210,6 +211,7 @@ class CollapseExplorer(Explorer):
         _, points, vectors = figures.project_3d(kept[-1][1], features.mT, weight)
         title = f"iteration {iteration}: cross entropy {loss:.3f}, NC1 {nc1:.2e}"
         return figures.features_3d(points.T, self.spec.targets().numpy(), vectors, title=title, limit=1.1)
+
 
 class UFMExplorer(Explorer):
     """Train a small UFM at the present settings and see it collapse. Each change trains anew, `iterations` steps."""

@@ -92,8 +92,9 @@ def ufm_panels(history, num_classes, temperature=5.0):
     """
     table = _shift(history.frame)
     table["equinorm_gap"] = (table["equinorm_means"] - table["equinorm_weights"]).abs()
+    margin = etf.cosine_margin_bound(num_classes)
     panels = [("loss", "log", etf.cross_entropy_bound(num_classes, temperature)),
-              ("cosine_margin", "linear", etf.cosine_margin_bound(num_classes)), ("margins", None, None),
+              ("cosine_margin", "linear", margin), ("margins", None, margin),
               ("nc1", "log", None), ("nc3", "log", None), ("equinorm_gap", "log", None)]
     titles = ["(a) cross entropy", "(b) mean cosine margin", "(c) margin of each sample at the end", "(d) NC1", "(e) NC3",
               "(f) equinorm: |means − weights|"]
@@ -110,7 +111,6 @@ def ufm_panels(history, num_classes, temperature=5.0):
         if bound is not None:
             figure.add_hline(bound, line=dict(color=GREY, dash="dash", width=1), **at)
         if measure == "margins":
-            figure.add_hline(etf.cosine_margin_bound(num_classes), line=dict(color=GREY, dash="dash", width=1), **at)
             figure.update_xaxes(title="training example, sorted", **at)
         else:
             figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power", **at)

@@ -32,9 +32,10 @@ class Head(nn.Module):
         """h = τ·z/‖z‖, shape (…, N, d). A zero feature stays zero."""
         return features * radius_of(features, self.temperature)
 
-    def _logits(self, features, weight, bias=None):
-        """⟨w_c, h⟩ + b_c with h = τ·z/‖z‖, for features z (…, N, d), weight (…, C, d) and bias (…, C) or None."""
-        return SphereLogits.apply(features, weight, bias, self.temperature)
+    def forward(self, features, targets=None):
+        """Logits ⟨w_c, h⟩ + b_c (…, N, C) of features z (…, N, d), with h = τ·z/‖z‖."""
+        self._check(features, targets)
+        return SphereLogits.apply(features, self.weight, self.bias, self.temperature)
 
     def after_step(self):
         """To be called after every optimiser step: restores what the head promises about its weights."""
@@ -65,10 +66,6 @@ class LinearHead(Head):
     def after_step(self):
         self.weight /= torch.linalg.vector_norm(self.weight, dim=-1, keepdim=True)
 
-    def forward(self, features, targets=None):
-        self._check(features, targets)
-        return self._logits(features, self.weight)
-
 
 class FixedETFHead(Head):
     """Weights are a simplex ETF chosen beforehand and never trained (Zhu et al. 2021); no bias.
@@ -81,10 +78,6 @@ class FixedETFHead(Head):
         u = _frames(self, frame, generators)
         self.register_buffer("weight", etf.simplex_etf(num_classes, frame=u).mT.contiguous())
         self.bias = None
-
-    def forward(self, features, targets=None):
-        self._check(features, targets)
-        return self._logits(features, self.weight)
 
 
 class ImplicitETFHead(Head):
@@ -119,9 +112,9 @@ class ImplicitETFHead(Head):
         return -(self.weight @ self.class_means.global_mean.unsqueeze(-1)).squeeze(-1)
 
     def forward(self, features, targets=None):
-        self._check(features, targets)
         if not self.training:
-            return self._logits(features, self.weight, self.bias)
+            return super().forward(features, targets)
+        self._check(features, targets)
         if targets is None:
             raise ValueError("ImplicitETFHead needs targets in training mode (call .eval() to classify without them)")
         return ImplicitLogits.apply(features, targets, self)
@@ -131,7 +124,7 @@ class ImplicitETFHead(Head):
         """Take in the class sums (…, C, d) and counts (…, C) of a batch, and move to the nearest ETF of the running means.
 
         Returns (W, b, chain) in float64; chain(grad_W, grad_b) is the gradient with respect to the sums, by the chain rule
-        backwards through every line of this function. Raises ValueError for sums that are not finite; nothing moves then.
+        backwards through every line of this function, or through b's μ_G alone where grad_W is None. Raises ValueError for sums that are not finite; nothing moves then.
         """
         checks.finite("features", sums)  # before anything moves
         state, C = self.class_means, self.num_classes
@@ -151,7 +144,7 @@ class ImplicitETFHead(Head):
         def chain(grad_weight, grad_bias):
             total = counts.sum(-1, keepdim=True)
             grad_mean = -(weight * grad_bias.unsqueeze(-1)).sum(-2)  # b = −W μ_G
-            if not self.backprop_through_etf:
+            if grad_weight is None:
                 return (grad_mean / total).unsqueeze(-2).expand_as(sums)
             grad_weight = grad_weight - grad_bias.unsqueeze(-1) * global_mean.unsqueeze(-2)
             # W = √(C/(C−1)) (U P)ᵀ; then U*(H̃); then H̃ = H̄/‖H̄‖; then the running average, and the centring

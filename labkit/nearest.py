@@ -141,8 +141,7 @@ class Solution:
         v, row = self.v, self.singular.unsqueeze(-2)
         k = v.mT @ (self.u.mT @ grad @ v)
         x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
-        right = v.mT - v.mT.mean(-1, keepdim=True)  # Vᵀ P
-        right = right * self.scale
+        right = (v.mT - v.mT.mean(-1, keepdim=True)) * self.scale  # 2/√(C−1) Vᵀ P
         return grad @ ((v / row) @ right) + self.u @ (v @ x @ right)
 
 

@@ -96,7 +96,7 @@ class ImplicitLogits(torch.autograd.Function):
         counts = _counts(labels, C).double()
         weight, bias, ctx.chain = head.solve(sums.double().reshape(*batch, C, d), counts.reshape(*batch, C))
         weight = weight.to(z.dtype).reshape(runs, C, d)
-        ctx.temperature = head.temperature
+        ctx.temperature, ctx.through_etf = head.temperature, head.backprop_through_etf
         ctx.save_for_backward(z, labels, radius, weight)
         logits = (flat @ weight.mT).mul_(radius).add_(bias.to(z.dtype).reshape(runs, 1, C))
         return logits.reshape(*batch, n, C)
@@ -112,7 +112,7 @@ def _implicit_vjp(ctx, grad):
     *batch, n, d = z.shape
     C, runs = grad.shape[-1], math.prod(batch)
     flat, g = z.reshape(runs, n, d), grad.reshape(runs, n, C)
-    grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d)
+    grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d) if ctx.through_etf else None
     grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(z.dtype).reshape(runs, C, d)
     grad_z = torch.empty_like(flat)
     for run, rows in _blocks(flat):
