@@ -123,39 +123,44 @@ class ImplicitETFHead(Head):
     def solve(self, sums, counts):
         """Take in the class sums (…, C, d) and counts (…, C) of a batch, and move to the nearest ETF of the running means.
 
-        Returns (W, b, chain) in float64; chain(grad_W, grad_b) is the gradient with respect to the sums, by the chain rule
-        backwards through every line of this function, or through b's μ_G alone where grad_W is None. Raises ValueError for sums that are not finite; nothing moves then.
+        Returns (W, b, chain) in the dtype of the sums; chain(grad_W, grad_b) is the gradient with respect to the sums, by the
+        chain rule backwards through every line of this function, or through b's μ_G alone where grad_W is None. Raises
+        ValueError for sums that are not finite; nothing moves then.
         """
         checks.finite("features", sums)  # before anything moves
-        state, C = self.class_means, self.num_classes
-        global_mean, alpha = state.update(sums, counts)
-        norm = torch.linalg.matrix_norm(state.means, keepdim=True).double()
+        C, state, eps = self.num_classes, self.class_means, torch.finfo(self.frame.dtype).eps
+        xp, take = nearest.backend(self.frame)
+        sums, counts, prox = take(sums), take(counts), take(self.frame)
+        means, alpha, global_mean = state.update(sums, counts)
+        norm = xp.sqrt((means * means).sum(axis=(-2, -1), keepdims=True))
         # Means that are equal, but for rounding, count as zero: then U* = U_prox, and no gradient comes through U*.
-        rounding = 100 * torch.finfo(state.means.dtype).eps * self.temperature * math.sqrt(C)
-        norm = torch.where(norm > rounding, norm, math.inf)
-        means = state.means / norm
+        norm[norm <= 100 * eps * self.temperature * math.sqrt(C)] = math.inf
+        means = means / norm
         if state.step == 1:
-            self.frame.copy_(nearest.start_frame(means, self.frame))
-        solution = nearest.Solution(means, self.frame.double(), self.delta)
-        self.frame.copy_(solution.u)
-        weight = etf.simplex_etf(C, frame=solution.u).mT.contiguous()
-        bias = -(weight @ global_mean.unsqueeze(-1)).squeeze(-1)
+            self.frame.copy_(nearest.start_frame(torch.as_tensor(means), self.frame))
+            prox = take(self.frame)
+        solution = nearest.Solution(means, prox, self.delta)
+        self.frame.copy_(torch.as_tensor(solution.u))
+        centred = solution.u - solution.u.mean(axis=-1, keepdims=True)
+        weight = math.sqrt(C / (C - 1)) * centred.mT
+        bias = -(weight @ global_mean[..., None])[..., 0]
 
         def chain(grad_weight, grad_bias):
-            total = counts.sum(-1, keepdim=True)
-            grad_mean = -(weight * grad_bias.unsqueeze(-1)).sum(-2)  # b = −W μ_G
+            grad_bias = take(grad_bias)
+            total = counts.sum(axis=-1)[..., None]
+            grad_mean = -(weight * grad_bias[..., None]).sum(axis=-2)  # b = −W μ_G
             if grad_weight is None:
-                return (grad_mean / total).unsqueeze(-2).expand_as(sums)
-            grad_weight = grad_weight - grad_bias.unsqueeze(-1) * global_mean.unsqueeze(-2)
+                return torch.as_tensor(xp.zeros_like(sums) + (grad_mean / total)[..., None, :])
             # W = √(C/(C−1)) (U P)ᵀ; then U*(H̃); then H̃ = H̄/‖H̄‖; then the running average, and the centring
-            grad_frame = math.sqrt(C / (C - 1)) * (grad_weight - grad_weight.mean(-2, keepdim=True)).mT
+            grad_weight = take(grad_weight) - grad_bias[..., None] * global_mean[..., None, :]
+            grad_frame = math.sqrt(C / (C - 1)) * (grad_weight - grad_weight.mean(axis=-2, keepdims=True)).mT
             grad_means = solution.vjp(grad_frame)
-            inner = (grad_means * means).sum((-2, -1), keepdim=True)
-            grad_means = ((grad_means - inner * means) * (alpha.unsqueeze(-2) / norm)).mT
-            grad_mean = grad_mean - grad_means.sum(-2)
-            return grad_means / counts.clamp(min=1).unsqueeze(-1) + (grad_mean / total).unsqueeze(-2)
+            inner = (grad_means * means).sum(axis=(-2, -1), keepdims=True)
+            grad_means = ((grad_means - inner * means) * (alpha[..., None, :] / norm)).mT
+            grad_mean = grad_mean - grad_means.sum(axis=-2)
+            return torch.as_tensor(grad_means / xp.clip(counts, 1, None)[..., None] + (grad_mean / total)[..., None, :])
 
-        return weight, bias, chain
+        return torch.as_tensor(weight), torch.as_tensor(bias), chain
 
 
 class ClassMeans(nn.Module):
@@ -177,22 +182,25 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def update(self, sums, counts):
-        """Take in a batch: sums (…, C, d) and counts (…, C) of each class.
+        """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `nearest.backend`.
 
-        Returns the global mean of the batch (…, d), and the weight (…, C) that its class means have in the average.
+        Returns the new average (…, d, C), the weight (…, C) of the batch's class means in it, and the global mean of the
+        batch (…, d).
         """
-        global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
-        batch = sums / counts.clamp(min=1).unsqueeze(-1) - global_mean.unsqueeze(-2)
+        xp, take = nearest.backend(self.means)
+        means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
+        global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
+        batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]
         self.step += 1
         alpha = max(2 / (int(self.step) + 1), 1e-4)
-        present = counts > 0
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
-        weight = torch.where(self.seen, torch.full_like(sums[..., 0], alpha), 1.0) * present
-        self.seen |= present
-        dtype = self.means.dtype
-        self.means.lerp_(batch.mT.to(dtype), weight.unsqueeze(-2).to(dtype))
-        self.global_mean.lerp_(global_mean.to(dtype), alpha)
-        return global_mean, weight
+        present = xp.clip(counts, 0, 1)
+        weight = present * (1 - (1 - alpha) * seen)
+        means = means + weight[..., None, :] * (batch.mT - means)
+        self.means.copy_(torch.as_tensor(means))
+        self.global_mean.copy_(torch.as_tensor(average + alpha * (global_mean - average)))
+        self.seen.copy_(torch.as_tensor(seen + present))
+        return means, weight, global_mean
 
 
 def _frames(head, frame, generators):

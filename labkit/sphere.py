@@ -8,6 +8,7 @@ costs little more than the traffic of such arrays, and the plain version took ab
 import math
 
 import torch
+import torch.nn.functional as F
 
 from .nearest import Once
 
@@ -25,6 +26,20 @@ def class_sums(features, targets, num_classes):
     index = _numbered_on(labels, num_classes)
     sums = features.new_zeros(runs * num_classes, d).index_add_(0, index, features.reshape(-1, d))
     return sums.reshape(*batch, num_classes, d), _counts(labels, num_classes).reshape(*batch, num_classes)
+
+
+def _bags(flat, radius, labels, num_classes):
+    """`class_sums` of the features h = r·z, (runs, C, d) and (runs, C), from z (runs, N, d), r (runs, N, 1), labels (runs, N).
+
+    No array of the size of z is written: each class is summed by its samples' numbers, in their order.
+    """
+    runs, n, d = flat.shape
+    numbered = _numbered_on(labels, num_classes)
+    counts = torch.bincount(numbered, minlength=runs * num_classes)
+    order = torch.argsort(numbered, stable=True)
+    ends = counts.cumsum(0)
+    sums = F.embedding_bag(order, flat.reshape(runs * n, d), ends - counts, mode="sum", per_sample_weights=radius.reshape(-1)[order])
+    return sums.reshape(runs, num_classes, d), counts.reshape(runs, num_classes)
 
 
 def _numbered_on(labels, num_classes):
@@ -88,14 +103,10 @@ class ImplicitLogits(torch.autograd.Function):
         *batch, n, d = z.shape
         C, runs = head.num_classes, math.prod(batch)
         flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
-        radius, sums = z.new_empty(runs, n, 1), z.new_zeros(runs, C, d)
-        for run, rows in _blocks(flat):
-            part = flat[run, rows]
-            radius[run, rows] = r = radius_of(part, head.temperature)
-            sums[run].index_add_(0, labels[run, rows], part * r)
-        counts = _counts(labels, C).double()
-        weight, bias, ctx.chain = head.solve(sums.double().reshape(*batch, C, d), counts.reshape(*batch, C))
-        weight = weight.to(z.dtype).reshape(runs, C, d)
+        radius = radius_of(flat, head.temperature)
+        sums, counts = _bags(flat, radius, labels, C)
+        weight, bias, ctx.chain = head.solve(sums.reshape(*batch, C, d), counts.reshape(*batch, C))
+        weight = weight.to(z.dtype).reshape(runs, C, d).contiguous()
         ctx.temperature, ctx.through_etf = head.temperature, head.backprop_through_etf
         ctx.save_for_backward(z, labels, radius, weight)
         logits = (flat @ weight.mT).mul_(radius).add_(bias.to(z.dtype).reshape(runs, 1, C))
@@ -112,8 +123,8 @@ def _implicit_vjp(ctx, grad):
     *batch, n, d = z.shape
     C, runs = grad.shape[-1], math.prod(batch)
     flat, g = z.reshape(runs, n, d), grad.reshape(runs, n, C)
-    grad_weight = ((g * radius).mT @ flat).double().reshape(*batch, C, d) if ctx.through_etf else None
-    grad_sums = ctx.chain(grad_weight, grad.sum(-2).double()).to(z.dtype).reshape(runs, C, d)
+    grad_weight = ((g * radius).mT @ flat).reshape(*batch, C, d) if ctx.through_etf else None
+    grad_sums = ctx.chain(grad_weight, grad.sum(-2)).to(z.dtype).reshape(runs, C, d)
     grad_z = torch.empty_like(flat)
     for run, rows in _blocks(flat):
         part, r = flat[run, rows], radius[run, rows]
