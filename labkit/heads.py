@@ -33,19 +33,22 @@ class Head(nn.Module):
         return features * radius_of(features, self.temperature)
 
     def forward(self, features, targets=None):
-        """Logits ⟨w_c, h⟩ + b_c (…, N, C) of features z (…, N, d), with h = τ·z/‖z‖."""
-        self._check(features, targets)
-        return SphereLogits.apply(features, self.weight, self.bias, self.temperature)
+        """Logits ⟨w_c, h⟩ + b_c (…, N, C) of features z (…, N, d), with h = τ·z/‖z‖; in float32 for half-precision features."""
+        features = self._checked(features, targets)
+        weight, bias = self.weight, self.bias
+        bias = None if bias is None else bias.to(features.dtype)
+        return SphereLogits.apply(features, weight.to(features.dtype), bias, self.temperature)
 
     def after_step(self):
         """To be called after every optimiser step: restores what the head promises about its weights."""
 
-    def _check(self, features, targets):
+    def _checked(self, features, targets):
         checks.floating("features", features)
         if features.ndim < 2 or features.shape[-1] != self.dim or features.shape[:-2] != self.batch_shape:
             raise ValueError(f"features must have shape {(*self.batch_shape, 'N', self.dim)}, got {tuple(features.shape)}")
         if targets is not None:
             checks.labels(targets, self.num_classes, features.shape[:-1])
+        return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
 
     def extra_repr(self):
         return f"dim={self.dim}, num_classes={self.num_classes}, temperature={self.temperature}"
@@ -114,7 +117,7 @@ class ImplicitETFHead(Head):
     def forward(self, features, targets=None):
         if not self.training:
             return super().forward(features, targets)
-        self._check(features, targets)
+        features = self._checked(features, targets)
         if targets is None:
             raise ValueError("ImplicitETFHead needs targets in training mode (call .eval() to classify without them)")
         return ImplicitLogits.apply(features, targets, self)

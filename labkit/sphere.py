@@ -5,6 +5,7 @@ that and compare). Written out, no pass stores h, nor several arrays of the size
 costs little more than the traffic of such arrays, and the plain version took about twice as long (UFM-10).
 """
 
+import functools
 import math
 
 import torch
@@ -61,10 +62,24 @@ def radius_of(z, temperature):
     return (temperature / norm).masked_fill(norm < 1e-12, 0.0)
 
 
+def plain(function):
+    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic here."""
+
+    @functools.wraps(function)
+    def inner(ctx, tensor, *rest):
+        if not torch.is_autocast_enabled(tensor.device.type):
+            return function(ctx, tensor, *rest)
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(ctx, tensor, *rest)
+
+    return inner
+
+
 class SphereLogits(torch.autograd.Function):
     """r·(z @ Wᵀ) + b with r = τ/‖z‖; z (…, N, d), W (…, C, d), b (…, C) or None. Differentiable any number of times."""
 
     @staticmethod
+    @plain
     def forward(ctx, z, weight, bias, temperature):
         logits = (z @ weight.mT).mul_(radius_of(z, temperature))
         if bias is not None:
@@ -74,6 +89,7 @@ class SphereLogits(torch.autograd.Function):
         return logits
 
     @staticmethod
+    @plain
     def backward(ctx, grad):
         z, weight, bias, logits = ctx.saved_tensors
         radius = radius_of(z, ctx.temperature)
@@ -99,6 +115,7 @@ class ImplicitLogits(torch.autograd.Function):
     """
 
     @staticmethod
+    @plain
     def forward(ctx, z, targets, head):
         *batch, n, d = z.shape
         C, runs = head.num_classes, math.prod(batch)
@@ -113,6 +130,7 @@ class ImplicitLogits(torch.autograd.Function):
         return logits.reshape(*batch, n, C)
 
     @staticmethod
+    @plain
     def backward(ctx, grad):
         z, *_ = ctx.saved_tensors
         return Once.apply("ImplicitETFHead", lambda g: _implicit_vjp(ctx, g), grad, z), None, None

@@ -1,0 +1,49 @@
+"""The heads on half-precision features and under autocast: the same as float32 heads on the same features."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from labkit.heads import HEADS
+
+N, D, C = 40, 16, 4
+
+
+def logits_and_gradient(name, features, training=True):
+    """Logits of a fresh head, and the gradient of the loss with respect to the features."""
+    torch.manual_seed(0)
+    head = HEADS[name](D, C).train(training)
+    z, targets = features.clone().requires_grad_(), torch.arange(N) % C
+    logits = head(z, targets)
+    F.cross_entropy(logits, targets).backward()
+    return logits.detach(), z.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", HEADS)
+def test_half_precision_features(name, dtype, training):
+    features = torch.randn(N, D, generator=torch.Generator().manual_seed(1)).to(dtype)
+    wide, wide_grad = logits_and_gradient(name, features.float(), training)
+    logits, grad = logits_and_gradient(name, features, training)
+    assert logits.dtype == torch.float32 and torch.equal(logits, wide)
+    assert grad.dtype == dtype and torch.equal(grad, wide_grad.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", HEADS)
+def test_autocast_does_not_reach_the_arithmetic(name, dtype):
+    features = torch.randn(N, D, generator=torch.Generator().manual_seed(1)).to(dtype)
+    plain = logits_and_gradient(name, features)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = logits_and_gradient(name, features)  # backward too
+    assert all(map(torch.equal, cast, plain))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_float64_features_on_a_float32_head(name):
+    features = torch.randn(N, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits, _ = logits_and_gradient(name, features)
+    single, _ = logits_and_gradient(name, features.float())
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), single)
