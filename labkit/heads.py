@@ -89,6 +89,7 @@ class ImplicitETFHead(Head):
         W = √(C/(C−1)) (U* P)ᵀ,   b = −W μ_G,   U* = nearest_etf(H̃_t, prox = the last U*, δ)
 
     delta: proximal coefficient δ > 0. frame: orientation to start from, "canonical" or "haar".
+    alpha: weight of a batch in the running means, in (0, 1]; the paper's schedule when None (see `ClassMeans`).
     backprop_through_etf: whether the gradient also flows through U* (the indirect path of Figure 1), or U* counts as a constant.
 
     In training mode a call needs targets; it moves the running means, the frame U and the step count, which are all in the
@@ -96,11 +97,11 @@ class ImplicitETFHead(Head):
     """
 
     def __init__(self, dim, num_classes, temperature=5.0, delta=1e-3, frame="canonical", backprop_through_etf=True,
-                 *, generators=None):
+                 *, alpha=None, generators=None):
         super().__init__(dim, num_classes, temperature, generators=generators)
         checks.positive("delta", delta)
         self.delta, self.backprop_through_etf = delta, backprop_through_etf
-        self.class_means = ClassMeans(dim, num_classes, self.batch_shape)
+        self.class_means = ClassMeans(dim, num_classes, self.batch_shape, alpha)
         u = _frames(self, frame, generators)
         self.register_buffer("frame", u.expand(*self.batch_shape, dim, num_classes).clone())
 
@@ -169,15 +170,20 @@ class ImplicitETFHead(Head):
 class ClassMeans(nn.Module):
     """Running average of the centred class means (Eq. 9), kept before normalisation as the released code does.
 
-        H̄_t = α_t H̄_batch + (1 − α_t) H̄_{t−1},   α_t = max(2/(t+1), 1e-4)
+        H̄_t = α_t H̄_batch + (1 − α_t) H̄_{t−1},   α_t = max(2/(t+1), 1e-4), or a constant alpha in (0, 1]
 
     Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a centred
     mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C), global_mean (…, d),
     seen (…, C), step.
     """
 
-    def __init__(self, dim, num_classes, batch_shape=()):
+    def __init__(self, dim, num_classes, batch_shape=(), alpha=None):
         super().__init__()
+        if alpha is not None:
+            checks.positive("alpha", alpha)
+            if alpha > 1:
+                raise ValueError(f"alpha must be at most 1, got {alpha!r}")
+        self.alpha = alpha
         self.register_buffer("means", torch.zeros(*batch_shape, dim, num_classes))
         self.register_buffer("global_mean", torch.zeros(*batch_shape, dim))
         self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
@@ -195,7 +201,7 @@ class ClassMeans(nn.Module):
         global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
         batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]
         self.step += 1
-        alpha = max(2 / (int(self.step) + 1), 1e-4)
+        alpha = self.alpha or max(2 / (int(self.step) + 1), 1e-4)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
         present = xp.clip(counts, 0, 1)
         weight = present * (1 - (1 - alpha) * seen)

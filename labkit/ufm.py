@@ -66,7 +66,7 @@ class Trainer:
     """
 
     def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0, frame="canonical",
-                 backprop_through_etf=True, device="cpu"):
+                 backprop_through_etf=True, device="cpu", alpha=None):
         checks.one_of("head", head, tuple(HEADS))
         if not isinstance(seeds, Iterable) or not (seeds := list(seeds)) or len(set(seeds)) < len(seeds) or any(
             not isinstance(s, Integral) for s in seeds
@@ -74,7 +74,7 @@ class Trainer:
             raise ValueError(f"seeds must be one or more different integers, got {seeds!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
         options = {"standard": {}, "fixed": {"frame": frame},
-                   "implicit": {"frame": frame, "delta": delta, "backprop_through_etf": backprop_through_etf}}[head]
+                   "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf}}[head]
         self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain, **options}
         # Features first, then the head, from one generator a seed: all heads start a seed from the same features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
@@ -148,11 +148,11 @@ class Trainer:
 
 
 def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0,
-              frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False):
+              frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False, alpha=None):
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 
-    spec: a `UFM`. head: "standard", "fixed" or "implicit". delta and backprop_through_etf concern the implicit head, frame
-        ("canonical" or "haar") the fixed and the implicit one. temperature: τ. gain: of AGD.
+    spec: a `UFM`. head: "standard", "fixed" or "implicit". delta, alpha and backprop_through_etf concern the implicit head,
+        frame ("canonical" or "haar") the fixed and the implicit one. temperature: τ. gain: of AGD.
     log_at: iterations to measure at, iteration t being the state after t steps; `log_points(iterations)` when omitted.
     progress: a tqdm bar on stderr.
 
@@ -166,7 +166,7 @@ def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.
     wanted = set(log_points(iterations) if log_at is None else log_at) | {iterations}
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")
-    trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device)
+    trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha)
     for t in tqdm(range(iterations + 1), desc=f"{head} head", disable=not progress, mininterval=0.5):
         if t in wanted:
             trainer.log()

@@ -403,6 +403,19 @@ def test_weight_of_a_batch_in_the_running_average():
     assert means.update(sums, counts)[1][0].item() == pytest.approx(1e-4, rel=1e-3)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_constant_weight_of_a_batch(alpha):
+    means = ClassMeans(D, C, alpha=alpha)
+    rng = np.random.default_rng(0)
+    sums = [rng.standard_normal((C, D)) for _ in range(3)]
+    average = None
+    for batch in sums:
+        means.update(batch, np.ones(C))
+        centred = batch - batch.mean(0)
+        average = centred if average is None else alpha * centred + (1 - alpha) * average  # the first one counts in full
+    assert np.allclose(means.means.T, average, atol=1e-5)
+
+
 # Bad input
 
 @pytest.mark.parametrize("call, message", [
@@ -423,6 +436,8 @@ def test_bad_constructor_arguments(head, call, message):
     (lambda: ImplicitETFHead(8, 4, frame=None), "frame .* got None"),
     (lambda: ImplicitETFHead(8, 4, delta=0.0), "delta .* got 0.0"),
     (lambda: ImplicitETFHead(8, 4, delta=-1.0), "delta .* got -1.0"),
+    (lambda: ImplicitETFHead(8, 4, alpha=0.0), "alpha .* got 0.0"),
+    (lambda: ImplicitETFHead(8, 4, alpha=1.5), "alpha must be at most 1, got 1.5"),
 ])
 def test_bad_frames_and_deltas(call, message):
     with pytest.raises(ValueError, match=message):
