@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from . import checks, etf, nearest
+from . import checks, etf, nearest, polar
 from .sphere import ImplicitLogits, SphereLogits, radius_of
 
 
@@ -133,7 +133,7 @@ class ImplicitETFHead(Head):
         """
         checks.finite("features", sums)  # before anything moves
         C, state, eps = self.num_classes, self.class_means, torch.finfo(self.frame.dtype).eps
-        xp, take = nearest.backend(self.frame)
+        xp, take = polar.backend(self.frame)
         sums, counts, prox = take(sums), take(counts), take(self.frame)
         means, alpha, global_mean = state.update(sums, counts)
         norm = xp.sqrt((means * means).sum(axis=(-2, -1), keepdims=True))
@@ -191,12 +191,12 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def update(self, sums, counts):
-        """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `nearest.backend`.
+        """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `polar.backend`.
 
         Returns the new average (…, d, C), the weight (…, C) of the batch's class means in it, and the global mean of the
         batch (…, d).
         """
-        xp, take = nearest.backend(self.means)
+        xp, take = polar.backend(self.means)
         means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
         global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
         batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]

@@ -8,12 +8,13 @@ costs little more than the traffic of such arrays, and the plain version took ab
 import functools
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .nearest import Once
 
-BLOCK = 1 << 18  # numbers in a block of features: 1 MB in float32, about a core's second-level cache
+BLOCK = 1 << 20  # numbers in a block of features: 4 MB in float32, about what stays in the caches
 
 
 def class_sums(features, targets, num_classes):
@@ -36,10 +37,15 @@ def _bags(flat, radius, labels, num_classes):
     """
     runs, n, d = flat.shape
     numbered = _numbered_on(labels, num_classes)
-    counts = torch.bincount(numbered, minlength=runs * num_classes)
-    order = torch.argsort(numbered, stable=True)
-    ends = counts.cumsum(0)
-    sums = F.embedding_bag(order, flat.reshape(runs * n, d), ends - counts, mode="sum", per_sample_weights=radius.reshape(-1)[order])
+    if numbered.device.type == "cpu":  # a third of the time of what follows
+        array = numbered.numpy()
+        counts, order = np.bincount(array, minlength=runs * num_classes), torch.from_numpy(np.argsort(array, kind="stable"))
+        counts, starts = torch.from_numpy(counts), torch.from_numpy(counts.cumsum() - counts)
+    else:
+        counts = torch.bincount(numbered, minlength=runs * num_classes)
+        order, starts = torch.argsort(numbered, stable=True), counts.cumsum(0) - counts
+    weights = radius.reshape(-1)[order]
+    sums = F.embedding_bag(order, flat.reshape(runs * n, d), starts, mode="sum", per_sample_weights=weights)
     return sums.reshape(runs, num_classes, d), counts.reshape(runs, num_classes)
 
 
