@@ -92,6 +92,9 @@ class ImplicitETFHead(Head):
     alpha: weight of a batch in the running means, in (0, 1]; the paper's schedule when None (see `ClassMeans`).
     backprop_through_etf: whether the gradient also flows through U* (the indirect path of Figure 1), or U* counts as a constant.
 
+    With torch.distributed at work, means and gradient are those of the batches of all processes together, and every process
+    has to take part in every training step.
+
     In training mode a call needs targets; it moves the running means, the frame U and the step count, which are all in the
     state_dict. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running state.
     """
@@ -141,7 +144,7 @@ class ImplicitETFHead(Head):
         norm[norm <= 100 * eps * self.temperature * math.sqrt(C)] = math.inf
         means = means / norm
         if state.step == 1:
-            self.frame.copy_(nearest.start_frame(torch.as_tensor(means), self.frame))
+            self.frame.copy_(nearest.start_frame(torch.as_tensor(means).to(self.frame.dtype), self.frame))
             prox = take(self.frame)
         solution = nearest.Solution(means, prox, self.delta)
         self.frame.copy_(torch.as_tensor(solution.u))

@@ -67,22 +67,23 @@ def start_frame(means, start=None):
     with torch.no_grad():
         wide, start = means.double(), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
-        # A speck of the start frame settles the directions on which the means are silent (a class not seen yet).
-        reduced = wide @ basis
-        norm = torch.linalg.matrix_norm(reduced, keepdim=True)
-        rounding = 10 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide, keepdim=True)
-        norm = torch.where(norm > rounding, norm, math.inf)  # means equal to rounding say nothing
-        v = _polar(reduced / norm + 1e-10 * (start @ basis))
+        rounding = 50 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide)
+        v = _polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
         last = start.sum(-1, keepdim=True) / math.sqrt(C)
         last = last - v @ (v.mT @ last)
-        return _polar(v @ basis.mT + last / math.sqrt(C)).to(means.dtype)
+        # Along 1/√C the start frame is free to follow `start`, unless that lies in the span of V.
+        return _polar(v @ basis.mT + last / math.sqrt(C), start, 1e-10).to(means.dtype)
 
 
-def _polar(matrix):
-    """Polar factor of a matrix that may be singular to rounding: by SVD, not by its Gram matrix, where products do not get there."""
+def _polar(matrix, aim, rounding):
+    """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on the rest."""
     if matrix.shape[-1] >= polar.MANY_CLASSES["other devices"] and (found := products.polar_factor(matrix)):
         return found[0]
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    known = (singular > rounding).to(matrix.dtype)
+    left, right = left * known.unsqueeze(-2), right * known.unsqueeze(-1)
+    rest = aim - (aim @ right.mT) @ right
+    left, _, right = torch.linalg.svd(left @ right + rest - left @ (left.mT @ rest), full_matrices=False)
     return left @ right
 
 

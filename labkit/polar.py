@@ -45,7 +45,7 @@ class Spectral:
         if self.like:
             b = b.double()
         squared, self.v = xp.linalg.eigh(b.mT @ b)
-        extremes = squared[..., :: squared.shape[-1] - 1].reshape(-1, 2).tolist()
+        extremes = squared[..., [0, -1]].reshape(-1, 2).tolist()
         if any(low < 1e-7 * high for low, high in extremes):
             # A Gram matrix squares the condition number; beyond 3e3 the gradient would lose its ninth digit.
             left, singular, right = xp.linalg.svd(b, full_matrices=False)

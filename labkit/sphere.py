@@ -118,6 +118,9 @@ class ImplicitLogits(torch.autograd.Function):
 
     Two paths lead back to the features (Figure 1): a direct one from the logits, and an indirect one through the class sums,
     that is through μ_G and U*. Both are added up block by block, before the normalisation is differentiated once for the two.
+
+    With several processes of torch.distributed the class sums are those of all their batches together, and the indirect
+    gradient is that of the sum of all their losses: as in one process with the whole batch.
     """
 
     @staticmethod
@@ -127,7 +130,7 @@ class ImplicitLogits(torch.autograd.Function):
         C, runs = head.num_classes, math.prod(batch)
         flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
         radius = radius_of(flat, head.temperature)
-        sums, counts = _bags(flat, radius, labels, C)
+        sums, counts = over_processes(*_bags(flat, radius, labels, C))
         weight, bias, ctx.chain = head.solve(sums.reshape(*batch, C, d), counts.reshape(*batch, C))
         weight = weight.to(z.dtype).reshape(runs, C, d).contiguous()
         ctx.temperature, ctx.through_etf = head.temperature, head.backprop_through_etf
@@ -147,8 +150,11 @@ def _implicit_vjp(ctx, grad):
     *batch, n, d = z.shape
     C, runs = grad.shape[-1], math.prod(batch)
     flat, g = z.reshape(runs, n, d), grad.reshape(runs, n, C)
-    grad_weight = ((g * radius).mT @ flat).reshape(*batch, C, d) if ctx.through_etf else None
-    grad_sums = ctx.chain(grad_weight, grad.sum(-2)).to(z.dtype).reshape(runs, C, d)
+    grad_bias, = over_processes(grad.sum(-2))
+    grad_weight = None
+    if ctx.through_etf:
+        grad_weight, = over_processes(((g * radius).mT @ flat).reshape(*batch, C, d))
+    grad_sums = ctx.chain(grad_weight, grad_bias).to(z.dtype).reshape(runs, C, d)
     grad_z = torch.empty_like(flat)
     for run, rows in _blocks(flat):
         part, r = flat[run, rows], radius[run, rows]
@@ -157,6 +163,14 @@ def _implicit_vjp(ctx, grad):
         along = (part * out).sum(-1, keepdim=True) * (r / ctx.temperature).square()
         out.addcmul_(part, along, value=-1).mul_(r)
     return grad_z.reshape(*batch, n, d)
+
+
+def over_processes(*tensors):
+    """The tensors, each added up in place over all processes where there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+    return tensors
 
 
 def _blocks(flat):
