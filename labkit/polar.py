@@ -93,7 +93,7 @@ class Products:
         u, s, grad = self.wide, self.wide.mT @ self.b, grad.to(self.b.dtype)
         s = (s + s.mT) / 2
         along = u.mT @ grad
-        x = products.sylvester(s, along - along.mT, torch.finfo(s.dtype).eps ** 0.8)
+        x = products.sylvester(s, along - along.mT, torch.finfo(s.dtype).eps ** 0.75)
         if x is None:
             return Spectral(self.b).vjp(grad).to(self.like)
         across = torch.cholesky_solve((grad - u @ along).mT, torch.linalg.cholesky(s)).mT

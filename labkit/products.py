@@ -107,22 +107,22 @@ def sylvester(s, right, tolerance, steps=100):
     collapse it is narrow. tolerance: on ‖residual‖/‖R‖.
     """
     x, residual, direction = torch.zeros_like(right), right.clone(), right.clone()
-    squared = size = dot(right, right)
+    squared = size = inner(right, right)
     tiny = torch.finfo(s.dtype).tiny
     cheap = s.device.type == "cpu"  # elsewhere, to look at a number is to wait for it
     for step in range(steps):
         image = s @ direction
         image = image - image.mT
-        rate = squared / dot(direction, image).clamp(min=tiny)
+        rate = squared / inner(direction, image).clamp(min=tiny)
         x.addcmul_(rate, direction)
         residual.addcmul_(-rate, image)
-        squared, before = dot(residual, residual), squared
+        squared, before = inner(residual, residual), squared
         if (cheap or step % 4 == 3) and bool((squared <= tolerance**2 * size).all()):
             return x
         direction.mul_(squared / before.clamp(min=tiny)).add_(residual)
     return None
 
 
-def dot(a, b):
-    """Σ a_ij b_ij, (…, 1, 1), without an array for the products."""
-    return a.flatten(-2).unsqueeze(-2) @ b.flatten(-2).unsqueeze(-1)
+def inner(a, b):
+    """Σ a_ij b_ij, (…, 1, 1)."""
+    return (a * b).sum((-2, -1), keepdim=True)
