@@ -93,7 +93,9 @@ class Products:
         u, s, grad = self.wide, self.wide.mT @ self.b, grad.to(self.b.dtype)
         s = (s + s.mT) / 2
         along = u.mT @ grad
-        x = products.sylvester(s, along - along.mT, torch.finfo(s.dtype).eps ** 0.75)
+        # Near collapse UᵀY is almost symmetric (nothing pulls the frame round): its skew part is wanted to the digits of the whole.
+        tolerance = torch.finfo(s.dtype).eps ** 0.75 * torch.linalg.matrix_norm(along, keepdim=True)
+        x = products.sylvester(s, along - along.mT, tolerance)
         if x is None:
             return Spectral(self.b).vjp(grad).to(self.like)
         across = torch.cholesky_solve((grad - u @ along).mT, torch.linalg.cholesky(s)).mT

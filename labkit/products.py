@@ -104,10 +104,10 @@ def sylvester(s, right, tolerance, steps=100):
     """X with S X + X S = R for S (…, C, C) symmetric positive definite and R skew, by conjugate gradients; None if not converged.
 
     X is skew like R and so X S = −(S X)ᵀ: one product a step. As many steps are needed as the spectrum of S is wide; near
-    collapse it is narrow. tolerance: on ‖residual‖/‖R‖.
+    collapse it is narrow. tolerance: on ‖residual‖_F, (…, 1, 1) or a number.
     """
     x, residual, direction = torch.zeros_like(right), right.clone(), right.clone()
-    squared = size = inner(right, right)
+    squared = inner(right, right)
     tiny = torch.finfo(s.dtype).tiny
     cheap = s.device.type == "cpu"  # elsewhere, to look at a number is to wait for it
     for step in range(steps):
@@ -117,7 +117,7 @@ def sylvester(s, right, tolerance, steps=100):
         x.addcmul_(rate, direction)
         residual.addcmul_(-rate, image)
         squared, before = inner(residual, residual), squared
-        if (cheap or step % 4 == 3) and bool((squared <= tolerance**2 * size).all()):
+        if (cheap or step % 4 == 3) and bool((squared <= tolerance**2).all()):
             return x
         direction.mul_(squared / before.clamp(min=tiny)).add_(residual)
     return None
