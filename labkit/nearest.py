@@ -8,6 +8,7 @@ Both ‖U M̃‖_F and ‖U‖_F are constant on orthonormal frames, so this is 
 B = (2/√(C−1)) H̃ P + δ U_prox. Its solution is the polar factor of B.
 """
 
+import functools
 import math
 
 import torch
@@ -87,8 +88,22 @@ def _polar(matrix, aim, rounding):
     return left @ right
 
 
+def plain(function):
+    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic here."""
+
+    @functools.wraps(function)
+    def inner(ctx, tensor, *rest):
+        if not torch.is_autocast_enabled(tensor.device.type):
+            return function(ctx, tensor, *rest)
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(ctx, tensor, *rest)
+
+    return inner
+
+
 class _Nearest(torch.autograd.Function):
     @staticmethod
+    @plain
     def forward(ctx, means, prox, delta):
         _, take = polar.backend(means)
         ctx.solution = Solution(take(means), take(prox), delta)
@@ -96,6 +111,7 @@ class _Nearest(torch.autograd.Function):
         return torch.as_tensor(ctx.solution.u).to(means.dtype)
 
     @staticmethod
+    @plain
     def backward(ctx, grad):
         def vjp(grad):
             return torch.as_tensor(ctx.solution.vjp(take(grad))).to(grad.dtype)
@@ -109,6 +125,7 @@ class _Determined(torch.autograd.Function):
     """U* P of the problem without δ: V Qᵀ with V = polar(H̃ Q) and Q the basis of the zero-sum vectors."""
 
     @staticmethod
+    @plain
     def forward(ctx, means):
         _, take = polar.backend(means)
         basis = take(etf.simplex_basis(means.shape[-1], torch.float64, means.device))
@@ -121,6 +138,7 @@ class _Determined(torch.autograd.Function):
         return torch.as_tensor(ctx.factor.u @ basis.mT).to(means.dtype)
 
     @staticmethod
+    @plain
     def backward(ctx, grad):
         def vjp(grad):
             return torch.as_tensor(ctx.factor.vjp(take(grad) @ ctx.basis) @ ctx.basis.mT).to(grad.dtype)

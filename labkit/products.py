@@ -2,7 +2,7 @@
 
 An eigendecomposition of a 1000×1000 matrix costs as much as ten or more products of that size on a CPU, and far more on a GPU.
 The iterations here are made of products. Each knows when it has arrived, by a bound that its last step proves, and says so
-when it has not; `nearest` then decomposes after all.
+when it has not; `polar` then decomposes after all.
 """
 
 import math
@@ -16,7 +16,7 @@ MOST_STEPS = 20
 WORST_CONDITION = {torch.float32: 200.0, torch.float64: 1e6}
 
 
-def polar_factor(b, gram_limits=None):
+def polar_factor(b):
     """U = B (BᵀB)^{−1/2} of B (…, d, C), and an estimate from below of B's condition number; None where it did not converge.
 
     X ← X·p(XᵀX) with p quadratic: the singular values σ of X move to σ·p(σ²), while U, the polar factor of X, stays as long as
@@ -34,31 +34,35 @@ def polar_factor(b, gram_limits=None):
         return None
     norm = 1.02 * high.sqrt()  # estimates from inside the spectrum: a margin on both ends
     x, gram = b / norm, gram / norm.square()
+    other, square = torch.empty_like(x), torch.empty_like(gram)  # fresh memory for each product would cost time
     interval = 0.9 / condition, 1.0
     # Newton–Schulz, p(G) = (3 − G)/2, takes a singular value 1 + ε to 1 − 3/2 ε² − …, so ‖XᵀX − I‖ to at most its square: from
     # `near` to about the rounding error of XᵀX.
     near = math.sqrt(8 * torch.finfo(b.dtype).eps) * b.shape[-1] ** 0.25
     for _ in range(MOST_STEPS):
-        distance = float(torch.linalg.matrix_norm(polynomial(gram, 1.0, -1.0)).max())
-        if distance < near:
-            return x @ polynomial(gram, 1.5, -0.5), condition
-        if distance < 0.5:
-            x = x @ polynomial(gram, 1.5, -0.5)
-        else:
+        distance = float(torch.linalg.matrix_norm(polynomial(gram, square, 1.0, -1.0)).max())
+        coefficients = 1.5, -0.5
+        if distance >= 0.5:
             if interval[0] > 0.98:  # it should be near by now: a singular value was overlooked
                 low, high = extreme_eigenvalues(gram)
                 interval = float(0.9 * low.clamp(min=1e-8).min().sqrt()), float(1.02 * high.max().sqrt())
             *coefficients, error = minimax(*interval)
-            x, interval = x @ polynomial(gram, *coefficients), (1 - error, 1 + error)
-        gram = x.mT @ x
+            interval = 1 - error, 1 + error
+        x, other = torch.matmul(x, polynomial(gram, square, *coefficients), out=other), x
+        if distance < near:
+            return x, condition
+        torch.matmul(x.mT, x, out=gram)
     return None
 
 
-def polynomial(gram, a, c, e=0.0):
-    """a·I + c·G + e·G² of G (…, C, C)."""
-    result = c * gram if e == 0 else torch.baddbmm(gram, gram, gram, beta=c, alpha=e) if gram.ndim == 3 else c * gram + e * (gram @ gram)
-    result.diagonal(dim1=-2, dim2=-1).add_(a)
-    return result
+def polynomial(gram, out, a, c, e=0.0):
+    """a·I + c·G + e·G² of G (…, C, C), in `out`."""
+    if e:
+        torch.matmul(gram, gram, out=out).mul_(e).add_(gram, alpha=c)
+    else:
+        torch.mul(gram, c, out=out)
+    out.diagonal(dim1=-2, dim2=-1).add_(a)
+    return out
 
 
 def minimax(low, high):
@@ -97,7 +101,7 @@ def extreme_eigenvalues(gram):
             q = q / torch.linalg.vector_norm(q, dim=(-2, -1), keepdim=True)
         basis = torch.cat([basis, q], -1)
     ritz = torch.linalg.eigvalsh((basis.mT @ (gram @ basis)).double().cpu())
-    return (ritz[..., :1, None].to(gram), ritz[..., -1:, None].to(gram))
+    return ritz[..., :1, None].to(gram), ritz[..., -1:, None].to(gram)
 
 
 def sylvester(s, right, tolerance, steps=100):
@@ -107,12 +111,17 @@ def sylvester(s, right, tolerance, steps=100):
     collapse it is narrow. tolerance: on ‖residual‖_F, (…, 1, 1) or a number.
     """
     x, residual, direction = torch.zeros_like(right), right.clone(), right.clone()
+    product, image = torch.empty_like(right), torch.empty_like(right)  # fresh memory would cost a fifth of the time
+
+    def inner(a, b):
+        return torch.mul(a, b, out=product).sum((-2, -1), keepdim=True)
+
     squared = inner(right, right)
     tiny = torch.finfo(s.dtype).tiny
     cheap = s.device.type == "cpu"  # elsewhere, to look at a number is to wait for it
     for step in range(steps):
-        image = s @ direction
-        image = image - image.mT
+        torch.matmul(s, direction, out=product)
+        torch.sub(product, product.mT, out=image)
         rate = squared / inner(direction, image).clamp(min=tiny)
         x.addcmul_(rate, direction)
         residual.addcmul_(-rate, image)
@@ -121,8 +130,3 @@ def sylvester(s, right, tolerance, steps=100):
             return x
         direction.mul_(squared / before.clamp(min=tiny)).add_(residual)
     return None
-
-
-def inner(a, b):
-    """Σ a_ij b_ij, (…, 1, 1)."""
-    return (a * b).sum((-2, -1), keepdim=True)

@@ -5,14 +5,13 @@ that and compare). Written out, no pass stores h, nor several arrays of the size
 costs little more than the traffic of such arrays, and the plain version took about twice as long (UFM-10).
 """
 
-import functools
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .nearest import Once
+from .nearest import Once, plain
 
 BLOCK = 1 << 20  # numbers in a block of features: 4 MB in float32, about what stays in the caches
 
@@ -66,19 +65,6 @@ def radius_of(z, temperature):
     """τ/‖z‖, shape (…, N, 1); 0 for a zero feature, which then stays zero and has no gradient."""
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     return (temperature / norm).masked_fill(norm < 1e-12, 0.0)
-
-
-def plain(function):
-    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic here."""
-
-    @functools.wraps(function)
-    def inner(ctx, tensor, *rest):
-        if not torch.is_autocast_enabled(tensor.device.type):
-            return function(ctx, tensor, *rest)
-        with torch.autocast(tensor.device.type, enabled=False):
-            return function(ctx, tensor, *rest)
-
-    return inner
 
 
 class SphereLogits(torch.autograd.Function):

@@ -136,6 +136,20 @@ def test_without_delta_at_an_exact_etf(way):
     assert means.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("delta", [0, 1e-3])
+def test_autocast_changes_nothing(way, delta):
+    means = draw_means(70, 80, 70, 1.0, 0, torch.float32).requires_grad_()
+    y = torch.randn(80, 70)
+
+    def solve():
+        u = nearest_etf(means, delta=delta)
+        return u, *torch.autograd.grad(u, means, y)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = solve()
+    assert all(map(torch.equal, cast, solve()))
+
+
 # Large problems
 
 @pytest.mark.parametrize("C, d", [(1000, 4096), (2000, 2048)])
