@@ -78,7 +78,7 @@ def start_frame(means, start=None):
 
 def _polar(matrix, aim, rounding):
     """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on the rest."""
-    if matrix.shape[-1] >= polar.MANY_CLASSES["other devices"] and (found := products.polar_factor(matrix)):
+    if matrix.shape[-1] >= polar.MANY_CLASSES and (found := products.polar_factor(matrix)):
         return found[0]
     left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
     known = (singular > rounding).to(matrix.dtype)
@@ -169,7 +169,11 @@ class Solution:
 
     def __init__(self, means, prox, delta):
         self.scale = 2 / math.sqrt(means.shape[-1] - 1)
-        self.factor = polar.factor(self.scale * _centred(means) + delta * prox)
+
+        def b(means, prox):
+            return self.scale * _centred(means) + delta * prox
+
+        self.factor = polar.factor(b(means, prox), lambda: b(means.double(), prox.double()))
         self.u = self.factor.u
 
     def vjp(self, grad):

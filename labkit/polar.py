@@ -14,55 +14,78 @@ from . import products
 
 # Up to this many multiplications NumPy's matrix products stay on one thread, out of the way of torch's.
 NUMPY_SIZE = 1 << 18
-# From this many classes on the products take less time; on a CPU in float64 never.
-MANY_CLASSES = {torch.float32: 400, torch.float64: float("inf"), "other devices": 64}
+# From this many classes on matrix products alone take less time than an eigendecomposition, on a device that is not a CPU.
+MANY_CLASSES = 64
+# Worst condition number for an eigendecomposition of BᵀB: it leaves five digits of U in float32, and nine of the gradient in float64.
+WORST_CONDITION = {"float32": 20.0, "float64": 3e3}
 
 
-def factor(b):
+def factor(b, wider=None):
     """An object with `u`, the polar factor of B (…, d, C), and `vjp`, from a cotangent of U to one of B, both (…, d, C).
 
-    b: an array of `backend`. A singular B is no error: U is then one of its polar factors, and vjp finite. The object's
-    `condition` is the condition number of B, or an estimate of it from below.
+    b: an array of `backend`. wider(): B anew in float64, for where it is so badly conditioned that float32 has too few digits.
+    A singular B is no error: U is then one of its polar factors, and vjp finite. The object's `condition` is the condition
+    number of B, or an estimate of it from below.
     """
-    if not isinstance(b, np.ndarray):
-        for dtype in dict.fromkeys([b.dtype, torch.float64]):  # again in float64 where float32 has too few digits
-            many = MANY_CLASSES[dtype if b.device.type == "cpu" else "other devices"]
-            if b.shape[-1] >= many and (found := products.polar_factor(b.to(dtype))):
-                return Products(b.to(dtype), *found, like=b.dtype)
-    return Spectral(b)
+    if isinstance(b, np.ndarray):
+        return Spectral(b)
+    like = b.dtype
+    if like == torch.float32:
+        found = _factor(b, like)
+        if found.precise:
+            return found
+        b = wider() if wider else b.double()
+    return _factor(b, like)
+
+
+def _factor(b, like):
+    if prefers_products(b) and (found := products.polar_factor(b)):
+        return Products(b, *found, like)
+    return Spectral(b, like)
+
+
+def prefers_products(b):
+    return b.device.type != "cpu" and b.shape[-1] >= MANY_CLASSES
 
 
 class Spectral:
-    """From one eigendecomposition of BᵀB = V Λ² Vᵀ, in float64 whatever the dtype of B.
+    """From one eigendecomposition of BᵀB = V Λ² Vᵀ, in the dtype of B. like: dtype of the results, that of B when omitted.
 
     In the basis V the symmetric factor S = UᵀB is diagonal, and the Sylvester equation an elementwise division by λ_i + λ_j,
     which has no pole where singular values repeat (the gradient of an SVD has). Everything that can be done on C×C matrices
-    is, which leaves four products of size d·C² forward and three backward.
+    is, which leaves five products of size d·C² forward and three backward.
+
+    precise: False where B in float32 is too badly conditioned; there is no result then. In float64 an SVD takes over.
     """
 
-    def __init__(self, b):
-        xp, self.like = (np, None) if isinstance(b, np.ndarray) else (torch, b.dtype)
-        if self.like:
-            b = b.double()
+    def __init__(self, b, like=None):
+        xp = np if isinstance(b, np.ndarray) else torch
+        self.like = like or b.dtype
         squared, self.v = xp.linalg.eigh(b.mT @ b)
         extremes = squared[..., [0, -1]].reshape(-1, 2).tolist()
-        if any(low < 1e-7 * high for low, high in extremes):
-            # A Gram matrix squares the condition number; beyond 3e3 the gradient would lose its ninth digit.
-            left, singular, right = xp.linalg.svd(b, full_matrices=False)
-            floor = xp.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
-            self.wide, self.v, self.singular = left @ right, right.mT, xp.maximum(singular, floor)
+        worst = WORST_CONDITION[str(b.dtype).removeprefix("torch.")]
+        self.precise = b.dtype != torch.float32
+        if any(low * worst**2 < high for low, high in extremes):
+            if self.precise:
+                left, singular, right = xp.linalg.svd(b, full_matrices=False)
+                floor = xp.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
+                self.wide, self.v, self.singular = left @ right, right.mT, xp.maximum(singular, floor)
             return
-        singular = xp.sqrt(squared)
-        u = b @ ((self.v / singular[..., None, :]) @ self.v.mT)
+        self.precise = True
+        # Singular values as the lengths of B's columns in the basis V err by eps, where the roots of the eigenvalues err by
+        # cond²·eps.
+        left = b @ self.v
+        self.singular = xp.sqrt((left * left).sum(axis=-2))
+        u = (left / self.singular[..., None, :]) @ self.v.mT
         gram = u.mT @ u
-        # The root of an eigenvalue errs by cond²·eps; the length of U's column in the basis V puts that right to cond·eps.
-        self.singular = singular * xp.sqrt(((gram @ self.v) * self.v).sum(axis=-2))
         # One Newton–Schulz step, U (3 I − UᵀU)/2, squares what is left of the orthonormality error.
-        self.wide = 1.5 * u - 0.5 * (u @ gram)
+        gram *= -0.5
+        gram.reshape(*gram.shape[:-2], -1)[..., :: gram.shape[-1] + 1] += 1.5
+        self.wide = u @ gram
 
     @property
     def u(self):
-        return self.wide.to(self.like) if self.like else self.wide
+        return _as(self.wide, self.like)
 
     @property
     def condition(self):
@@ -71,16 +94,20 @@ class Spectral:
 
     def vjp(self, grad):
         u, v, row = self.wide, self.v, self.singular[..., None, :]
-        if self.like:
-            grad = grad.double()
+        grad = _as(grad, u.dtype)
         k = v.mT @ (u.mT @ grad @ v)
         x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
-        result = grad @ ((v / row) @ v.mT) + u @ (v @ x @ v.mT)
-        return result.to(self.like) if self.like else result
+        return _as(grad @ ((v / row) @ v.mT) + u @ (v @ x @ v.mT), self.like)
+
+
+def _as(array, dtype):
+    return array if array.dtype == dtype else array.to(dtype)
 
 
 class Products:
     """From matrix products, in the dtype of B; torch only. u: the polar factor. like: dtype of the results."""
+
+    precise = True
 
     def __init__(self, b, u, condition, like):
         self.b, self.wide, self.condition, self.like = b, u, condition, like
@@ -97,7 +124,7 @@ class Products:
         tolerance = torch.finfo(s.dtype).eps ** 0.75 * torch.linalg.matrix_norm(along, keepdim=True)
         x = products.sylvester(s, along - along.mT, tolerance)
         if x is None:
-            return Spectral(self.b).vjp(grad).to(self.like)
+            return Spectral(self.b.double(), self.like).vjp(grad)
         across = torch.cholesky_solve((grad - u @ along).mT, torch.linalg.cholesky(s)).mT
         return (across + u @ x).to(self.like)
 
@@ -113,6 +140,6 @@ def backend(matrix):
     if matrix.device.type == "cpu" and rows * columns * min(rows, columns) <= NUMPY_SIZE:
         return np, lambda tensor: tensor.detach().double().numpy()
     wide = torch.float64
-    if matrix.dtype != torch.float64 and min(rows, columns) >= MANY_CLASSES["other devices"]:
+    if matrix.dtype != torch.float64 and min(rows, columns) >= MANY_CLASSES:
         wide = torch.float32
     return torch, lambda tensor: tensor.detach().to(wide)

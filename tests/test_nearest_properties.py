@@ -26,7 +26,7 @@ def draw_means(C, d, rank, scale, seed, dtype):
 def way(request, monkeypatch):
     """Every problem is solved both ways: as here, and as on a device where products are preferred."""
     if request.param == "products":
-        monkeypatch.setattr(polar, "MANY_CLASSES", dict.fromkeys(polar.MANY_CLASSES, 2))
+        monkeypatch.setattr(polar, "prefers_products", lambda b: True)
         monkeypatch.setattr(polar, "NUMPY_SIZE", 0)
 
 
