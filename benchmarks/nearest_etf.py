@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -110,23 +111,24 @@ METHODS = {
 } | ({"torch.linalg.polar": lambda: Polar()} if hasattr(torch.linalg, "polar") else {})
 
 
-def seconds(function, device, repeats):
-    """Median time of a call."""
-    times = []
-    for _ in range(repeats):
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            function()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        else:
-            begin = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+def seconds(functions, device, repeats):
+    """Median time of a call of each of the functions, which take turns, so that a machine whose speed drifts treats them alike."""
+    return [statistics.median(times) for times in zip(*([once(f, device) for f in functions] for _ in range(repeats)))]
+
+
+def once(function, device):
+    """Seconds that one call takes."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        function()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
 
 
 class Peak:
@@ -184,7 +186,6 @@ def measure(name, C, d, device):
         backward()
     forward, backward = method.step(*given)
     product = given[0].float(), given[1].float().mT.contiguous()
-    unit = seconds(lambda: product[1] @ product[0], device, 15)
     rows = []
 
     def timed(quantity, function):
@@ -193,7 +194,8 @@ def measure(name, C, d, device):
         result = function()
         first = time.perf_counter() - begin
         used = peak()
-        took = first if first > 5 else seconds(function, device, 3 if first > 0.3 else 11)
+        repeats = 0 if first > 5 else 5 if first > 1 else 15
+        took, unit = seconds([function, lambda: product[1] @ product[0]], device, repeats) if repeats else (first, math.nan)
         rows.append({"method": name, "num_classes": C, "dim": d, "dtype": str(method.dtype).removeprefix("torch."), "quantity": quantity,
                      "milliseconds": took * 1e3, "peak_mib": used, "product_ms": unit * 1e3})
         return result

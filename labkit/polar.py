@@ -29,19 +29,19 @@ def factor(b, wider=None):
     """
     if isinstance(b, np.ndarray):
         return Spectral(b)
-    like = b.dtype
+    like, by_products = b.dtype, prefers_products(b)
     if like == torch.float32:
-        found = _factor(b, like)
-        if found.precise:
+        found = _products(b, like) if by_products else Spectral(b)
+        if found and found.precise:
             return found
         b = wider() if wider else b.double()
-    return _factor(b, like)
+    return by_products and _products(b, like) or Spectral(b, like)
 
 
-def _factor(b, like):
-    if prefers_products(b) and (found := products.polar_factor(b)):
-        return Products(b, *found, like)
-    return Spectral(b, like)
+def _products(b, like):
+    """None where the iteration does not converge."""
+    found = products.polar_factor(b)
+    return found and Products(b, *found, like)
 
 
 def prefers_products(b):
