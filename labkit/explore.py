@@ -292,8 +292,8 @@ class InfluenceExplorer(Explorer):
     def figure(self, imbalance, num_samples, dim, num_classes, clusters, seed):
         here = self.spec(imbalance, num_samples, dim, num_classes)
         ratio, share = self.measure(here, clusters, seed)
-        specs = [self.spec(r, num_samples, dim, num_classes) for r in (1, 3.2, 10, 32, 100)]
-        specs = sorted({here, *specs}, key=lambda spec: spec.imbalance)
+        specs = [*(self.spec(r, num_samples, dim, num_classes) for r in (1, 3.2, 10, 32, 100)), here]
+        specs = sorted({tuple(s.class_sizes().tolist()): s for s in specs}.values(), key=lambda s: s.imbalance)
         curves = zip(*(self.measure(spec, clusters, seed) for spec in specs))
         curves = dict(zip(("‖indirect‖ / ‖direct‖", "tangent share of ∂L/∂U"), curves))
         figure = figures.lines([spec.imbalance for spec in specs], curves, "imbalance: largest class over smallest", "share",
@@ -302,4 +302,4 @@ class InfluenceExplorer(Explorer):
         title = (f"C = {num_classes}, N = {here.num_samples}, d = {here.dim}, classes of {sizes[0]} to {sizes[-1]}: "
                  f"indirect over direct {ratio:.2f}, tangent share {share:.2f}")
         figure.update_traces(mode="lines+markers").update_yaxes(rangemode="tozero")
-        return figure.update_layout(title=title, legend=dict(orientation="v", x=0.01, y=0.99, yanchor="top"))
+        return figure.update_layout(title=title, legend=dict(x=0.5, xanchor="center", y=-0.25, yanchor="top"), margin_b=90)
