@@ -266,7 +266,7 @@ class InfluenceExplorer(Explorer):
             "num_samples": _slider(widgets.FloatLogSlider, "samples N", 1000, 1.5, 3, 0.1, readout_format=".0f"),
             "dim": _slider(widgets.FloatLogSlider, "dimensions d", 64, 1, 8, 1, base=2, readout_format=".0f"),
             "num_classes": _slider(widgets.IntSlider, "classes C", 10, 2, 20, 1),
-            "clusters": _slider(widgets.FloatSlider, "classes apart", 0.0, 0.0, 3.0, 0.25),
+            "clusters": _slider(widgets.FloatSlider, "classes apart", 1.0, 0.0, 3.0, 0.25),
             "seed": _slider(widgets.IntSlider, "seed", 0, 0, 20, 1),
         }
 

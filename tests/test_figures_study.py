@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from labkit.figures import ufm_panels
 from labkit.figures_study import ALPHAS, relative_difference, study_panels
-from labkit.influence import WITH, WITHOUT
+from labkit.influence import WITH, WITHOUT, train_both
+from labkit.ufm import UFM
 
 
 @pytest.fixture
@@ -41,3 +43,10 @@ def test_panels(table):
     band = next(t for t in figure.data if t.fill == "toself" and t.xaxis == "x4" and t.legendgroup == "α = 1")
     np.testing.assert_allclose(band.y[:3], mine.min())
     np.testing.assert_allclose(band.y[:2:-1], mine.max())
+
+
+def test_figure_15_has_both_trainings():
+    figure = ufm_panels(train_both(UFM(4, 40, 8), 8, [0, 1]), 4)
+    shown = {t.name: t for t in figure.data if t.showlegend}
+    assert set(shown) == {"with the DDN gradient", "without it"}
+    assert len({(t.line.color, t.line.dash) for t in shown.values()}) == 2
