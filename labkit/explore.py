@@ -261,13 +261,14 @@ class InfluenceExplorer(Explorer):
     """How large the gradient through the ETF is beside the direct one, for random features of a UFM: before the first step."""
 
     def controls(self):
+        late = dict(continuous_update=False)  # a sweep takes some tenths of a second: not at every pixel of a drag
         return {
-            "imbalance": _slider(widgets.FloatLogSlider, "imbalance", 10.0, 0, 2, 0.1, readout_format=".3g"),
-            "num_samples": _slider(widgets.FloatLogSlider, "samples N", 1000, 1.5, 3, 0.1, readout_format=".0f"),
-            "dim": _slider(widgets.FloatLogSlider, "dimensions d", 64, 1, 8, 1, base=2, readout_format=".0f"),
-            "num_classes": _slider(widgets.IntSlider, "classes C", 10, 2, 20, 1),
-            "clusters": _slider(widgets.FloatSlider, "classes apart", 1.0, 0.0, 3.0, 0.25),
-            "seed": _slider(widgets.IntSlider, "seed", 0, 0, 20, 1),
+            "imbalance": _slider(widgets.FloatLogSlider, "imbalance", 10.0, 0, 2, 0.1, readout_format=".3g", **late),
+            "num_samples": _slider(widgets.FloatLogSlider, "samples N", 1000, 1.5, 3, 0.1, readout_format=".0f", **late),
+            "dim": _slider(widgets.FloatLogSlider, "dimensions d", 64, 1, 8, 1, base=2, readout_format=".0f", **late),
+            "num_classes": _slider(widgets.IntSlider, "classes C", 10, 2, 20, 1, **late),
+            "clusters": _slider(widgets.FloatSlider, "classes apart", 1.0, 0.0, 3.0, 0.25, **late),
+            "seed": _slider(widgets.IntSlider, "seed", 0, 0, 20, 1, **late),
         }
 
     @staticmethod

@@ -277,18 +277,20 @@ def histograms(samples, x_title, bins=40, marks=None, height=360):
 def costs(table, measure="milliseconds", height=430):
     """Time ("milliseconds") or memory ("peak_mib") of the nearest ETF against the number of classes, as Figures 5 and 16 have it.
 
-    table: columns method, num_classes, dim, quantity ("forward" or "forward + backward", a panel each) and the measure. Of several
-    dimensions at one C the largest is drawn; it shows under the pointer.
+    table: columns method, num_classes, dim, quantity ("forward" or "forward + backward", a panel each) and the measure. Of
+    several dimensions at one C the largest is drawn; it shows under the pointer.
     """
-    table = table.dropna(subset=measure).sort_values(["num_classes", "dim"]).drop_duplicates(["method", "quantity", "num_classes"], keep="last")
+    table = table.dropna(subset=measure).sort_values(["num_classes", "dim"])
+    table = table.drop_duplicates(["method", "quantity", "num_classes"], keep="last")
     quantities = [q for q in ("forward", "forward + backward") if q in set(table["quantity"])]
     figure = make_subplots(1, len(quantities), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.04)
     for method, (colour, symbol) in METHODS.items():
-        found = [(k, t) for k, q in enumerate(quantities, 1) if len(t := table[(table["method"] == method) & (table["quantity"] == q)])]
-        for k, mine in found:
-            figure.add_scatter(x=mine["num_classes"], y=mine[measure], mode="lines+markers", name=method, legendgroup=method,
-                               showlegend=k == found[0][0], line=dict(color=colour, width=2), marker=dict(symbol=symbol, size=8),
-                               customdata=mine["dim"], hovertemplate="C = %{x}, d = %{customdata}: %{y:.3g}", row=1, col=k)
+        mine = {k: table[(table["method"] == method) & (table["quantity"] == q)] for k, q in enumerate(quantities, 1)}
+        mine = {k: rows for k, rows in mine.items() if len(rows)}
+        for k, rows in mine.items():
+            figure.add_scatter(x=rows["num_classes"], y=rows[measure], mode="lines+markers", name=method, legendgroup=method,
+                               showlegend=k == min(mine), line=dict(color=colour, width=2), marker=dict(symbol=symbol, size=8),
+                               customdata=rows["dim"], hovertemplate="C = %{x}, d = %{customdata}: %{y:.3g}", row=1, col=k)
     figure.update_xaxes(type="log", title="classes C", tickvals=sorted(table["num_classes"].unique().tolist()))
     figure.update_yaxes(type="log", dtick=_decades(table[measure]), exponentformat="power")
     figure.update_yaxes(title={"peak_mib": "peak memory, MiB"}.get(measure, measure), row=1, col=1)

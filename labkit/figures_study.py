@@ -8,12 +8,14 @@ from .figures import GREY, _decades, _layout, _rgba
 from .influence import WITH, WITHOUT
 
 ALPHAS = {  # weight of a batch in the running means: (label, colour, dash)
-    1.0: ("α = 1", "#D55E00", "solid"), 0.1: ("α = 0.1", "#0072B2", "dash"), 0.0: ("α: the paper's schedule", "#009E73", "dot"),
+    1.0: ("α = 1", "#D55E00", "solid"),
+    0.1: ("α = 0.1", "#0072B2", "dash"),
+    0.0: ("α: the paper's schedule", "#009E73", "dot"),
 }
 
 
 def relative_difference(table, measure="loss"):
-    """with/without − 1 of a measure, for each setting, seed and iteration: a Series, positive where leaving the gradient out is lower.
+    """with/without − 1 of a measure for each setting, seed and iteration, a Series: positive where it is lower without.
 
     table: from `influence.load_study`. A seed is compared with itself: same start, same batches.
     """
@@ -45,7 +47,8 @@ def study_panels(table, measure, y_title, log_y=False, height=560):
     figure.update_yaxes(title=y_title, col=1)
     if log_y:
         figure.update_yaxes(type="log", dtick=_decades(table[measure]), exponentformat="power")
-    return _layout(figure, height, legend=dict(orientation="h", y=1.07, yanchor="bottom", x=0.5, xanchor="center"), headroom=True)
+    legend = dict(orientation="h", y=1.07, yanchor="bottom", x=0.5, xanchor="center")
+    return _layout(figure, height, legend=legend, headroom=True)
 
 
 def _band(table, measure, alpha, legend):
@@ -53,8 +56,8 @@ def _band(table, measure, alpha, legend):
     group = table.groupby("iteration")[measure]
     low, middle, high = group.min(), group.median(), group.max()
     x = middle.index + 1  # iteration 0 has no place on a logarithmic axis
-    band = go.Scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself", mode="lines", line_width=0,
-                      fillcolor=_rgba(colour, 0.15), legendgroup=label, showlegend=False, hoverinfo="skip")
+    band = go.Scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself", mode="lines",
+                      line_width=0, fillcolor=_rgba(colour, 0.15), legendgroup=label, showlegend=False, hoverinfo="skip")
     line = go.Scatter(x=x, y=middle, mode="lines", name=label, legendgroup=label, showlegend=legend,
                       line=dict(color=colour, dash=dash, width=2))
     return [band, line]

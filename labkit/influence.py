@@ -66,7 +66,8 @@ def influence(head, features, targets):
 
     size = torch.linalg.matrix_norm
     inner = (direct * indirect).sum((-2, -1))
-    return Influence(direct, indirect, y, size(indirect) / size(direct), inner / (size(direct) * size(indirect)), size(tangent) / size(y))
+    cosine = inner / (size(direct) * size(indirect))
+    return Influence(direct, indirect, y, size(indirect) / size(direct), cosine, size(tangent) / size(y))
 
 
 def _loss(logits, targets):
@@ -78,9 +79,9 @@ def _loss(logits, targets):
 def train_both(spec, iterations, seeds=(0,), batch_size=None, alpha=None, log_at=None, progress=False):
     """Train a UFM with the implicit head twice, with the gradient through the ETF and without: a `History` of both.
 
-    Both start a seed from the same features and see the same batches. Column head says which is which (`WITH`, `WITHOUT`); beside
-    the measures of `train_ufm`, of all samples, there are ratio, cosine and tangent_share of what the next step sees (its batch, its
-    α_t), and tail_accuracy, that of the last class, which with imbalance is the smallest.
+    Both start a seed from the same features and see the same batches. Column head says which is which (`WITH`, `WITHOUT`).
+    Beside the measures of `train_ufm`, of all samples, there are ratio, cosine and tangent_share of what the next step sees
+    (its batch, its α_t), and tail_accuracy, that of the last class, which with imbalance is the smallest.
     """
     log_at = set(log_points(iterations, per_decade=8) if log_at is None else log_at) | {iterations}
     histories = []
@@ -105,7 +106,8 @@ def train_both(spec, iterations, seeds=(0,), batch_size=None, alpha=None, log_at
     return History.concat(histories)
 
 
-# The study: (spec, batch size, α). UFM-10, from balanced to long-tailed, with full and small batches; and few samples in few dimensions.
+# The study: (spec, batch size, α). UFM-10, from balanced to long-tailed, with full and small batches; and few samples in
+# few dimensions.
 STUDY = [(UFM(10, 1000, 512, r), b, a) for b in (50, None) for r in (1.0, 10.0, 100.0) for a in (1.0, 0.1, None)]
 STUDY += [(UFM(10, 60, 16, r), b, a) for b in (12, None) for r in (1.0, 10.0) for a in (1.0, None)]
 
@@ -113,7 +115,8 @@ STUDY += [(UFM(10, 60, 16, r), b, a) for b in (12, None) for r in (1.0, 10.0) fo
 def study(folder, settings=STUDY, iterations=2000, seeds=range(5), progress=False):
     """`train_both` for each setting, one small file each in `folder`. Finished ones are not run again."""
     for k, (spec, batch_size, alpha) in enumerate(settings):
-        name = f"{spec.num_samples}x{spec.dim}-imbalance-{spec.imbalance:g}-batch-{batch_size or 'all'}-alpha-{alpha or 'schedule'}"
+        name = (f"{spec.num_samples}x{spec.dim}-imbalance-{spec.imbalance:g}-batch-{batch_size or 'all'}"
+                f"-alpha-{alpha or 'schedule'}")
         path = Path(folder) / f"{name}.parquet"
         if path.exists():
             continue
@@ -135,7 +138,8 @@ def load_study(folder):
         history = History.load(path)
         run = history.settings["runs"][0]
         spec = {name: run["spec"][name] for name in ("num_samples", "dim", "imbalance")}
-        tables.append(history.frame.assign(**spec, batch_size=run["batch_size"] or spec["num_samples"], alpha=run["alpha"] or 0.0))
+        batch_size = run["batch_size"] or spec["num_samples"]
+        tables.append(history.frame.assign(**spec, batch_size=batch_size, alpha=run["alpha"] or 0.0))
     if not tables:
         raise FileNotFoundError(f"no results of a study in {folder}")
     return pd.concat(tables, ignore_index=True)

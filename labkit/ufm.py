@@ -98,14 +98,15 @@ class Trainer:
             not isinstance(s, Integral) for s in seeds
         ):
             raise ValueError(f"seeds must be one or more different integers, got {seeds!r}")
-        if batch_size is not None and batch_size not in range(1, spec.num_samples + 1):
-            raise ValueError(f"batch_size must be None or an integer from 1 to num_samples={spec.num_samples}, got {batch_size!r}")
+        n = spec.num_samples
+        if batch_size is not None and batch_size not in range(1, n + 1):
+            raise ValueError(f"batch_size must be None or an integer from 1 to num_samples={n}, got {batch_size!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
         options = {"standard": {}, "fixed": {"frame": frame},
                    "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf}}[head]
         self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain,
                          "batch_size": batch_size, **options}
-        # Features first, then the head, then batches, from one generator a seed: all heads start a seed from the same features.
+        # Features first, then the head, then batches, from one generator a seed: all heads start from the same features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
         self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **options).to(device)

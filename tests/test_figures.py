@@ -44,8 +44,9 @@ def etf_3d(C=4):
 
 
 RUN = history()
-COSTS = pd.DataFrame([(m, C, d, q, C * (1 + len(q)), d * C) for m in ("closed form", "SVD with autograd") for C, d in ((10, 16), (10, 32), (50, 64))
-                      for q in ("forward", "forward + backward")] + [("Proposition 1, dense", 10, 16, "forward + backward", 7.0, None)],
+COSTS = [(m, C, d, q, C * (1 + len(q)), d * C) for m in ("closed form", "SVD with autograd")
+         for C, d in ((10, 16), (10, 32), (50, 64)) for q in ("forward", "forward + backward")]
+COSTS = pd.DataFrame([*COSTS, ("Proposition 1, dense", 10, 16, "forward + backward", 7.0, None)],
                      columns=["method", "num_classes", "dim", "quantity", "milliseconds", "peak_mib"])
 FIGURES = {
     "curves": lambda: figures.curves(RUN, "loss"),

@@ -25,7 +25,8 @@ def table():
 def test_a_seed_is_compared_with_itself(table):
     found = relative_difference(table)
     assert len(found) == len(table) / 2
-    one = table.query("imbalance == 100 and batch_size == 50 and alpha == 0 and seed == 2 and iteration == 9").set_index("head")["loss"]
+    one = table.query("imbalance == 100 and batch_size == 50 and alpha == 0 and seed == 2 and iteration == 9")
+    one = one.set_index("head")["loss"]
     assert found.loc[1000, 512, 100.0, 50, 0.0, 2, 9] == pytest.approx(one[WITH] / one[WITHOUT] - 1)
 
 
@@ -33,7 +34,7 @@ def test_panels(table):
     table = table[table["head"] == WITH]
     figure = study_panels(table, "loss", "loss", log_y=True)
     titles = [a.text for a in figure.layout.annotations]
-    assert titles == ["imbalance 1, all samples", "imbalance 100, all samples", "imbalance 1, batches of 50", "imbalance 100, batches of 50"]
+    assert titles == [f"imbalance {r}, {b}" for b in ("all samples", "batches of 50") for r in (1, 100)]
     lines = [t for t in figure.data if t.fill is None]
     assert len(lines) == 8 and sorted(t.name for t in lines if t.showlegend) == sorted(ALPHAS[a][0] for a in (1.0, 0.0))
     fourth = next(t for t in lines if t.xaxis == "x4" and t.name == "α = 1")

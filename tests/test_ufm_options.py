@@ -17,7 +17,9 @@ TAILED = UFM(4, 40, 16, 5.0)
 
 # Class sizes
 
-@pytest.mark.parametrize("C, N, r", [(10, 1000, 100.0), (10, 1000, 10), (10, 249, 100), (10, 60, 10.0), (2, 3, 2.0), (3, 1000, 1.01), (100, 5000, 100)])
+@pytest.mark.parametrize("C, N, r", [
+    (10, 1000, 100.0), (10, 1000, 10), (10, 249, 100), (10, 60, 10.0), (2, 3, 2.0), (3, 1000, 1.01), (100, 5000, 100),
+])
 def test_sizes_fall_exponentially(C, N, r):
     spec = UFM(C, N, C, r)
     sizes = spec.class_sizes().numpy()
@@ -65,14 +67,15 @@ def test_as_few_samples_as_the_message_says():
 def test_metrics_of_imbalanced_classes():
     generator = torch.Generator().manual_seed(0)
     y, C = TAILED.targets(), 4
-    h = torch.randn(40, 16, generator=generator, dtype=torch.float64) + 3 * torch.randn(C, 16, generator=generator, dtype=torch.float64)[y]
-    weight = torch.randn(C, 16, generator=generator, dtype=torch.float64)
+    noise, centres, weight = (torch.randn(n, 16, generator=generator, dtype=torch.float64) for n in (40, C, C))
+    h = noise + 3 * centres[y]
     means = torch.stack([h[y == c].mean(0) for c in range(C)])
     centred = means - h.mean(0)
     assert (centred.mean(0).norm() > 0.1)  # else the example would not tell the two global means apart
     within = sum(torch.outer(x - means[c], x - means[c]) for x, c in zip(h, y)) / 40
     between = sum(torch.outer(m, m) for m in centred) / C
-    assert metrics.nc1(h, y).item() == pytest.approx(torch.trace(within @ torch.linalg.pinv(between, rtol=1e-9)).item() / C, rel=1e-9)
+    expected = torch.trace(within @ torch.linalg.pinv(between, rtol=1e-9)) / C
+    assert metrics.nc1(h, y).item() == pytest.approx(expected.item(), rel=1e-9)
     simplex = (torch.eye(C, dtype=torch.float64) - 1 / C) / math.sqrt(C - 1)
     product = weight @ centred.T
     assert metrics.nc3(weight, h, y).item() == pytest.approx((product / product.norm() - simplex).norm().item(), rel=1e-9)
