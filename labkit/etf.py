@@ -63,8 +63,8 @@ def simplex_etf(num_classes, dim=None, frame=None, dtype=None, device=None):
     else:
         checks.floating("frame", frame)
         expected = (frame.shape[-2] if dim is None and frame.ndim > 1 else dim, num_classes)
-        if tuple(frame.shape[-2:]) != expected or frame.shape[-2] < num_classes:
-            raise ValueError(f"frame must have shape (…, d, {num_classes}) with d ≥ {num_classes}"
+        if tuple(frame.shape[-2:]) != expected or frame.shape[-2] < num_classes - 1:
+            raise ValueError(f"frame must have shape (…, d, {num_classes}) with d ≥ {num_classes - 1}"
                              f"{'' if dim is None else f' and d = {dim}'}, got {tuple(frame.shape)}")
         frame = frame.to(dtype=dtype or frame.dtype, device=device or frame.device)
     return scale * (frame - frame.mean(-1, keepdim=True))

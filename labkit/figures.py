@@ -25,6 +25,7 @@ STYLES = HEADS | {"implicit_with_ddn": ("with the DDN gradient", "#009E73", "sol
                   "implicit_without_ddn": ("without it", "#D55E00", "dash")}
 METHODS = {  # ways to compute the nearest ETF and its gradient: (colour, marker)
     "closed form": ("#009E73", "circle"), "closed form, no gradient": (SKY, "circle-open"),
+    "closed form, float64": ("#000000", "triangle-up"),
     "trust region, cold": ("#D55E00", "square"), "trust region, warm": (ORANGE, "square-open"),
     "Proposition 1, dense": ("#0072B2", "diamond"), "SVD with autograd": (PURPLE, "x"),
 }

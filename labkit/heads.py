@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from . import checks, etf, nearest
+from . import checks, etf, nearest, polar
 from .sphere import ImplicitLogits, SphereLogits, radius_of
 
 
@@ -92,6 +92,9 @@ class ImplicitETFHead(Head):
     alpha: weight of a batch in the running means, in (0, 1]; the paper's schedule when None (see `ClassMeans`).
     backprop_through_etf: whether the gradient also flows through U* (the indirect path of Figure 1), or U* counts as a constant.
 
+    With torch.distributed at work, means and gradient are those of the batches of all processes together, and every process
+    has to take part in every training step.
+
     In training mode a call needs targets; it moves the running means, the frame U and the step count, which are all in the
     state_dict. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running state.
     """
@@ -133,7 +136,7 @@ class ImplicitETFHead(Head):
         """
         checks.finite("features", sums)  # before anything moves
         C, state, eps = self.num_classes, self.class_means, torch.finfo(self.frame.dtype).eps
-        xp, take = nearest.backend(self.frame)
+        xp, take = polar.backend(self.frame)
         sums, counts, prox = take(sums), take(counts), take(self.frame)
         means, alpha, global_mean = state.update(sums, counts)
         norm = xp.sqrt((means * means).sum(axis=(-2, -1), keepdims=True))
@@ -141,7 +144,7 @@ class ImplicitETFHead(Head):
         norm[norm <= 100 * eps * self.temperature * math.sqrt(C)] = math.inf
         means = means / norm
         if state.step == 1:
-            self.frame.copy_(nearest.start_frame(torch.as_tensor(means), self.frame))
+            self.frame.copy_(nearest.start_frame(torch.as_tensor(means).to(self.frame.dtype), self.frame))
             prox = take(self.frame)
         solution = nearest.Solution(means, prox, self.delta)
         self.frame.copy_(torch.as_tensor(solution.u))
@@ -191,12 +194,12 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def update(self, sums, counts):
-        """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `nearest.backend`.
+        """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `polar.backend`.
 
         Returns the new average (…, d, C), the weight (…, C) of the batch's class means in it, and the global mean of the
         batch (…, d).
         """
-        xp, take = nearest.backend(self.means)
+        xp, take = polar.backend(self.means)
         means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
         global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
         batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]

@@ -8,12 +8,12 @@ Both ‖U M̃‖_F and ‖U‖_F are constant on orthonormal frames, so this is 
 B = (2/√(C−1)) H̃ P + δ U_prox. Its solution is the polar factor of B.
 """
 
+import functools
 import math
 
-import numpy as np
 import torch
 
-from . import checks, etf
+from . import checks, etf, polar, products
 
 
 def nearest_etf(means, prox=None, delta=1e-3):
@@ -24,14 +24,20 @@ def nearest_etf(means, prox=None, delta=1e-3):
         against that unit.
     prox: orthonormal frame U_prox, shape (…, d, C); a constant of the problem. When omitted it is the solution without
         the proximal term, `start_frame(means)`, which is what the paper does in the first step.
-    delta: proximal coefficient δ > 0.
+    delta: proximal coefficient δ > 0. With δ = 0 only the ETF is determined, not its frame: the result is then U*P, which
+        gives the same ETF, takes no prox, needs d ≥ C−1 only, and class means that span C−1 dimensions.
 
     The classifier weights are `etf.simplex_etf(C, frame=U).mT`. Means that are all equal give `prox` back. The inner
-    work is in float64 whatever the dtype of `means`, which is also that of the result. The gradient is the exact implicit
-    one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU); it can be taken once: a second derivative
-    raises RuntimeError. Raises TypeError for means that are not floating point, ValueError for other bad input.
+    work is in float64, in float32 for large matrices that are not float64; the result has the dtype of `means`. The gradient
+    is the exact implicit one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU); it can be taken once: a
+    second derivative raises RuntimeError. Raises TypeError for means that are not floating point, ValueError for other bad input.
     """
-    _check_means(means)
+    _check_means(means, spare=delta == 0)
+    if delta == 0 and not isinstance(delta, bool):
+        if prox is not None:
+            raise ValueError("prox has no part in the problem with delta=0; leave it out, or give delta > 0")
+        checks.finite("means", means)
+        return _Determined.apply(means)
     checks.positive("delta", delta)
     if prox is None:
         prox = start_frame(means.detach())
@@ -62,39 +68,84 @@ def start_frame(means, start=None):
     with torch.no_grad():
         wide, start = means.double(), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
-        # Polar factors by SVD, not by a Gram matrix: this runs once in a training, and means may be rank deficient (a class
-        # not seen yet). A speck of the start frame settles the directions on which the means are silent.
-        reduced = wide @ basis
-        norm = torch.linalg.matrix_norm(reduced, keepdim=True)
-        rounding = 10 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide, keepdim=True)
-        norm = torch.where(norm > rounding, norm, math.inf)  # means equal to rounding say nothing
-        v = _polar_svd(reduced / norm + 1e-10 * (start @ basis))
+        rounding = 50 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide)
+        v = _polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
         last = start.sum(-1, keepdim=True) / math.sqrt(C)
         last = last - v @ (v.mT @ last)
-        return _polar_svd(v @ basis.mT + last / math.sqrt(C)).to(means.dtype)
+        # Along 1/√C the start frame is free to follow `start`, unless that lies in the span of V.
+        return _polar(v @ basis.mT + last / math.sqrt(C), start, 1e-10).to(means.dtype)
 
 
-def _polar_svd(matrix):
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+def _polar(matrix, aim, rounding):
+    """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on the rest."""
+    if matrix.shape[-1] >= polar.MANY_CLASSES["other devices"] and (found := products.polar_factor(matrix)):
+        return found[0]
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    known = (singular > rounding).to(matrix.dtype)
+    left, right = left * known.unsqueeze(-2), right * known.unsqueeze(-1)
+    rest = aim - (aim @ right.mT) @ right
+    left, _, right = torch.linalg.svd(left @ right + rest - left @ (left.mT @ rest), full_matrices=False)
     return left @ right
+
+
+def plain(function):
+    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic here."""
+
+    @functools.wraps(function)
+    def inner(ctx, tensor, *rest):
+        if not torch.is_autocast_enabled(tensor.device.type):
+            return function(ctx, tensor, *rest)
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(ctx, tensor, *rest)
+
+    return inner
 
 
 class _Nearest(torch.autograd.Function):
     @staticmethod
+    @plain
     def forward(ctx, means, prox, delta):
-        _, take = backend(means)
+        _, take = polar.backend(means)
         ctx.solution = Solution(take(means), take(prox), delta)
         ctx.save_for_backward(means)
         return torch.as_tensor(ctx.solution.u).to(means.dtype)
 
     @staticmethod
+    @plain
     def backward(ctx, grad):
         def vjp(grad):
             return torch.as_tensor(ctx.solution.vjp(take(grad))).to(grad.dtype)
 
         means, = ctx.saved_tensors
-        _, take = backend(means)
+        _, take = polar.backend(means)
         return Once.apply("nearest_etf", vjp, grad, means), None, None
+
+
+class _Determined(torch.autograd.Function):
+    """U* P of the problem without δ: V Qᵀ with V = polar(H̃ Q) and Q the basis of the zero-sum vectors."""
+
+    @staticmethod
+    @plain
+    def forward(ctx, means):
+        _, take = polar.backend(means)
+        basis = take(etf.simplex_basis(means.shape[-1], torch.float64, means.device))
+        ctx.factor, ctx.basis = polar.factor(take(means) @ basis), basis
+        limit = 0.1 / torch.finfo(means.dtype).eps
+        if not ctx.factor.condition < limit:
+            raise ValueError(f"with delta=0 the class means must span C−1 = {means.shape[-1] - 1} dimensions after centring, or the "
+                             f"nearest ETF is not unique; their condition number is {ctx.factor.condition:.1e}. Use delta > 0")
+        ctx.save_for_backward(means)
+        return torch.as_tensor(ctx.factor.u @ basis.mT).to(means.dtype)
+
+    @staticmethod
+    @plain
+    def backward(ctx, grad):
+        def vjp(grad):
+            return torch.as_tensor(ctx.factor.vjp(take(grad) @ ctx.basis) @ ctx.basis.mT).to(grad.dtype)
+
+        means, = ctx.saved_tensors
+        _, take = polar.backend(means)
+        return Once.apply("nearest_etf", vjp, grad, means)
 
 
 class Once(torch.autograd.Function):
@@ -113,59 +164,27 @@ class Once(torch.autograd.Function):
         raise RuntimeError(f"{ctx.name} can be differentiated once only; its second derivative is not implemented")
 
 
-def backend(matrix):
-    """The module to compute with, NumPy or torch, and the function that takes a tensor into its float64 arrays.
-
-    NumPy where `matrix` is small and on a CPU: there a call of torch costs several times one of NumPy (`Solution` took 0.5 ms
-    of a UFM-10 step in torch, 0.07 in NumPy). The code between is written in names and arguments that the two share.
-    """
-    *_, rows, columns = matrix.shape
-    # Up to this size NumPy's matrix products stay on one thread, out of the way of torch's.
-    if matrix.device.type == "cpu" and rows * columns * min(rows, columns) <= 1 << 18:
-        return np, lambda tensor: tensor.detach().double().numpy()
-    return torch, lambda tensor: tensor.detach().double()
-
-
 class Solution:
-    """U* = polar(B) and its vector-Jacobian product, both from one eigendecomposition of BᵀB = V Λ² Vᵀ.
-
-    means, prox: arrays (…, d, C) of one `backend`. In the basis V the symmetric factor S = UᵀB is diagonal, and the Sylvester
-    equation of the gradient is an elementwise division by λ_i + λ_j, which has no pole where singular values repeat (the
-    gradient of an SVD has). Everything that can be done on C×C matrices is, which leaves four products of size d·C²
-    forward and three backward.
-    """
+    """U* = polar(B) and its vector-Jacobian product; means, prox: arrays (…, d, C) of one `polar.backend`."""
 
     def __init__(self, means, prox, delta):
-        xp = np if isinstance(means, np.ndarray) else torch
         self.scale = 2 / math.sqrt(means.shape[-1] - 1)
-        b = self.scale * (means - means.mean(axis=-1, keepdims=True)) + delta * prox
-        squared, self.v = xp.linalg.eigh(b.mT @ b)
-        extremes = squared[..., :: squared.shape[-1] - 1].reshape(-1, 2).tolist()
-        if any(low < 1e-7 * high for low, high in extremes):
-            # A Gram matrix squares the condition number; beyond 3e3 the gradient would lose its ninth digit.
-            left, singular, right = xp.linalg.svd(b, full_matrices=False)
-            floor = xp.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
-            self.u, self.v, self.singular = left @ right, right.mT, xp.maximum(singular, floor)
-            return
-        singular = xp.sqrt(squared)
-        u = b @ ((self.v / singular[..., None, :]) @ self.v.mT)
-        gram = u.mT @ u
-        # The root of an eigenvalue errs by cond²·eps; the length of U's column in the basis V puts that right to cond·eps.
-        self.singular = singular * xp.sqrt(((gram @ self.v) * self.v).sum(axis=-2))
-        # One Newton–Schulz step, U (3 I − UᵀU)/2, squares what is left of the orthonormality error.
-        self.u = 1.5 * u - 0.5 * (u @ gram)
+        self.factor = polar.factor(self.scale * _centred(means) + delta * prox)
+        self.u = self.factor.u
 
     def vjp(self, grad):
-        """Gradient with respect to means from that with respect to U, both (…, d, C):  2/√(C−1)·((I − UUᵀ) Y S⁻¹ + U X) P."""
-        v, row = self.v, self.singular[..., None, :]
-        k = v.mT @ (self.u.mT @ grad @ v)
-        x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
-        right = (v.mT - v.mT.mean(axis=-1, keepdims=True)) * self.scale  # 2/√(C−1) Vᵀ P
-        return grad @ ((v / row) @ right) + self.u @ (v @ x @ right)
+        """Gradient with respect to means from that with respect to U, both (…, d, C)."""
+        return self.scale * _centred(self.factor.vjp(grad))
 
 
-def _check_means(means):
+def _centred(columns):
+    """columns · P, (…, d, C)."""
+    return columns - columns.mean(axis=-1, keepdims=True)
+
+
+def _check_means(means, spare=False):
+    """spare: whether d = C−1 will do."""
     checks.floating("means", means)
     if means.ndim < 2:
         raise ValueError(f"means must have shape (…, d, C), got {tuple(means.shape)}")
-    checks.classes(means.shape[-1], means.shape[-2])
+    checks.classes(means.shape[-1], means.shape[-2], smallest_dim=means.shape[-1] - spare)

@@ -130,7 +130,7 @@ def test_an_etf_attains_both_bounds(C):
     (lambda: etf.simplex_etf(5, 0), "dim .* got 0"),
     (lambda: etf.simplex_etf(3, frame=torch.eye(4)), r"frame .*\(4, 4\)"),
     (lambda: etf.simplex_etf(3, 5, frame=torch.eye(4)[:, :3]), r"frame .*d = 5.*\(4, 3\)"),
-    (lambda: etf.simplex_etf(3, frame=torch.ones(2, 3)), r"frame .*\(2, 3\)"),
+    (lambda: etf.simplex_etf(3, frame=torch.ones(1, 3)), r"frame .*\(1, 3\)"),
     (lambda: etf.simplex_etf(3, frame=torch.ones(3)), r"frame .*\(3,\)"),
     (lambda: etf.canonical_frame(3, 4), "dim .* at least 4 .* got 3"),
     (lambda: etf.haar_frame(3, 4), "dim .* at least 4 .* got 3"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -281,4 +282,9 @@ def test_costs_of_memory_leave_out_what_was_not_measured():
 
 
 def test_methods_have_a_colour_each():
-    assert len({colour for colour, _ in figures.METHODS.values()}) == len(figures.METHODS) == 6
+    assert len({colour for colour, _ in figures.METHODS.values()}) == len(figures.METHODS) == 7
+
+
+def test_every_stored_method_is_drawn():
+    stored = pd.read_parquet(Path(__file__).parents[1] / "data/results/nearest-etf.parquet")
+    assert {t.name for t in figures.costs(stored).data} == set(stored["method"])
