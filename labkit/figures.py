@@ -20,6 +20,15 @@ HEADS = {  # head: (label, colour, dash)
     "implicit": ("implicit ETF", "#009E73", "solid"),
 }
 ORANGE, SKY, PURPLE, GREY = "#E69F00", "#56B4E9", "#CC79A7", "#555555"
+# The implicit head trained in two ways (`labkit.influence`) is drawn as if it were two heads.
+STYLES = HEADS | {"implicit_with_ddn": ("with the DDN gradient", "#009E73", "solid"),
+                  "implicit_without_ddn": ("without it", "#D55E00", "dash")}
+METHODS = {  # ways to compute the nearest ETF and its gradient: (colour, marker)
+    "closed form": ("#009E73", "circle"), "closed form, no gradient": (SKY, "circle-open"),
+    "closed form, float64": ("#000000", "triangle-up"),
+    "trust region, cold": ("#D55E00", "square"), "trust region, warm": (ORANGE, "square-open"),
+    "Proposition 1, dense": ("#0072B2", "diamond"), "SVD with autograd": (PURPLE, "x"),
+}
 CLASS_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#882255"]
 
 LABELS = {
@@ -41,7 +50,7 @@ def _rgba(colour, alpha):
 
 def curve_traces(table, x, y, head, legend=True):
     """Median over seeds and, with several seeds, the range as a band: a list of traces for one head."""
-    label, colour, dash = HEADS[head]
+    label, colour, dash = STYLES[head]
     group = table.groupby(x)[y]
     median, low, high = group.median(), group.min(), group.max()
     traces = []
@@ -61,7 +70,7 @@ def _decades(values):
 
 
 def _heads_in(table):
-    return [h for h in HEADS if h in set(table["head"])]
+    return [h for h in STYLES if h in set(table["head"])]
 
 
 def _shift(table):
@@ -126,7 +135,7 @@ def _margin_traces(margins, head):
         return []
     ranked = np.sort(np.stack([group["margin"].to_numpy() for _, group in mine.groupby("seed")]), axis=1)
     shown = np.unique(np.linspace(0, ranked.shape[1] - 1, 400).astype(int))  # a saved notebook stays small
-    label, colour, dash = HEADS[head]
+    label, colour, dash = STYLES[head]
     return [go.Scatter(x=shown, y=np.median(ranked, axis=0)[shown], mode="lines", name=label, legendgroup=head,
                        showlegend=False, line=dict(color=colour, dash=dash, width=2))]
 
@@ -264,3 +273,27 @@ def histograms(samples, x_title, bins=40, marks=None, height=360):
     figure.update_yaxes(title="share of samples", rangemode="tozero")
     return _layout(figure, height, barmode="overlay", showlegend=len(samples) > 1, headroom=True,
                    legend=dict(orientation="h", y=1.08, yanchor="bottom", x=0))
+
+
+def costs(table, measure="milliseconds", height=430):
+    """Time ("milliseconds") or memory ("peak_mib") of the nearest ETF against the number of classes, as Figures 5 and 16 have it.
+
+    table: columns method, num_classes, dim, quantity ("forward" or "forward + backward", a panel each) and the measure. Of
+    several dimensions at one C the largest is drawn; it shows under the pointer.
+    """
+    table = table.dropna(subset=measure).sort_values(["num_classes", "dim"])
+    table = table.drop_duplicates(["method", "quantity", "num_classes"], keep="last")
+    quantities = [q for q in ("forward", "forward + backward") if q in set(table["quantity"])]
+    figure = make_subplots(1, len(quantities), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.04)
+    for method, (colour, symbol) in METHODS.items():
+        mine = {k: table[(table["method"] == method) & (table["quantity"] == q)] for k, q in enumerate(quantities, 1)}
+        mine = {k: rows for k, rows in mine.items() if len(rows)}
+        for k, rows in mine.items():
+            figure.add_scatter(x=rows["num_classes"], y=rows[measure], mode="lines+markers", name=method, legendgroup=method,
+                               showlegend=k == min(mine), line=dict(color=colour, width=2), marker=dict(symbol=symbol, size=8),
+                               customdata=rows["dim"], hovertemplate="C = %{x}, d = %{customdata}: %{y:.3g}", row=1, col=k)
+    figure.update_xaxes(type="log", title="classes C", tickvals=sorted(table["num_classes"].unique().tolist()))
+    figure.update_yaxes(type="log", dtick=_decades(table[measure]), exponentformat="power")
+    figure.update_yaxes(title={"peak_mib": "peak memory, MiB"}.get(measure, measure), row=1, col=1)
+    legend = dict(orientation="h", y=-0.22, yanchor="top", x=0.5, xanchor="center")
+    return _layout(figure, height, legend=legend).update_layout(margin_b=110)

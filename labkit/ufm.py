@@ -25,21 +25,45 @@ from .training import History, provenance, sample_margins
 class UFM:
     """N free features of dimension d, in C classes of equal size (to one sample where C does not divide N).
 
-    Raises ValueError for C < 2, d < C or N < C.
+    imbalance: r ≥ 1 makes class sizes fall exponentially, n_c ∝ r^(−c/(C−1)), so that the first class is r times as large as
+        the last. Each size is a whole number within one of that rule, and they add up to N.
+
+    Raises ValueError for C < 2, d < C, N < C, r < 1, or so few samples that the last class would have less than one.
     """
 
     num_classes: int
     num_samples: int
     dim: int
+    imbalance: float = 1.0
 
     def __post_init__(self):
         checks.classes(self.num_classes, self.dim)
         if not isinstance(self.num_samples, int) or self.num_samples < self.num_classes:
             raise ValueError(f"num_samples must be at least num_classes={self.num_classes}, got {self.num_samples!r}")
+        checks.positive("imbalance", self.imbalance)
+        if self.imbalance < 1:
+            raise ValueError(f"imbalance is largest class over smallest, at least 1, got {self.imbalance!r}")
+        if self.num_samples < (needed := self._shape().sum() - 1e-9):
+            raise ValueError(f"imbalance={self.imbalance!r} with num_classes={self.num_classes} needs num_samples of at least "
+                             f"{math.ceil(needed)}, got {self.num_samples!r}")
+
+    def _shape(self):
+        """What class sizes are proportional to, (C,); the last is 1."""
+        return self.imbalance ** torch.linspace(1, 0, self.num_classes, dtype=torch.float64)
+
+    def class_sizes(self):
+        """Number of samples in each class, shape (C,)."""
+        return torch.bincount(self.targets(), minlength=self.num_classes)
 
     def targets(self):
         """Class labels, shape (N,), sorted."""
-        return (torch.arange(self.num_samples) * self.num_classes) // self.num_samples
+        if self.imbalance == 1:
+            return (torch.arange(self.num_samples) * self.num_classes) // self.num_samples
+        exact = self._shape() * self.num_samples / self._shape().sum()
+        sizes = (exact + 1e-9).floor().long()
+        left = self.num_samples - int(sizes.sum())
+        sizes[(sizes - exact).argsort(stable=True)[:left]] += 1  # the largest remainders round up
+        return torch.arange(self.num_classes).repeat_interleave(sizes)
 
     def features(self, generator=None):
         """Features to start from, shape (N, d): orthogonal, at AGD's scale for an N×d layer (`optim.agd_init_`)."""
@@ -63,45 +87,65 @@ class Trainer:
     """A UFM and a head in training, one run for each seed, all in one batch. `train_ufm` drives it; so can a widget.
 
     Arguments and errors as in `train_ufm`. Attributes: iteration (steps taken so far), head, features (S, N, d), targets (N,).
+    AGD takes the N×d features for one layer whatever the batch. A sample outside the batch has a gradient of zero, and as AGD
+    keeps no momentum it stands still; the length of the step, which is that of the whole matrix, falls to those inside.
     """
 
     def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0, frame="canonical",
-                 backprop_through_etf=True, device="cpu", alpha=None):
+                 backprop_through_etf=True, device="cpu", alpha=None, batch_size=None):
         checks.one_of("head", head, tuple(HEADS))
         if not isinstance(seeds, Iterable) or not (seeds := list(seeds)) or len(set(seeds)) < len(seeds) or any(
             not isinstance(s, Integral) for s in seeds
         ):
             raise ValueError(f"seeds must be one or more different integers, got {seeds!r}")
+        n = spec.num_samples
+        if batch_size is not None and batch_size not in range(1, n + 1):
+            raise ValueError(f"batch_size must be None or an integer from 1 to num_samples={n}, got {batch_size!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
         options = {"standard": {}, "fixed": {"frame": frame},
                    "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf}}[head]
-        self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain, **options}
-        # Features first, then the head, from one generator a seed: all heads start a seed from the same features.
+        self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain,
+                         "batch_size": batch_size, **options}
+        # Features first, then the head, then batches, from one generator a seed: all heads start from the same features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
         self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **options).to(device)
         self.features = torch.nn.Parameter(features.to(device))
         self.targets = spec.targets().to(device)
-        self._all_targets = self.targets.repeat(len(self.seeds))
+        self.batch_size, self._generators, self._rows_of_batch = batch_size, generators, None
         self.optimizer = AGD([self.features, *self.head.parameters()], gain=gain, batch_dims=1)
         self.iteration = 0
         self._rows, self._margins = [], None
 
+    def batch(self):
+        """What the next step will see: features (S, B, d) as a part of the parameter, targets (S, B). Asking moves nothing."""
+        n, S = self.spec.num_samples, len(self.seeds)
+        if self.batch_size is None:
+            return self.features, self.targets.expand(S, n)
+        if self._rows_of_batch is None:  # (S, B), without repeats; each seed's from its own generator
+            self._rows_of_batch = torch.stack([torch.randperm(n, generator=g)[: self.batch_size] for g in self._generators])
+        rows = self._rows_of_batch.to(self.device)
+        numbered = rows + n * torch.arange(S, device=self.device).unsqueeze(-1)
+        features = self.features.flatten(0, 1).index_select(0, numbered.flatten())
+        return features.unflatten(0, (S, -1)), self.targets[rows]
+
     def step(self):
-        """One step of AGD on the cross entropy of all samples."""
-        logits = self.head(self.features, self.targets)
-        loss = F.cross_entropy(logits.flatten(0, 1), self._all_targets, reduction="sum")
+        """One step of AGD on the cross entropy of all samples, or of a random batch of them."""
+        features, targets = self.batch()
+        logits = self.head(features, targets)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         self.optimizer.zero_grad()
-        (loss / self.spec.num_samples).backward()  # a sum over seeds: no run sees another
+        (loss / targets.shape[-1]).backward()  # a sum over seeds: no run sees another
         self.optimizer.step()
         self.head.after_step()
+        self._rows_of_batch = None
         self.iteration += 1
 
     @torch.no_grad()
     def present(self):
-        """A copy of the head that has taken in the present features, and its logits (S, N, C).
+        """A copy of the head that has taken in the present features, and its logits (S, N, C); always of all samples.
 
-        The next step will use these weights. A copy, because a forward pass moves an implicit head's state.
+        The next full-batch step will use these weights. A copy, because a forward pass moves an implicit head's state.
         """
         head = copy.deepcopy(self.head)
         return head, head(self.features, self.targets)
@@ -148,25 +192,30 @@ class Trainer:
 
 
 def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0,
-              frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False, alpha=None):
+              frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False, alpha=None,
+              batch_size=None):
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 
     spec: a `UFM`. head: "standard", "fixed" or "implicit". delta, alpha and backprop_through_etf concern the implicit head,
         frame ("canonical" or "haar") the fixed and the implicit one. temperature: τ. gain: of AGD.
     log_at: iterations to measure at, iteration t being the state after t steps; `log_points(iterations)` when omitted.
     progress: a tqdm bar on stderr.
+    batch_size: samples in a step, drawn without repeats and anew each time from the seed's own generator; all when None. With
+        batches too, measures are of all samples, with the classifier that a step on all samples would use.
 
     Returns a `History` with columns head, seed, iteration, loss (mean cross entropy), accuracy (share of samples), nc1,
     nc2 (of the weights), nc3, nc4, equinorm_means, equinorm_weights, cosine_margin (mean over samples), and every
-    sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖. A seed's rows do not depend on the
-    seeds beside it, beyond rounding. Raises ValueError for bad settings, FloatingPointError when the loss is not finite.
+    sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖, and the global mean is that of the
+    samples, which with imbalanced classes is not the mean of the class means. A seed's rows do not depend on the seeds
+    beside it, beyond rounding. Raises ValueError for bad settings, FloatingPointError when the loss is not finite.
     """
     if not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
     wanted = set(log_points(iterations) if log_at is None else log_at) | {iterations}
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")
-    trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha)
+    trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha,
+                      batch_size)
     for t in tqdm(range(iterations + 1), desc=f"{head} head", disable=not progress, mininterval=0.5):
         if t in wanted:
             trainer.log()

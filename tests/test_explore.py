@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import etf, explore, figures, ufm
+from labkit import etf, explore, figures, heads, influence, ufm
 from labkit.training import History
 
 SMALL = ufm.UFM(3, 30, 8)
@@ -17,6 +17,7 @@ EXPLORERS = {
     "nearest": explore.NearestETFExplorer,
     "collapse": lambda: explore.CollapseExplorer(ufm.UFM(4, 20, 4), iterations=10),
     "ufm": lambda: explore.UFMExplorer(SMALL, iterations=20),
+    "influence": explore.InfluenceExplorer,
 }
 everywhere = pytest.mark.parametrize("make", EXPLORERS.values(), ids=EXPLORERS)
 
@@ -229,6 +230,29 @@ def test_ufm_explorer_trains_what_its_controls_say(head):
 def test_ufm_explorer_draws_the_bound_of_its_temperature():
     figure = explore.UFMExplorer(SMALL, iterations=2).figure("fixed", 3.0, 1e-3, 0)
     assert figure.layout.shapes[0].y0 == pytest.approx(etf.cross_entropy_bound(3, 3.0))
+
+
+def test_influence_explorer_measures_what_its_controls_say():
+    explorer = explore.InfluenceExplorer()
+    explorer.set(num_samples=60, dim=16, num_classes=10, imbalance=10.0, clusters=1.0, seed=3)
+    state = explorer.state
+    spec = ufm.UFM(10, 60, 16, 10.0)
+    assert explorer.spec(*(state[name] for name in ("imbalance", "num_samples", "dim", "num_classes"))) == spec
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(10, 16, generator=generator)
+    features = torch.randn(60, 16, generator=generator) + centres[spec.targets()]
+    found = influence.influence(heads.ImplicitETFHead(16, 10), features, spec.targets())
+    figure = explorer.figure(**state)
+    for trace, expected in zip(figure.data, (found.ratio, found.tangent_share)):
+        assert dict(zip(trace.x, trace.y))[10.0] == pytest.approx(expected.item())
+    assert f"{found.ratio.item():.2f}" in figure.layout.title.text and "classes of 15 to 2" in figure.layout.title.text
+
+
+def test_influence_explorer_lowers_an_impossible_imbalance():
+    spec = explore.InfluenceExplorer.spec(100.0, 31.6, 8.0, 10)
+    assert (spec.num_samples, spec.dim) == (32, 10) and spec.class_sizes()[-1] == 1
+    with pytest.raises(ValueError):
+        ufm.UFM(10, 32, 10, spec.imbalance / 0.96)
 
 
 def test_watch_ufm(page):

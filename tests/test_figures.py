@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,10 @@ def etf_3d(C=4):
 
 
 RUN = history()
+COSTS = [(m, C, d, q, C * (1 + len(q)), d * C) for m in ("closed form", "SVD with autograd")
+         for C, d in ((10, 16), (10, 32), (50, 64)) for q in ("forward", "forward + backward")]
+COSTS = pd.DataFrame([*COSTS, ("Proposition 1, dense", 10, 16, "forward + backward", 7.0, None)],
+                     columns=["method", "num_classes", "dim", "quantity", "milliseconds", "peak_mib"])
 FIGURES = {
     "curves": lambda: figures.curves(RUN, "loss"),
     "curves with a bound": lambda: figures.curves(RUN, "nc1", bound=0.1, log_y=False, title="title"),
@@ -55,6 +60,8 @@ FIGURES = {
     "gallery_3d": lambda: figures.gallery_3d({"a": etf_3d(), "b": -etf_3d()}),
     "lines": lambda: figures.lines([1, 2, 3], {"a": [1, 2, 3]}, "x", "y", marks={"here": 2}),
     "histograms": lambda: figures.histograms({"a": [1.0, 2.0, 2.0]}, "x", marks={"here": 2}),
+    "costs": lambda: figures.costs(COSTS),
+    "costs in memory": lambda: figures.costs(COSTS, "peak_mib"),
 }
 
 
@@ -252,3 +259,32 @@ def test_histograms_are_shares_on_common_bins():
     np.testing.assert_allclose(figure.data[0].y, [2 / 4, 1 / 4, 0, 1 / 4])
     np.testing.assert_allclose(figure.data[1].y, [0, 0, 1, 0])
     np.testing.assert_allclose(figure.data[0].x, [0.5, 1.5, 2.5, 3.5])
+
+
+# Costs
+
+def test_costs_draws_each_method_once_per_quantity():
+    figure = figures.costs(COSTS)
+    assert [t.text for t in figure.layout.annotations] == ["forward", "forward + backward"]
+    drawn = {(t.name, t.xaxis): t for t in figure.data}
+    assert len(drawn) == len(figure.data) == 5
+    trace = drawn["closed form", "x2"]
+    np.testing.assert_array_equal(trace.x, [10, 50])
+    np.testing.assert_array_equal(trace.y, [10 * 19, 50 * 19])
+    np.testing.assert_array_equal(trace.customdata, [32, 64])  # of two dimensions at C = 10 the larger
+    shown = [t.name for t in figure.data if t.showlegend]
+    assert sorted(shown) == ["Proposition 1, dense", "SVD with autograd", "closed form"]  # once each, though one has no forward
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == figure.layout.yaxis2.type == "log"
+
+
+def test_costs_of_memory_leave_out_what_was_not_measured():
+    assert {t.name for t in figures.costs(COSTS, "peak_mib").data} == {"closed form", "SVD with autograd"}
+
+
+def test_methods_have_a_colour_each():
+    assert len({colour for colour, _ in figures.METHODS.values()}) == len(figures.METHODS) == 7
+
+
+def test_every_stored_method_is_drawn():
+    stored = pd.read_parquet(Path(__file__).parents[1] / "data/results/nearest-etf.parquet")
+    assert {t.name for t in figures.costs(stored).data} == set(stored["method"])

@@ -81,7 +81,7 @@ def test_targets_are_balanced_and_sorted(spec):
 
 def test_sizes_are_those_of_the_paper():
     sizes = [dataclasses.astuple(s) for s in (UFM_10, ufm.UFM_100, ufm.UFM_200, ufm.UFM_1000)]
-    assert sizes == [(10, 1000, 512), (100, 5000, 1024), (200, 5000, 1024), (1000, 10000, 1024)]
+    assert sizes == [(10, 1000, 512, 1.0), (100, 5000, 1024, 1.0), (200, 5000, 1024, 1.0), (1000, 10000, 1024, 1.0)]
 
 
 def test_features_are_orthogonal_at_agd_scale():
@@ -177,7 +177,7 @@ def test_the_last_iteration_is_always_measured():
 def test_settings_say_what_was_run():
     settings = train_ufm(SMALL, "implicit", 2, seeds=[4], temperature=3.0, delta=0.1, frame="haar").settings
     wanted = dict(head="implicit", seeds=[4], temperature=3.0, delta=0.1, frame="haar", iterations=2, gain=10.0,
-                  spec=dict(num_classes=4, num_samples=40, dim=16), backprop_through_etf=True)
+                  batch_size=None, spec=dict(num_classes=4, num_samples=40, dim=16, imbalance=1.0), backprop_through_etf=True)
     assert {name: settings[name] for name in wanted} == wanted
     assert {"versions", "device", "date"} <= set(settings)
 
