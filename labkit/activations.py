@@ -159,7 +159,7 @@ def _working_dtype(tensor):
 
 
 def _traced():
-    """Whether a compiler or a transform of torch.func looks on: values are unknown then, and tensors not to be written into."""
+    """Whether a compiler or a transform of torch.func looks on: values are unknown then, and parts of tensors read-only."""
     # There is no public name for the second question; torch.autograd.Function.apply asks it this way.
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
