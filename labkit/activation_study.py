@@ -111,14 +111,18 @@ class DigitNet(nn.Sequential):
 
     kappa_init, lambda_init, lambda_gradient: of the AGLU layers (2·blocks + 1, and one in each gate).
     gate_kappa_init: range of κ of the APA gates, or None for no gates. activation: a class to use in place of AGLU.
+    one_sign: make κ positive in the AGLUs that the shortcuts pass, all but those inside branches.
     """
 
     def __init__(self, blocks=4, width=64, kappa_init=KAPPA, lambda_init=LAMBDA, lambda_gradient="exact",
-                 gate_kappa_init=None, activation=None):
+                 gate_kappa_init=None, activation=None, one_sign=False):
         act = activation or (lambda: AGLU(kappa_init, lambda_init, lambda_gradient=lambda_gradient))
         gates = [Gate(width, gate_kappa_init, act) if gate_kappa_init else None for _ in range(blocks)]
         super().__init__(nn.Linear(64, width, bias=False), nn.BatchNorm1d(width), act(),
                          *(Block(width, act, gate) for gate in gates), nn.Linear(width, 10))
+        with torch.no_grad():
+            for layer in (self[2], *(m.after for m in self if isinstance(m, Block))) if one_sign else ():
+                layer.kappa.abs_()
 
     def parameters_of(self, kind):
         """The (κ, λ) of all layers of that class, from the input on: two lists of floats."""

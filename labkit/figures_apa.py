@@ -14,7 +14,7 @@ GRADIENTS = {"exact": ("exact gradient", "#0072B2", "solid"), "paper": ("Eq. 6",
 PARTS = {"z": "z", "kappa": "κ", "lam": "λ"}
 RAMP = ["#56B4E9", "#0072B2", "#000000", "#D55E00", "#E69F00"]  # Okabe and Ito's, from cold to warm
 DASHES = ["dot", "dash", "solid", "longdash", "dashdot"]
-INKS = {"κ ~ U(0, 1)": ("#0072B2", "solid"), "κ ~ U(−2, 0)": ("#D55E00", "dash"), "κ ~ U(−3, 0)": ("#E69F00", "dashdot"),
+INKS = {"κ ~ U(0, 1)": ("#0072B2", "longdash"), "κ ~ U(−2, 0)": ("#D55E00", "dash"), "κ ~ U(−3, 0)": ("#E69F00", "dashdot"),
         "κ ~ U(−2, 2)": ("#000000", "dot"), "κ ~ U(1, 1.3)": ("#009E73", "solid"), "κ ~ U(−1, 0)": ("#D55E00", "dash")}
 
 
@@ -48,7 +48,7 @@ def derivative_panels(gated, kappas=(-1.0, 0.3, 1.0, 3.0), lams=(0.01, 0.3, 1.0,
         for (k, l, label), colour, dash in zip(settings, RAMP, DASHES):
             found = derivatives(z, k, l, gated)
             for col, part in enumerate(PARTS, start=1):
-                figure.add_trace(line(z, found[part], label, colour, dash, col == 1, legendgroup=label,
+                figure.add_trace(line(z, found[part], label, colour, dash, in_legend=col == 1, legendgroup=label,
                                       legend="legend" if row == 1 else "legend2"), row=row, col=col)
     figure.update_xaxes(title="z", title_standoff=4)
     return _layout(figure, height, legend=dict(x=1.01, y=1), legend2=dict(x=1.01, y=0.4))
@@ -61,7 +61,7 @@ def explorer_panels(kappa, lam, gated, wrong=False, draws=None, box=None, reach=
     """
     name = "AGLU" if gated else "APA"
     z = torch.linspace(-reach, reach, 201, dtype=torch.float64)
-    titles = [f"{name}(z; κ, λ)", "∂/∂z", "∂/∂κ", "∂/∂λ", "where κ and λ are"]
+    titles = [f"{name}(z; κ, λ)", "∂/∂z", "∂/∂κ", "∂/∂λ", "κ (across) and λ (up)"]
     figure = make_subplots(2, 3, specs=[[{"rowspan": 2}, {}, {}], [None, {}, {}]], subplot_titles=titles,
                            column_widths=[0.42, 0.29, 0.29], horizontal_spacing=0.06, vertical_spacing=0.16)
     if draws is not None:
@@ -83,8 +83,8 @@ def explorer_panels(kappa, lam, gated, wrong=False, draws=None, box=None, reach=
                               fill="toself", fillcolor=_rgba(SKY, 0.3)), row=2, col=3)
     figure.add_trace(go.Scatter(x=[kappa], y=[lam], mode="markers", showlegend=False, name="here",
                                 marker=dict(size=11, color="#0072B2")), row=2, col=3)
-    figure.update_xaxes(title="κ", range=[-3.5, 10.5], title_standoff=4, row=2, col=3)
-    _powers_of_ten(figure.update_yaxes, 2, title="λ", range=[-4.4, 2.4], row=2, col=3)
+    figure.update_xaxes(range=[-3.5, 10.5], row=2, col=3)
+    _powers_of_ten(figure.update_yaxes, 2, range=[-4.4, 2.4], row=2, col=3)
     figure.update_yaxes(range=[-reach, reach] if gated else [-0.05, 1.05], row=1, col=1)
     return _layout(figure, height, headroom=True, legend=dict(orientation="h", x=0, y=-0.06, yanchor="top"))
 
