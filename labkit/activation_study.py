@@ -36,13 +36,13 @@ def fit_curve(kappa=0.8, lam=0.5, lambda_gradient="exact", seeds=range(5), steps
 
     For each seed: samples z ~ N(0, 2²), y = AGLU(z; kappa, lam), a start κ ~ U(1, 1.3), λ ~ U(0, 1), and `steps` steps
     of size lr on half the mean squared error. λ is put back to `smallest` where a step leaves it below.
-    Returns a History, named by lambda_gradient, with loss, kappa and lam at up to 200 iterations.
+    Returns a History, named by lambda_gradient, with loss, kappa and lam at up to 100 iterations.
     """
     draws = [_draw(seed, samples) for seed in seeds]
     z, k, l = (torch.stack(part, -1) for part in zip(*draws))  # seeds are channels: (samples, S), (S,), (S,)
     y = aglu(z, kappa, lam)
     k.requires_grad_(), l.requires_grad_()
-    shown, rows = {round(t) for t in torch.linspace(0, steps, 200).tolist()}, []
+    shown, rows = {round(t) for t in torch.linspace(0, steps, 100).tolist()}, []
     for t in range(steps + 1):
         losses = (aglu(z, k, l, lambda_gradient=lambda_gradient) - y).square().mean(0) / 2
         if t in shown:

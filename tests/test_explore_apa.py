@@ -45,7 +45,7 @@ def positions(widget, count=7):
 def panels(figure):
     """The bold curve of the function and those of ∂/∂z, ∂/∂κ, ∂/∂λ as arrays."""
     bold = [t for t in figure.data if t.mode == "lines" and t.line.color == "#0072B2"]
-    return [np.asarray(t.y) for t in bold]
+    return [np.asarray(t.y, float) for t in bold]
 
 
 def panel_values(**settings):
@@ -74,7 +74,7 @@ def test_all_corners_of_the_controls():
 @pytest.mark.parametrize("kappa", [-3.0, -0.5, 0.0, 1.0, 10.0])
 def test_lambda_one_is_the_sigmoid(kappa):
     eta = panel_values(function="APA", kappa=kappa, lam=1.0)[0]
-    np.testing.assert_allclose(eta, 1 / (1 + np.exp(-kappa * Z)), rtol=1e-12)
+    np.testing.assert_allclose(eta, 1 / (1 + np.exp(-kappa * Z)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kappa", [-3.0, 0.0, 1.0])
@@ -87,18 +87,18 @@ def test_small_lambda_is_gumbel(kappa):
 
 def test_aglu_at_one_and_one_is_silu_and_large_kappa_is_relu():
     one, ten = (panel_values(function="AGLU", kappa=kappa, lam=1.0)[0] for kappa in (1.0, 10.0))
-    np.testing.assert_allclose(one, Z / (1 + np.exp(-Z)), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(one, Z / (1 + np.exp(-Z)), rtol=1e-6, atol=1e-7)
     assert np.abs(ten - np.maximum(Z, 0)).max() < 0.03
 
 
 @pytest.mark.parametrize("function", ["APA", "AGLU"])
 def test_the_derivatives_are_those_of_the_function(function):
-    state, h = dict(function=function, kappa=0.7, lam=0.3), 1e-5
+    state, h = dict(function=function, kappa=0.7, lam=0.3), 1e-3
     value, of_z, of_kappa, of_lam = panel_values(**state)
-    np.testing.assert_allclose(of_z[1:-1], ((value[2:] - value[:-2]) / (2 * (Z[1] - Z[0])))[:], atol=2e-3)
+    np.testing.assert_allclose(of_z[1:-1], (value[2:] - value[:-2]) / (2 * (Z[1] - Z[0])), atol=2e-3)
     for part, found in (("kappa", of_kappa), ("lam", of_lam)):
         up, down = (panel_values(**{**state, part: state[part] + s * h})[0] for s in (1, -1))
-        np.testing.assert_allclose(found, (up - down) / (2 * h), atol=1e-8)
+        np.testing.assert_allclose(found, (up - down) / (2 * h), atol=2e-3)
 
 
 def test_eq_6_is_drawn_when_asked_for_and_has_the_other_sign():
@@ -106,7 +106,7 @@ def test_eq_6_is_drawn_when_asked_for_and_has_the_other_sign():
     figure = explorer.figure(**{**explorer.state, "wrong": True})
     wrong, = (np.asarray(t.y) for t in figure.data if t.name == "Eq. 6 of the supplement")
     right = panels(figure)[-1]
-    assert (wrong * right <= 0).all() and np.abs(wrong).max() > 0.1
+    assert (wrong.astype(float) * right <= 0).all() and np.abs(wrong).max() > 0.1
     assert "Eq. 6" not in {t.name for t in explorer.figure(**explorer.state).data}
 
 
@@ -127,7 +127,7 @@ def test_pure_and_small():
     explorer = explore_apa.APAExplorer()
     state = {**explorer.state, "initial": "κ ~ U(−2, 2)", "wrong": True}
     first, second = explorer.figure(**state).to_json(), explorer.figure(**state).to_json()
-    assert first == second and len(first) < 200_000
+    assert first == second and len(first) < 80_000
 
 
 def test_fast():
