@@ -11,6 +11,7 @@ import ast
 import asyncio
 import base64
 import copy
+import io
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ from kaleido.errors import ChromeNotFoundError
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,7 +120,17 @@ def add_pictures(nb):
 
     if outs := figures(nb):
         for out, png in zip(outs, asyncio.run(draw([out.data[PLOTLY] for out in outs]))):
-            out.data["image/png"] = base64.b64encode(png).decode()
+            out.data["image/png"] = base64.b64encode(smaller(png)).decode()
+
+
+def smaller(png):
+    """The picture with a palette of 128 colours: about a fifth of the bytes, and no colour of a line drawing is seen to change.
+
+    Maximum coverage keeps the colours of thin lines apart; Pillow's own choice, median cut, merged blue with green.
+    """
+    out, palette = io.BytesIO(), dict(method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(128, **palette).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def to_html(nb, title):
