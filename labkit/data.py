@@ -24,7 +24,7 @@ SPLITS = ("train", "test")
 def load(name, split, root=None):
     """All images and labels of one split of a set: float32 (N, C, H, W) in [0, 1] and int64 (N,), the same at every call.
 
-    name: "digits", 8×8 grey images of ten digits, 1193 for training and 604 for testing (Alpaydin & Kaynak 1998, from
+    name: "digits", 8×8 grey images of ten digits, 1201 for training and 596 for testing (Alpaydin & Kaynak 1998, from
         scikit-learn); or "cifar10", 32×32 colour images of ten classes, 50000 and 10000 (Krizhevsky 2009).
     root: folder of the files cifar10-train.parquet and cifar10-test.parquet, in the layout of the Hugging Face hub: a column
         `img` with the encoded picture under `bytes`, and a column `label`. None is the environment variable LABKIT_DATA,

@@ -27,8 +27,6 @@ NETWORKS = {
     "aglu-channel": dict(name="resnet32", activation="aglu", per_channel=True),
     "se": dict(name="se_resnet32", activation="relu", gate="sigmoid"),
     "se-apa": dict(name="se_resnet32", activation="relu", gate="apa"),
-    "se-aglu": dict(name="se_resnet32", activation="aglu", gate="sigmoid"),
-    "se-aglu-apa": dict(name="se_resnet32", activation="aglu", gate="apa"),
     "apa-star": dict(name="se_resnet32", **_STAR),
     "apa-star-channel": dict(name="se_resnet32", per_channel=True, **_STAR),
 }
@@ -37,17 +35,17 @@ LEARNT = [name for name, options in NETWORKS.items() if "aglu" in options.values
 # Each study: a data set, how much of it, how long. CIFAR-10 is shrunk to what two processor cores can do in minutes.
 STUDIES = {
     "digits": dict(dataset="digits", per_class=None, pool=1, networks=list(NETWORKS), seeds=[0, 1, 2, 3, 4],
-                   epochs=10, batch_size=64, lr=0.05, weight_decay=5e-4),
-    "cifar10": dict(dataset="cifar10", per_class=(400, 200), pool=2, seeds=[0, 1, 2],
-                    networks=["relu", "gelu", "silu", "aglu", "se", "se-apa", "apa-star"],
-                    epochs=8, batch_size=64, lr=0.05, weight_decay=5e-4),
+                   epochs=6, batch_size=64, lr=0.05, weight_decay=5e-4),
+    "cifar10": dict(dataset="cifar10", per_class=(300, 100), pool=2, seeds=[0, 1, 2],
+                    networks=["relu", "silu", "aglu", "se", "apa-star"],
+                    epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4),
 }
 NOTES = {
     "digits": "scikit-learn's digits, 8x8 grey; a third of every class for testing",
-    "cifar10": "CIFAR-10, JPEG re-encoded; 4000 training and 2000 test images, averaged to 16x16 pixels",
+    "cifar10": "CIFAR-10, JPEG re-encoded; 3000 training and 1000 test images, averaged to 16x16 pixels",
 }
 
-Run = namedtuple("Run", "curve parameters")
+Run = namedtuple("Run", "curves parameters")
 
 
 def build(network, in_chans=1, num_classes=10, seed=0):
@@ -73,11 +71,11 @@ def train_classifier(model, images, labels, test_images, test_labels, *, epochs=
     and λ. Decay would pull κ and λ to 0, where a gate is constant or Gumbel, as if that were the neutral choice.
 
     log_at: epochs after which to measure; None is 0, 1, 2, 5, 10, 20, … and the last.
-    Run.curve: one row for each logged epoch, columns iteration (the epoch), steps, loss (mean over the epoch, NaN before the
+    Run.curves: one row for each logged epoch, columns iteration (the epoch), steps, loss (mean over the epoch, NaN before the
         first), accuracy and nc1 of training images, test_accuracy, test_nc1, and gate_entropy (NaN without gates); all
         but the loss are measured in evaluation mode.
     Run.parameters: backbones.parameters_by_depth at each logged epoch.
-    Where the loss stops being finite so does the training, with a last row that holds that loss and no measures.
+    Training ends where the loss is no longer finite; the last row then holds that loss and no measures.
     Raises ValueError for epochs, batch_size or lr not above 0, and for labels that do not fit the images.
     """
     for name, value in dict(epochs=epochs, batch_size=batch_size, lr=lr).items():
@@ -91,13 +89,13 @@ def train_classifier(model, images, labels, test_images, test_labels, *, epochs=
     ], lr=lr, momentum=momentum)
     steps = epochs * -(-len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order, curve, parameters, loss = torch.Generator().manual_seed(seed), [], [], float("nan")
+    order, curves, parameters, loss = torch.Generator().manual_seed(seed), [], [], float("nan")
 
     def log(epoch):
         row = dict(iteration=epoch, steps=schedule.last_epoch, loss=loss)
         row |= measure(model, images, labels)
         row |= {f"test_{k}" if k != "gate_entropy" else k: v for k, v in measure(model, test_images, test_labels).items()}
-        curve.append(row)
+        curves.append(row)
         parameters.append(backbones.parameters_by_depth(model).assign(iteration=epoch))
 
     with torch.random.fork_rng(devices=[]):
@@ -106,11 +104,11 @@ def train_classifier(model, images, labels, test_images, test_labels, *, epochs=
             if epoch:
                 loss = _epoch(model, images, labels, order, batch_size, optimizer, schedule)
                 if not loss < float("inf"):
-                    curve.append(dict(iteration=epoch, steps=schedule.last_epoch, loss=loss))
+                    curves.append(dict(iteration=epoch, steps=schedule.last_epoch, loss=loss))
                     break
             if epoch in log_at or epoch == epochs:
                 log(epoch)
-    return Run(pd.DataFrame(curve), pd.concat(parameters, ignore_index=True))
+    return Run(pd.DataFrame(curves), pd.concat(parameters, ignore_index=True))
 
 
 def _epoch(model, images, labels, order, batch_size, optimizer, schedule):
@@ -194,25 +192,26 @@ def run(study, folder, networks=None, seeds=None, root=None, progress=print):
     checks.one_of("study", study, tuple(STUDIES))
     spec, folder, images = STUDIES[study], Path(folder), None
     networks, seeds = networks or spec["networks"], spec["seeds"] if seeds is None else seeds
-    options = {k: spec[k] for k in ("epochs", "batch_size", "lr", "weight_decay")}
+    options = {key: spec[key] for key in ("epochs", "batch_size", "lr", "weight_decay")}
+    settings = {"study": study, "images": NOTES[study], "dataset": spec["dataset"], **options}
     found = {"curves": [], "parameters": []}
     for seed in seeds:
         for network in networks:
             paths = {part: folder / f"{study}-{network}-{seed}-{part}.parquet" for part in found}
-            if not all(path.is_file() for path in paths.values()):
+            if not all(_made_with(path, settings) for path in paths.values()):
                 images = images or load(study, root)
                 model = build(network, images[0].shape[1], seed=seed)
                 result = train_classifier(model, *images, seed=seed, **options)
-                for part, table in zip(found, result):
-                    table = table.assign(head=network, seed=seed)
-                    training.History(table, training.provenance()).save(paths[part])
-                progress(f"{study}, {network}, seed {seed}: test accuracy {result.curve['test_accuracy'].iloc[-1]:.3f}")
+                for part, path in paths.items():
+                    table = getattr(result, part).assign(head=network, seed=seed)
+                    training.History(table, settings | training.provenance()).save(path)
+                progress(f"{study}, {network}, seed {seed}: test accuracy {result.curves['test_accuracy'].iloc[-1]:.3f}")
             for part, path in paths.items():
                 found[part].append(training.History.load(path))
-    return {part: _joined(histories, study) for part, histories in found.items()}
+    return {part: training.History(pd.concat([h.frame for h in histories], ignore_index=True), histories[-1].settings)
+            for part, histories in found.items()}
 
 
-def _joined(histories, study):
-    spec = {key: value for key, value in STUDIES[study].items() if key != "networks"}
-    frame = pd.concat([h.frame for h in histories], ignore_index=True)
-    return training.History(frame, {"study": study, "images": NOTES[study], **spec, **histories[-1].settings})
+def _made_with(path, settings):
+    """Whether a run is there and was made with these settings: after a change of a study, old runs are not taken for new."""
+    return path.is_file() and settings.items() <= training.History.load(path).settings.items()
