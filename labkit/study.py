@@ -215,3 +215,13 @@ def run(study, folder, networks=None, seeds=None, root=None, progress=print):
 def _made_with(path, settings):
     """Whether a run is there and was made with these settings: after a change of a study, old runs are not taken for new."""
     return path.is_file() and settings.items() <= training.History.load(path).settings.items()
+
+
+def save(found, study, folder):
+    """Write the two Histories of `run` to networks-<study>-curves.parquet and networks-<study>-parameters.parquet."""
+    return [history.save(Path(folder) / f"networks-{study}-{part}.parquet") for part, history in found.items()]
+
+
+def saved(study, folder):
+    """The curves and parameters that `save` wrote, as two Histories; FileNotFoundError where they are not there."""
+    return tuple(training.History.load(Path(folder) / f"networks-{study}-{part}.parquet") for part in ("curves", "parameters"))

@@ -42,6 +42,7 @@ OTHER_PARAMETERS = {
     "02-simplex-etf": dict(CLASSES=4, DIM=6, TEMPERATURE=10.0, SEED=1),
     "03-nearest-simplex-etf": dict(CLASSES=6, DIM=12, DELTA=0.1, NOISE=1.0, SEED=3),
     "05-ufm-10": dict(SEEDS=[3, 4], CLASSES=5, SAMPLES=100, DIM=16, TEMPERATURE=4.0, ITERATIONS=150),
+    "08-aglu-inside-networks": dict(NETWORKS=["se", "silu"], EPOCHS=1, SEED=3),
 }
 
 MUST_HAVE = {

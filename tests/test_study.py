@@ -2,14 +2,12 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from labkit import backbones, metrics, study
 from labkit.activations import AGLU, APA
-from labkit.training import History
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +187,20 @@ def test_a_study_goes_on_where_it_stopped(small, tmp_path, monkeypatch):
 
 def test_a_study_is_saved_and_loaded(small, tmp_path):
     found = study.run("digits", tmp_path / "runs", progress=lambda _: None)
-    for part, history in found.items():
-        loaded = History.load(history.save(tmp_path / f"{part}.parquet"))
+    study.save(found, "digits", tmp_path)
+    for loaded, history in zip(study.saved("digits", tmp_path), found.values()):
         assert loaded.settings == history.settings
-        np.testing.assert_array_equal(loaded.frame["seed"], history.frame["seed"])
+        pd.testing.assert_frame_equal(loaded.frame, history.frame)
+    with pytest.raises(FileNotFoundError, match="networks-cifar10-curves.parquet"):
+        study.saved("cifar10", tmp_path)
+
+
+def test_a_changed_study_is_run_again(small, tmp_path, monkeypatch):
+    told = []
+    study.run("digits", tmp_path, ["relu"], [0], progress=told.append)
+    monkeypatch.setitem(study.STUDIES, "digits", dict(study.STUDIES["digits"], lr=0.01))
+    study.run("digits", tmp_path, ["relu"], [0], progress=told.append)
+    assert len(told) == 2
 
 
 def test_cifar_results_say_that_they_are_re_encoded():
