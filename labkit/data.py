@@ -21,7 +21,7 @@ NAMES = ("digits", "cifar10")
 SPLITS = ("train", "test")
 
 
-def load(name, split, root=None):
+def load(name, split, root=None, count=None):
     """All images and labels of one split of a set: float32 (N, C, H, W) in [0, 1] and int64 (N,), the same at every call.
 
     name: "digits", 8×8 grey images of ten digits, 1201 for training and 596 for testing (Alpaydin & Kaynak 1998, from
@@ -29,6 +29,7 @@ def load(name, split, root=None):
     root: folder of the files cifar10-train.parquet and cifar10-test.parquet, in the layout of the Hugging Face hub: a column
         `img` with the encoded picture under `bytes`, and a column `label`. None is the environment variable LABKIT_DATA,
         or data/ under the working directory where that is not set.
+    count: only the first so many images, for trials; None is all.
 
     Raises ValueError for another name or split and for a Parquet file of another layout, FileNotFoundError, which says where
     it looked, for a set that is not there, and ModuleNotFoundError for the digits without scikit-learn.
@@ -36,8 +37,8 @@ def load(name, split, root=None):
     checks.one_of("name", name, NAMES)
     checks.one_of("split", split, SPLITS)
     if name == "digits":
-        return _digits(split)
-    return read_parquet(find(name, split, root))
+        return tuple(part[:count] for part in _digits(split))
+    return read_parquet(find(name, split, root), count)
 
 
 def find(name, split, root=None):
@@ -62,12 +63,12 @@ def present(name, root=None):
         return False
 
 
-def read_parquet(path):
-    """Images and labels of a Parquet file with encoded pictures of one size in `img.bytes` and class numbers in `label`."""
+def read_parquet(path, count=None):
+    """Images and labels of a Parquet file with encoded pictures of one size in `img.bytes` and class numbers in `label`; all, or the first `count`."""
     columns = pq.read_schema(path).names
     if missing := {"img", "label"} - set(columns):
         raise ValueError(f"{path} has no column {' or '.join(sorted(missing))}; its columns: {', '.join(columns)}")
-    table = pq.read_table(path, columns=["img", "label"])
+    table = pq.read_table(path, columns=["img", "label"]).slice(0, count)
     encoded = table["img"].combine_chunks().field("bytes")
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(picture.as_py())).convert("RGB")) for picture in encoded])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

@@ -132,8 +132,7 @@ def network_panels(parameters, network, kind, seed, epoch, title=None):
     z = torch.linspace(-5, 5, 81, dtype=torch.float64)
     for col, column in enumerate(("lam", "kappa"), start=1):
         if now.empty:
-            figure.add_annotation(text="nothing learnt here", showarrow=False, x=0.5, y=0.5, xref="x domain", yref="y domain",
-                                  row=1, col=col)
+            _say(figure, "nothing learnt here", col)
         else:
             _moves(figure, start, now, column, col)
         figure.update_xaxes(title="layer, from input to output", row=1, col=col)
@@ -149,11 +148,17 @@ def network_panels(parameters, network, kind, seed, epoch, title=None):
     elif fixed is not None:
         figure.add_scatter(x=z, y=fixed[0], mode="lines", line=dict(color="black", width=2), name=fixed[1], row=1, col=3)
     else:
-        figure.add_annotation(text="no gate in this network", showarrow=False, x=0.5, y=0.5, xref="x domain", yref="y domain",
-                              row=1, col=3)
+        _say(figure, "no gate in this network", 3)
     figure.update_xaxes(title="z", range=[-5, 5], row=1, col=3)
     figure.update_yaxes(range=[-0.6, 5] if kind == "activation" else [-0.02, 1.02], row=1, col=3)
     return _layout(figure, 400, title, headroom=True, legend=dict(orientation="h", y=-0.22, yanchor="top", x=1, xanchor="right"))
+
+
+def _say(figure, text, col):
+    """A word in place of an empty panel (by the page: plotly drops the axes of a panel without traces)."""
+    axis = figure.layout["xaxis" if col == 1 else f"xaxis{col}"]
+    figure.add_annotation(text=text, showarrow=False, x=sum(axis.domain) / 2, y=0.5, xref="paper", yref="paper", font_color=GREY)
+    axis.visible = figure.layout["yaxis" if col == 1 else f"yaxis{col}"].visible = False
 
 
 def _shades(count):

@@ -6,7 +6,7 @@ import pandas as pd
 from labkit import study
 from labkit.training import History
 
-LAYERS = {"activation": 31, "gate": 15}
+LAYERS = {"activation": 13, "gate": 6}
 
 
 def results(networks=tuple(study.NETWORKS), seeds=(0, 1, 2), epochs=(0, 1, 5)):

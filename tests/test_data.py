@@ -75,6 +75,14 @@ def test_parquet_pixels_and_labels(tmp_path, pixels):
     assert labels.tolist() == [3, 1, 4, 1, 5]
 
 
+def test_the_first_images_only(tmp_path, pixels):
+    write(tmp_path / "cifar10-test.parquet", [encoded(p) for p in pixels], [3, 1, 4, 1, 5])
+    for name in data.NAMES:
+        whole, part = (data.load(name, "test", tmp_path, count) for count in (None, 3))
+        assert len(part[0]) == len(part[1]) == 3
+        assert torch.equal(part[0], whole[0][:3]) and torch.equal(part[1], whole[1][:3])
+
+
 def test_parquet_in_several_row_groups(tmp_path, pixels):
     path = tmp_path / "a.parquet"
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -64,7 +64,7 @@ def test_depth_panels_hold_start_and_end():
     assert [t.name for t in lines] == ["before training", "after: APA*"] * 4  # λ and κ of activations and of gates
     mine = PARAMETERS.query("head == 'apa-star' and kind == 'gate' and iteration == 5").groupby("layer")["kappa"].median()
     np.testing.assert_allclose(lines[-1].y, mine)
-    assert len(lines[0].x) == 31 and len(lines[-1].x) == 15
+    assert len(lines[0].x) == 13 and len(lines[-1].x) == 6
 
 
 def test_depth_panels_of_a_network_without_gates():
