@@ -91,9 +91,9 @@ def depth_panels(parameters, networks, title=None):
                 end = at(mine[mine["head"] == network])
                 _stage(figure, end, column, f"after: {LABELS[network]}", shade, "circle", "solid", row, col)
             if mine[column].max() > 20:
-                figure.update_yaxes(type="log", row=row, col=col)
+                figure.update_yaxes(type="log", exponentformat="power", dtick=2, row=row, col=col)
             figure.update_xaxes(title="layer, from input to output" if row == 2 else None, row=row, col=col)
-    return _layout(figure, 560, title, headroom=True, legend=dict(orientation="h", y=1.08, yanchor="bottom", x=1, xanchor="right"))
+    return _layout(figure, 500, title, headroom=True, legend=dict(orientation="h", y=1.08, yanchor="bottom", x=1, xanchor="right"))
 
 
 def _stage(figure, table, column, name, shade, symbol, dash, row, col):
@@ -175,4 +175,4 @@ def _moves(figure, start, now, column, col):
         figure.add_scatter(x=table["layer"], y=table[column], mode="markers", name=name, showlegend=col == 1,
                            marker=dict(size=7, **mark), row=1, col=col)
     if now[column].max() > 20:
-        figure.update_yaxes(type="log", row=1, col=col)
+        figure.update_yaxes(type="log", exponentformat="power", dtick=2, row=1, col=col)
