@@ -1,0 +1,56 @@
+"""An explorer of what networks learnt: κ and λ by depth, and the activations and gates they make, from saved runs."""
+
+import ipywidgets as widgets
+
+from . import figures_networks
+from .explore import Explorer
+
+_STYLE = dict(description_width="150px")
+
+
+def _menu(kind, label, options, value):
+    return kind(description=label, options=options, value=value, style=_STYLE, layout=widgets.Layout(width="520px"))
+
+
+class NetworksExplorer(Explorer):
+    """Flip through networks, seeds and epochs of a study and see the layers' κ, λ and curves.
+
+    curves, parameters: the two Histories of `study.run`, or what was saved of them.
+    """
+
+    def __init__(self, curves, parameters):
+        self.curves, self.parameters = curves, parameters
+        super().__init__()
+
+    def controls(self):
+        frame = self.curves.frame
+        networks = [n for n in figures_networks.LABELS if n in set(frame["head"])]
+        if not networks:
+            raise ValueError(f"none of the networks is known: {sorted(set(frame['head']))}; "
+                             f"known are {', '.join(figures_networks.LABELS)}")
+        learnt = [n for n in networks if n in set(self.parameters.frame["head"])]
+        epochs = sorted(frame["iteration"].unique().tolist())
+        return {
+            "network": _menu(widgets.Dropdown, "network", [(figures_networks.LABELS[n], n) for n in networks],
+                             (learnt or networks)[-1]),
+            "kind": _menu(widgets.Dropdown, "which layers", [("activations", "activation"), ("gates of the attention", "gate")],
+                          "activation"),
+            "seed": _menu(widgets.SelectionSlider, "seed", sorted(frame["seed"].unique().tolist()), frame["seed"].min().item()),
+            "epoch": _menu(widgets.SelectionSlider, "epoch", epochs, epochs[-1]),
+        }
+
+    def numbers(self, network, seed, epoch):
+        """The row of the curves for one network, seed and epoch as a dict; empty where that was not run."""
+        rows = self.curves.frame.query("head == @network and seed == @seed and iteration == @epoch")
+        return rows.iloc[0].to_dict() if len(rows) else {}
+
+    def figure(self, network, kind, seed, epoch):
+        row = self.numbers(network, seed, epoch)
+        title = f"{figures_networks.LABELS[network]}, seed {seed}, epoch {epoch}: "
+        if row:
+            title += f"test accuracy {100 * row['test_accuracy']:.1f} %, NC1 {row['test_nc1']:.3f}"
+            if row["gate_entropy"] == row["gate_entropy"]:  # not NaN
+                title += f", gate entropy {row['gate_entropy']:.3f}"
+        else:
+            title += "not run"
+        return figures_networks.network_panels(self.parameters.frame, network, kind, seed, epoch, title)
