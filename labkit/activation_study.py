@@ -134,8 +134,8 @@ def train_digits(name, seeds=range(5), epochs=20, lr=0.1, batch=128, weight_deca
                  progress=None, **options):
     """Train a DigitNet(**options) for each seed by SGD with momentum 0.9 and a cosine schedule; no augmentation.
 
-    Weights decay, κ and λ do not; learn=False holds κ and λ where they start. λ is put back to `smallest` where a step leaves it
-    below. A run whose loss is not finite stops: its last row has loss NaN and the accuracies of chance. progress: a function
+    Weights decay, κ and λ do not; learn=False holds κ and λ where they start. λ is put back to `smallest` where a step
+    leaves it below. A run whose loss is not finite stops: its last row has loss NaN and the accuracies of chance. progress: a function
     of the name, the seed and its last row, called after each seed.
     Returns a History, named `name`, of epochs 0 to `epochs`: loss and accuracy (means over the
     epoch's batches), test_accuracy, gradient (the largest norm in the epoch), and kappa_0 …, lam_0 … of the AGLU layers.
@@ -146,7 +146,8 @@ def train_digits(name, seeds=range(5), epochs=20, lr=0.1, batch=128, weight_deca
         if progress:
             progress(name, seed, rows[-1])
     settings = dict(name=name, seeds=list(seeds), epochs=epochs, lr=lr, batch=batch, weight_decay=weight_decay,
-                    smallest=smallest, learn=learn, **provenance(), **{k: v for k, v in options.items() if k != "activation"})
+                    smallest=smallest, learn=learn, **provenance(),
+                    **{k: v for k, v in options.items() if k != "activation"})
     return History(pd.DataFrame(rows).assign(head=name)[["head", *rows[0]]], settings)
 
 
@@ -191,7 +192,8 @@ def _row(net, seed, epoch, loss, accuracy, test, gradient):
     net.train()
     kappas, lams = net.parameters_of(AGLU)
     return {"seed": seed, "iteration": epoch, "loss": loss, "accuracy": accuracy, "test_accuracy": tested,
-            "gradient": gradient, **{f"kappa_{i}": v for i, v in enumerate(kappas)}, **{f"lam_{i}": v for i, v in enumerate(lams)}}
+            "gradient": gradient, **{f"kappa_{i}": v for i, v in enumerate(kappas)},
+            **{f"lam_{i}": v for i, v in enumerate(lams)}}
 
 
 def signal(name, kappa_init, kind, depth=32, width=64, samples=64, seeds=range(5), lambda_init=LAMBDA):

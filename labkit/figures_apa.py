@@ -59,7 +59,7 @@ def derivative_panels(gated, kappas=(-1.0, 0.3, 1.0, 3.0), lams=(0.01, 0.3, 1.0,
 def explorer_panels(kappa, lam, gated, wrong=False, draws=None, box=None, reach=6.0, height=560):
     """APA or AGLU, its three derivatives, and the place of (κ, λ): five panels.
 
-    wrong: Eq. 6 beside the true ∂/∂λ. draws: (κ (n,), λ (n,)) of functions drawn behind this one. box: the ranges of κ and λ.
+    wrong: Eq. 6 beside the true ∂/∂λ. draws: (κ (n,), λ (n,)) of functions drawn behind. box: the ranges of κ and λ.
     """
     name = "AGLU" if gated else "APA"
     z = torch.linspace(-reach, reach, 201, dtype=torch.float64)
@@ -116,8 +116,8 @@ def error_panels(lams, errors, height=640):
         shown = np.clip(np.nan_to_num(np.asarray(values, float), nan=100, posinf=100), 1e-17, 100)
         at = dict(row=rows.index(quantity) + 1, col=cols.index(precision) + 1)
         colour = ("#D55E00", ORANGE, "#0072B2")[k % 3]
-        figure.add_trace(line(lams, shown, method, colour, ("dot", "dash", "solid")[k % 3], in_legend=at == dict(row=1, col=1),
-                              legendgroup=method), **at)
+        figure.add_trace(line(lams, shown, method, colour, ("dot", "dash", "solid")[k % 3], legendgroup=method,
+                              in_legend=at == dict(row=1, col=1)), **at)
     _powers_of_ten(figure.update_xaxes, 2, title="λ", title_standoff=4)
     _powers_of_ten(figure.update_yaxes, 3, range=[-17.3, 2.5])
     figure.update_yaxes(title="relative error", col=1)
@@ -184,16 +184,18 @@ def depth_panels(tables, y, y_title, height=420):
 
 
 def accuracy_dots(printed, measured, printed_title, measured_title, height=380):
-    """Printed accuracies, {label: number or None}, beside ours, {label: one for each seed}: two panels with axes of their own."""
+    """Printed accuracies, {label: number or None}, beside ours, {label: one for each seed}, each with an axis of its own."""
     figure = make_subplots(1, 2, subplot_titles=[printed_title, measured_title], shared_yaxes=True, horizontal_spacing=0.04)
     for label, value in printed.items():
         figure.add_trace(_dots([value], label, size=11, color="#D55E00", symbol="diamond"), row=1, col=1)
         if value is None:
-            figure.add_annotation(x=0.5, xref="x domain", y=label, yref="y", text="“Failed”", showarrow=False, font_color="#D55E00")
+            figure.add_annotation(x=0.5, xref="x domain", y=label, yref="y", text="“Failed”", showarrow=False,
+                                  font_color="#D55E00")
     for label, values in measured.items():
         median = float(np.median(values))
         figure.add_trace(_dots(list(values), label, size=9, color=_rgba("#0072B2", 0.45)), row=1, col=2)
-        figure.add_trace(_dots([median], label, size=18, symbol="line-ns", line=dict(color="#0072B2", width=3)), row=1, col=2)
+        bar = dict(size=18, symbol="line-ns", line=dict(color="#0072B2", width=3))
+        figure.add_trace(_dots([median], label, **bar), row=1, col=2)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="top-1 accuracy, %")
     return _layout(figure, height, headroom=True).update_layout(margin_l=110)

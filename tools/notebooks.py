@@ -124,7 +124,7 @@ def add_pictures(nb):
 
 
 def smaller(png):
-    """The picture with a palette of 128 colours: about a fifth of the bytes, and no colour of a line drawing is seen to change.
+    """The picture with a palette of 128 colours: about a fifth of the bytes, and line drawings look the same.
 
     Maximum coverage keeps the colours of thin lines apart; Pillow's own choice, median cut, merged blue with green.
     """
