@@ -64,7 +64,7 @@ def present(name, root=None):
 
 
 def read_parquet(path, count=None):
-    """Images and labels of a Parquet file with encoded pictures in `img.bytes` and classes in `label`; `count` as in `load`."""
+    """Images and labels of a Parquet file: encoded pictures in `img.bytes`, classes in `label`; `count` as in `load`."""
     columns = pq.read_schema(path).names
     if missing := {"img", "label"} - set(columns):
         raise ValueError(f"{path} has no column {' or '.join(sorted(missing))}; its columns: {', '.join(columns)}")
