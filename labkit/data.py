@@ -48,8 +48,8 @@ def find(name, split, root=None):
     path = folder / f"{name}-{split}.parquet"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{name} ({split}) is not at {path.absolute()} (folder from {asked}). Put {path.name} there, a Parquet file with "
-            "columns img (bytes) and label as on the Hugging Face hub, or set LABKIT_DATA to the folder that holds it.")
+            f"{name} ({split}) is not at {path.absolute()} (folder from {asked}). Put {path.name} there, a Parquet file "
+            "with columns img (bytes) and label as on the Hugging Face hub, or set LABKIT_DATA to the folder that holds it.")
     return path
 
 
@@ -64,7 +64,7 @@ def present(name, root=None):
 
 
 def read_parquet(path, count=None):
-    """Images and labels of a Parquet file with encoded pictures of one size in `img.bytes` and class numbers in `label`; all, or the first `count`."""
+    """Images and labels of a Parquet file: encoded pictures in `img.bytes`, classes in `label`; `count` as in `load`."""
     columns = pq.read_schema(path).names
     if missing := {"img", "label"} - set(columns):
         raise ValueError(f"{path} has no column {' or '.join(sorted(missing))}; its columns: {', '.join(columns)}")
@@ -79,7 +79,7 @@ def _digits(split):
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
+        raise ModuleNotFoundError("the digits come with scikit-learn, which is missing: pip install scikit-learn") from None
     pixels, labels = load_digits(return_X_y=True)
     # The last third of every class is for testing: stratified, and the same whatever the version of a random generator.
     place = np.empty(len(labels))

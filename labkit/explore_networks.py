@@ -29,13 +29,13 @@ class NetworksExplorer(Explorer):
             raise ValueError(f"none of the networks is known: {sorted(set(frame['head']))}; "
                              f"known are {', '.join(figures_networks.LABELS)}")
         learnt = [n for n in networks if n in set(self.parameters.frame["head"])]
-        epochs = sorted(frame["iteration"].unique().tolist())
+        epochs, seeds = (sorted(frame[column].unique().tolist()) for column in ("iteration", "seed"))
         return {
             "network": _menu(widgets.Dropdown, "network", [(figures_networks.LABELS[n], n) for n in networks],
                              (learnt or networks)[-1]),
-            "kind": _menu(widgets.Dropdown, "which layers", [("activations", "activation"), ("gates of the attention", "gate")],
-                          "activation"),
-            "seed": _menu(widgets.SelectionSlider, "seed", sorted(frame["seed"].unique().tolist()), frame["seed"].min().item()),
+            "kind": _menu(widgets.Dropdown, "which layers",
+                          [("activations", "activation"), ("gates of the attention", "gate")], "activation"),
+            "seed": _menu(widgets.SelectionSlider, "seed", seeds, seeds[0]),
             "epoch": _menu(widgets.SelectionSlider, "epoch", epochs, epochs[-1]),
         }
 

@@ -29,7 +29,7 @@ DEPTH = "Cividis"  # a scale that colour-blind eyes read as others do
 
 
 def colour(network):
-    """Networks without channel attention are blue and orange-red, those with it green and purple; the second of each pair learns."""
+    """Blue and orange-red without channel attention, green and purple with it; the second of each pair learns κ and λ."""
     attention, learns = network.startswith(("se", "apa")), "aglu" in network or "apa" in network
     return {(False, False): BLUE, (False, True): VERMILION, (True, False): GREEN, (True, True): PURPLE}[attention, learns]
 
@@ -40,17 +40,22 @@ def at(table, epoch=None):
     return table[table["iteration"] == (last if epoch is None else epoch)]
 
 
+def _legend(y):
+    return dict(orientation="h", y=y, yanchor="bottom" if y > 0 else "top", x=1, xanchor="right")
+
+
 def dots(curves, measure, networks, epoch=None, log_x=False, title=None):
     """A measure at one epoch, a row for each network: a dot for each seed and a bar at their median."""
     table = at(curves, epoch)
     figure = go.Figure()
     for network in networks:
-        values, label = table.loc[table["head"] == network, measure].dropna(), LABELS[network]
+        values = table.loc[table["head"] == network, measure].dropna()
+        label, shade = LABELS[network], colour(network)
         figure.add_scatter(x=values, y=[label] * len(values), mode="markers", showlegend=False, name=label,
-                           marker=dict(size=9, color=_rgba(colour(network), 0.55), line=dict(width=1, color=colour(network))))
+                           marker=dict(size=9, color=_rgba(shade, 0.55), line=dict(width=1, color=shade)))
         if len(values):
             figure.add_scatter(x=[values.median()], y=[label], mode="markers", showlegend=False, name=f"{label}, median",
-                               marker=dict(symbol="line-ns", size=22, line=dict(width=3, color=colour(network))))
+                               marker=dict(symbol="line-ns", size=22, line=dict(width=3, color=shade)))
     figure.update_xaxes(title=MEASURES[measure], type="log" if log_x else "linear")
     figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=[LABELS[n] for n in networks])
     _layout(figure, 130 + 36 * len(networks), title)
@@ -64,13 +69,14 @@ def over_epochs(curves, measure, networks, log_y=False, title=None):
     for k, network in enumerate(networks):
         by = curves[curves["head"] == network].dropna(subset=measure).groupby("iteration")[measure]
         low, high, shade = by.min(), by.max(), palette[k % len(palette)]
-        figure.add_scatter(x=[*low.index, *high.index[::-1]], y=[*low, *high[::-1]], fill="toself", mode="lines", line_width=0,
-                           fillcolor=_rgba(shade, 0.15), showlegend=False, hoverinfo="skip")
-        figure.add_scatter(x=by.median().index, y=by.median(), mode="lines+markers", name=LABELS[network], marker_symbol=SYMBOLS[k % 5],
+        figure.add_scatter(x=[*low.index, *high.index[::-1]], y=[*low, *high[::-1]], fill="toself", mode="lines",
+                           line_width=0, fillcolor=_rgba(shade, 0.15), showlegend=False, hoverinfo="skip")
+        figure.add_scatter(x=low.index, y=by.median(), mode="lines+markers", name=LABELS[network],
+                           marker_symbol=SYMBOLS[k % 5],
                            line=dict(color=shade, dash=("solid", "dash", "dot", "dashdot")[k % 4], width=2))
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title=MEASURES[measure], type="log" if log_y else "linear")
-    return _layout(figure, 380, title, headroom=True, legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"))
+    return _layout(figure, 380, title, headroom=True, legend=_legend(1.02))
 
 
 def depth_panels(parameters, networks, title=None):
@@ -82,7 +88,8 @@ def depth_panels(parameters, networks, title=None):
     table = parameters[parameters["head"].isin(networks)]
     kinds = [kind for kind in KINDS if kind in set(table["kind"])]
     titles = [f"{symbol} of {KINDS[kind]}" for symbol in "λκ" for kind in kinds]
-    figure = make_subplots(2, len(kinds), subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.12, horizontal_spacing=0.08)
+    figure = make_subplots(2, len(kinds), subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.12,
+                           horizontal_spacing=0.08)
     for row, column in enumerate(("lam", "kappa"), start=1):
         for col, kind in enumerate(kinds, start=1):
             mine = table[table["kind"] == kind]
@@ -93,7 +100,7 @@ def depth_panels(parameters, networks, title=None):
             if mine[column].max() > 20:
                 figure.update_yaxes(type="log", exponentformat="power", dtick=2, row=row, col=col)
             figure.update_xaxes(title="layer, from input to output" if row == 2 else None, row=row, col=col)
-    return _layout(figure, 500, title, headroom=True, legend=dict(orientation="h", y=1.08, yanchor="bottom", x=1, xanchor="right"))
+    return _layout(figure, 500, title, headroom=True, legend=_legend(1.08))
 
 
 def _stage(figure, table, column, name, shade, symbol, dash, row, col):
@@ -102,7 +109,8 @@ def _stage(figure, table, column, name, shade, symbol, dash, row, col):
         return
     first, median = (row, col) == (1, 1), table.groupby("layer")[column].median()
     mark = dict(symbol=symbol, size=5, color=_rgba(shade, 0.5), line=dict(width=1, color=_rgba(shade, 0.5)))
-    figure.add_scatter(x=table["layer"], y=table[column], mode="markers", marker=mark, showlegend=False, name=name, row=row, col=col)
+    figure.add_scatter(x=table["layer"], y=table[column], mode="markers", marker=mark, showlegend=False, name=name,
+                       row=row, col=col)
     figure.add_scatter(x=median.index, y=median, mode="lines", line=dict(color=shade, dash=dash, width=2), name=name,
                        legendgroup=name, showlegend=first, row=row, col=col)
 
@@ -151,13 +159,14 @@ def network_panels(parameters, network, kind, seed, epoch, title=None):
         _say(figure, "no gate in this network", 3)
     figure.update_xaxes(title="z", range=[-5, 5], row=1, col=3)
     figure.update_yaxes(range=[-0.6, 5] if kind == "activation" else [-0.02, 1.02], row=1, col=3)
-    return _layout(figure, 400, title, headroom=True, legend=dict(orientation="h", y=-0.22, yanchor="top", x=1, xanchor="right"))
+    return _layout(figure, 400, title, headroom=True, legend=_legend(-0.22))
 
 
 def _say(figure, text, col):
     """A word in place of an empty panel (by the page: plotly drops the axes of a panel without traces)."""
     axis = figure.layout["xaxis" if col == 1 else f"xaxis{col}"]
-    figure.add_annotation(text=text, showarrow=False, x=sum(axis.domain) / 2, y=0.5, xref="paper", yref="paper", font_color=GREY)
+    figure.add_annotation(text=text, showarrow=False, x=sum(axis.domain) / 2, y=0.5, xref="paper", yref="paper",
+                          font_color=GREY)
     axis.visible = figure.layout["yaxis" if col == 1 else f"yaxis{col}"].visible = False
 
 
@@ -169,9 +178,11 @@ def _moves(figure, start, now, column, col):
     """From an open mark, where a layer started, a line to a full one, where it is."""
     x = np.repeat(now["layer"].to_numpy(float), 3)
     y = np.stack([start[column], now[column], np.full(len(now), np.nan)], 1).ravel()
-    figure.add_scatter(x=x, y=y, mode="lines", line=dict(color=GREY, width=1), showlegend=False, hoverinfo="skip", row=1, col=col)
+    figure.add_scatter(x=x, y=y, mode="lines", line=dict(color=GREY, width=1), showlegend=False, hoverinfo="skip",
+                       row=1, col=col)
+    full = dict(color=_shades(len(now)), line=dict(width=1, color=GREY))
     for table, name, mark in ((start, "at the start", dict(symbol="circle-open", color=GREY)),
-                              (now, "now, coloured by depth", dict(color=_shades(len(now)), line=dict(width=1, color=GREY)))):
+                              (now, "now, coloured by depth", full)):
         figure.add_scatter(x=table["layer"], y=table[column], mode="markers", name=name, showlegend=col == 1,
                            marker=dict(size=7, **mark), row=1, col=col)
     if now[column].max() > 20:

@@ -50,7 +50,7 @@ Run = namedtuple("Run", "curves parameters")
 
 
 def build(network, in_chans=1, num_classes=10, seed=0):
-    """One of NETWORKS, cut to BLOCKS, with weights, κ and λ drawn by `seed`: the same weights for all with, or without, attention."""
+    """One of NETWORKS, cut to BLOCKS. A seed gives all with attention the same weights, and all without it."""
     checks.one_of("network", network, tuple(NETWORKS))
     options = dict(NETWORKS[network])
     learn = options.pop("learn", True)
@@ -74,8 +74,8 @@ def train_classifier(model, images, labels, test_images, test_labels, *, epochs=
     and λ. Decay would pull κ and λ to 0, where a gate is constant or Gumbel, as if that were the neutral choice.
 
     log_at: epochs after which to measure; None is 0, 1, 2, 5, 10, 20, … and the last.
-    Run.curves: one row for each logged epoch, columns iteration (the epoch), steps, loss (mean over the epoch, NaN before the
-        first), accuracy and nc1 of training images, test_accuracy, test_nc1, and gate_entropy (NaN without gates); all
+    Run.curves: one row for each logged epoch, columns iteration (the epoch), steps, loss (mean over the epoch, NaN before
+        the first), accuracy and nc1 of training images, test_accuracy, test_nc1, and gate_entropy (NaN without gates); all
         but the loss are measured in evaluation mode.
     Run.parameters: backbones.parameters_by_depth at each logged epoch.
     Training ends where the loss is no longer finite; the last row then holds that loss and no measures.
@@ -108,6 +108,7 @@ def train_classifier(model, images, labels, test_images, test_labels, *, epochs=
                 loss = _epoch(model, images, labels, order, batch_size, optimizer, schedule)
                 if not loss < float("inf"):
                     curves.append(dict(iteration=epoch, steps=schedule.last_epoch, loss=loss))
+                    parameters.append(backbones.parameters_by_depth(model).assign(iteration=epoch))
                     break
             if epoch in log_at or epoch == epochs:
                 log(epoch)
@@ -129,7 +130,7 @@ def _epoch(model, images, labels, order, batch_size, optimizer, schedule):
 
 @torch.no_grad()
 def measure(model, images, labels, batch_size=500):
-    """Accuracy, NC1 of the penultimate features (as they are: Eq. 3 of the supplement does not normalise) and gate entropy."""
+    """Accuracy, NC1 of the penultimate features (not normalised: Eq. 3 of the supplement) and gate entropy, as a dict."""
     model.eval()
     features, logits, entropies = [], [], []
     with last_gate(model) as gates:
@@ -213,8 +214,13 @@ def run(study, folder, networks=None, seeds=None, root=None, progress=print):
                 progress(f"{study}, {network}, seed {seed}: test accuracy {result.curves['test_accuracy'].iloc[-1]:.3f}")
             for part, path in paths.items():
                 found[part].append(training.History.load(path))
-    return {part: training.History(pd.concat([h.frame for h in histories], ignore_index=True), histories[-1].settings)
-            for part, histories in found.items()}
+    return {part: _together(histories) for part, histories in found.items()}
+
+
+def _together(histories):
+    """Several runs as one table; those without a row (no κ and λ) have no say in the types of its columns."""
+    frames = [h.frame for h in histories if len(h.frame)] or [histories[0].frame]
+    return training.History(pd.concat(frames, ignore_index=True), histories[-1].settings)
 
 
 def _made_with(path, settings):
@@ -229,4 +235,4 @@ def save(found, study, folder):
 
 def saved(study, folder):
     """The curves and parameters that `save` wrote, as two Histories; FileNotFoundError where they are not there."""
-    return tuple(training.History.load(Path(folder) / f"networks-{study}-{part}.parquet") for part in ("curves", "parameters"))
+    return tuple(training.History.load(Path(folder) / f"networks-{study}-{part}.parquet") for part in Run._fields)
