@@ -76,7 +76,7 @@ class _Adaptive(torch.nn.Module):
             parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(low, high, generator=generator))
 
     def forward(self, z):
-        lam = _Floor.apply(self.lam.to(_working_dtype(self.lam)))  # in its own type: FLOOR is 0 in float16
+        lam = _apply(_Floor, self.lam.to(_working_dtype(self.lam)))  # not in float16, where FLOOR is 0
         return _activate(z, self.kappa, lam, self.gated, self.lambda_gradient, check=False)
 
     def extra_repr(self):
@@ -134,7 +134,7 @@ def _activate(z, kappa, lam, gated, lambda_gradient, check=True):
         for value in given.detach().flatten().tolist() if isinstance(given, torch.Tensor) else [given]:
             if not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
                 raise ValueError(f"lam must be positive and finite in {dtype}, got {value!r}")
-    return _Activation.apply(z, kappa, lam, gated, lambda_gradient == "paper", 1.0)
+    return _apply(_Activation, z, kappa, lam, gated, lambda_gradient == "paper", 1.0)
 
 
 def _like(name, value, z, dtype):
@@ -280,7 +280,7 @@ def _gradients(grad, z, kappa, lam, needs, gated, paper, power, root=None):
     slope = inner * q
     of_z = of_kappa = of_lam = None
     if needs[0]:
-        of_z = ((outer + kappa * slope if gated else kappa * slope) * root).to(z.dtype)
+        of_z = ((torch.addcmul(outer, slope, kappa) if gated else kappa * slope) * root).to(z.dtype)
     if needs[1]:
         of_kappa = (wide * slope * root).sum_to_size(kappa.shape)
     if needs[2]:
@@ -295,3 +295,23 @@ def _bracket(log, v):
     above = v.clamp(min=CANCELS[v.dtype])
     # Each falls short of the true value where it is not accurate. (torch.where branches for each number on a CPU: slow.)
     return torch.maximum(pade, (log / above - 1) / above)
+
+
+def _light(function):
+    """The autograd function with its setup_context made part of its forward, in which form torch.func does not take it."""
+
+    def forward(ctx, *inputs):
+        out = function.forward(*inputs)
+        function.setup_context(ctx, inputs, out)
+        return out
+
+    members = dict(forward=staticmethod(forward), backward=staticmethod(function.backward))
+    return type(function.__name__, (torch.autograd.Function,), members)
+
+
+_LIGHT = {function: _light(function) for function in (_Activation, _Floor)}
+
+
+def _apply(function, *inputs):
+    # Where there is a setup_context, torch looks up the signature of forward in each call: 25 µs, a lot for a small layer.
+    return (function if _traced() else _LIGHT[function]).apply(*inputs)
