@@ -8,10 +8,10 @@ ARGS      =
 
 # GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
 # processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
-run lab test notebooks: export GOMP_SPINCOUNT ?= 1000
+run lab test notebooks results: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab test notebooks bench help
+.PHONY: run lab test notebooks results bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -28,6 +28,9 @@ test: $(READY) ## all tests; the notebooks are among them, cell by cell
 
 notebooks: $(READY) ## run all notebooks afresh and save them with their pictures (needs Chrome or Chromium)
 	@$(VENV) tools/notebooks.py save $(ARGS)
+
+results: $(READY) ## the UFM runs of the paper, into data/results/ufm; hours without a GPU, finished runs are skipped
+	@$(VENV) -m labkit.sweep $(ARGS)
 
 bench: $(READY) ## all side-by-side measurements in benchmarks/, one after the other
 	@set -e; for file in benchmarks/*.py; do \

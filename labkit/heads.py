@@ -55,19 +55,34 @@ class Head(nn.Module):
 
 
 class LinearHead(Head):
-    """The standard head: weights (…, C, d) trained by gradient, rows kept at unit length after every step; no bias."""
+    """The standard head: weights (…, C, d) trained by gradient, rows kept at unit length after every step; no bias.
 
-    def __init__(self, dim, num_classes, temperature=5.0, *, generators=None):
+    normalized: False leaves features and weights at the lengths they have, h = z (Figure 17 of the guiding paper); the
+        temperature then plays no role, and the cross entropy has no lower bound but 0.
+    """
+
+    def __init__(self, dim, num_classes, temperature=5.0, *, normalized=True, generators=None):
         super().__init__(dim, num_classes, temperature, generators=generators)
+        self.normalized = normalized
         self.weight = nn.Parameter(
             self._draw(generators, lambda g: nn.init.orthogonal_(torch.empty(num_classes, dim), generator=g))
         )
         self.bias = None
         self.after_step()
 
+    def normalize(self, features):
+        return super().normalize(features) if self.normalized else features
+
+    def forward(self, features, targets=None):
+        if self.normalized:
+            return super().forward(features, targets)
+        features = self._checked(features, targets)
+        return features @ self.weight.to(features.dtype).mT
+
     @torch.no_grad()
     def after_step(self):
-        self.weight /= torch.linalg.vector_norm(self.weight, dim=-1, keepdim=True)
+        if self.normalized:
+            self.weight /= torch.linalg.vector_norm(self.weight, dim=-1, keepdim=True)
 
 
 class FixedETFHead(Head):

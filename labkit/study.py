@@ -38,12 +38,13 @@ BLOCKS = 2  # of the five in each of ResNet-32's three stages: a ResNet-14, whic
 STUDIES = {
     "digits": dict(dataset="digits", per_class=None, pool=1, networks=list(NETWORKS), seeds=[0, 1, 2, 3, 4],
                    epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4, log_at=[0, 1, 5]),
-    "cifar10": dict(dataset="cifar10", per_class=(200, 100), pool=2, networks=["relu", "aglu", "se", "apa-star"],
-                    seeds=[0, 1, 2], epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4, log_at=[0, 1, 5]),
+    "cifar10": dict(dataset="cifar10", per_class=(500, 100), pool=2,
+                    networks=["relu", "gelu", "silu", "aglu", "aglu-channel", "se", "se-apa", "apa-star", "apa-star-channel"],
+                    seeds=[0, 1, 2], epochs=10, batch_size=64, lr=0.05, weight_decay=5e-4, log_at=[0, 1, 2, 5, 10]),
 }
 NOTES = {
     "digits": "scikit-learn's digits, 8x8 grey; a third of every class for testing",
-    "cifar10": "CIFAR-10, JPEG re-encoded; 2000 training and 1000 test images, averaged to 16x16 pixels",
+    "cifar10": "CIFAR-10, JPEG re-encoded; 5000 training and 1000 test images, averaged to 16x16 pixels",
 }
 
 Run = namedtuple("Run", "curves parameters")

@@ -67,7 +67,7 @@ class History:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
-                pq.write_table(table, file, compression="zstd")
+                pq.write_table(table, file, compression="zstd", write_page_checksum=True)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -83,7 +83,7 @@ class History:
         if not path.is_file():
             raise FileNotFoundError(f"no history at {path}")
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(path, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
         header = (table.schema.metadata or {}).get(_KEY)

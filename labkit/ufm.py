@@ -5,6 +5,7 @@ The four sizes are those of the guiding paper (Section 4, "Unconstrained Feature
 
 import copy
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from numbers import Integral
@@ -76,7 +77,7 @@ UFM_200 = UFM(200, 5000, 1024)
 UFM_1000 = UFM(1000, 10000, 1024)
 
 
-def log_points(iterations, per_decade=16):
+def log_points(iterations, per_decade=10):
     """Iterations to log at: all of the first ones, then evenly on a logarithmic axis, and the last."""
     count = max(2, round(per_decade * math.log10(max(iterations, 1))) + 1)
     points = np.unique(np.round(np.geomspace(1, max(iterations, 1), count)).astype(int))
@@ -92,7 +93,7 @@ class Trainer:
     """
 
     def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0, frame="canonical",
-                 backprop_through_etf=True, device="cpu", alpha=None, batch_size=None):
+                 backprop_through_etf=True, device="cpu", alpha=None, batch_size=None, normalized=True):
         checks.one_of("head", head, tuple(HEADS))
         if not isinstance(seeds, Iterable) or not (seeds := list(seeds)) or len(set(seeds)) < len(seeds) or any(
             not isinstance(s, Integral) for s in seeds
@@ -102,7 +103,7 @@ class Trainer:
         if batch_size is not None and batch_size not in range(1, n + 1):
             raise ValueError(f"batch_size must be None or an integer from 1 to num_samples={n}, got {batch_size!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
-        options = {"standard": {}, "fixed": {"frame": frame},
+        options = {"standard": {"normalized": normalized}, "fixed": {"frame": frame},
                    "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf}}[head]
         self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain,
                          "batch_size": batch_size, **options}
@@ -193,11 +194,12 @@ class Trainer:
 
 def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0,
               frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False, alpha=None,
-              batch_size=None):
+              batch_size=None, normalized=True):
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 
     spec: a `UFM`. head: "standard", "fixed" or "implicit". delta, alpha and backprop_through_etf concern the implicit head,
-        frame ("canonical" or "haar") the fixed and the implicit one. temperature: τ. gain: of AGD.
+        frame ("canonical" or "haar") the fixed and the implicit one, normalized the standard one (see `LinearHead`).
+    temperature: τ. gain: of AGD.
     log_at: iterations to measure at, iteration t being the state after t steps; `log_points(iterations)` when omitted.
     progress: a tqdm bar on stderr.
     batch_size: samples in a step, drawn without repeats and anew each time from the seed's own generator; all when None. With
@@ -207,7 +209,7 @@ def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.
     nc2 (of the weights), nc3, nc4, equinorm_means, equinorm_weights, cosine_margin (mean over samples), and every
     sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖, and the global mean is that of the
     samples, which with imbalanced classes is not the mean of the class means. A seed's rows do not depend on the seeds
-    beside it, beyond rounding. Raises ValueError for bad settings, FloatingPointError when the loss is not finite.
+    beside it, beyond rounding. The settings hold seconds_per_step, without the measuring. Raises ValueError for bad settings, FloatingPointError when the loss is not finite.
     """
     if not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
@@ -215,10 +217,17 @@ def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")
     trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha,
-                      batch_size)
+                      batch_size, normalized)
+    stepping, start = 0.0, time.perf_counter()
     for t in tqdm(range(iterations + 1), desc=f"{head} head", disable=not progress, mininterval=0.5):
         if t in wanted:
+            if trainer.features.device.type != "cpu":
+                torch.accelerator.synchronize()
+            stepping += time.perf_counter() - start
             trainer.log()
+            start = time.perf_counter()
         if t < iterations:
             trainer.step()
-    return trainer.history()
+    history = trainer.history()
+    history.settings["seconds_per_step"] = round(stepping / max(iterations, 1), 6)
+    return history

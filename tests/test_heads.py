@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from labkit import etf
-from labkit.heads import HEADS, ClassMeans, FixedETFHead, ImplicitETFHead
+from labkit.heads import HEADS, ClassMeans, FixedETFHead, ImplicitETFHead, LinearHead
 from labkit.nearest import nearest_etf, start_frame
 from labkit.sphere import class_sums
 
@@ -468,3 +468,21 @@ def test_bad_features_and_targets(name, features, targets, error, message):
 def test_features_without_the_dimension_of_the_runs():
     with pytest.raises(ValueError, match=rf"features .*\(2, 'N', {D}\).*\({N}, {D}\)"):
         make("standard", 2)(batch_of(0)[0])
+
+
+# Without normalisation
+
+def test_a_standard_head_without_normalisation_is_a_linear_layer():
+    z, targets = torch.randn(9, D, generator=torch.Generator().manual_seed(1)).double().requires_grad_(), torch.arange(9) % C
+    head = LinearHead(D, C, normalized=False).double()
+    with torch.no_grad():
+        head.weight.mul_(3)
+    head.after_step()  # keeps the length
+    assert torch.equal(head.normalize(z), z)
+    ours = torch.autograd.grad(F.cross_entropy(head(z, targets), targets), [z, head.weight])
+    theirs = torch.autograd.grad(F.cross_entropy(F.linear(z, head.weight), targets), [z, head.weight])
+    torch.testing.assert_close(ours, theirs)
+    assert math.isclose(float(torch.linalg.matrix_norm(head.weight.detach())), 3 * math.sqrt(C), rel_tol=1e-6)
+    assert head(z.detach().bfloat16()).dtype == torch.float32
+    with pytest.raises(ValueError, match="features must have shape"):
+        head(z[:, :-1])

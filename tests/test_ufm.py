@@ -233,7 +233,8 @@ def test_bad_settings(arguments, message):
 @pytest.mark.parametrize("arguments, message", [
     ((1, 10, 5), "num_classes .* got 1"),
     ((2.0, 10, 5), "num_classes .* got 2.0"),
-    ((4, 10, 3), "dim .* at least 4 .* got 3"),
+    ((4, 10, 3), "dim .* at least 4 .* got 3: .* would fit, but .* orthonormal columns"),
+    ((20, 100, 10), r"dim .* at least 20 .* got 10: no simplex ETF of 20 vectors fits into 10 dimensions.* span C-1 = 19"),
     ((4, 3, 8), "num_samples .* num_classes=4, got 3"),
     ((4, 10.0, 8), "num_samples .* got 10.0"),
 ])
