@@ -20,9 +20,12 @@ HEADS = {  # head: (label, colour, dash)
     "implicit": ("implicit ETF", "#009E73", "solid"),
 }
 ORANGE, SKY, PURPLE, GREY = "#E69F00", "#56B4E9", "#CC79A7", "#555555"
-# The implicit head trained in two ways (`labkit.influence`) is drawn as if it were two heads.
-STYLES = HEADS | {"implicit_with_ddn": ("with the DDN gradient", "#009E73", "solid"),
-                  "implicit_without_ddn": ("without it", "#D55E00", "dash")}
+STYLES = HEADS | {  # and their variants (`labkit.sweep`, `labkit.influence`)
+    "implicit_with_ddn": ("implicit, with DDN gradient", "#009E73", "solid"),
+    "implicit_without_ddn": ("implicit, without DDN gradient", PURPLE, "dashdot"),
+    "fixed_haar": ("fixed ETF, Haar frame", SKY, "longdash"),
+    "standard_no_norm": ("standard, not normalised", ORANGE, "longdashdot"),
+}
 METHODS = {  # ways to compute the nearest ETF and its gradient: (colour, marker)
     "closed form": ("#009E73", "circle"), "closed form, no gradient": (SKY, "circle-open"),
     "closed form, float64": ("#000000", "triangle-up"),

@@ -131,11 +131,16 @@ def load(folder, pattern="*"):
 
 
 def together(histories):
-    """Runs as one History; a column for each option in which they differ, or which is not the default."""
+    """Runs as one History; a column for each option that is not the default in all of them.
+
+    There alpha is 0 where it follows the paper's schedule, and batch_size num_samples where it is all of them.
+    """
     runs = [h.settings["run"] for h in histories]
     shown = [key for key, default in OPTIONS.items() if any(run[key] != default for run in runs)]
     for history, run in zip(histories, runs):
-        columns = {"size": size(ufm.UFM(**run["spec"])), **{key: run[key] for key in shown}}
+        stand_in = {"alpha": 0.0, "batch_size": run["spec"]["num_samples"]}  # pandas does not group by None
+        columns = {key: stand_in[key] if run[key] is None else run[key] for key in shown}
+        columns = {"size": size(ufm.UFM(**run["spec"])), **columns}
         for table in (history.frame, history.margins):
             for at, (key, value) in enumerate(columns.items()):
                 table.insert(at, key, value)

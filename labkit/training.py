@@ -14,7 +14,7 @@ import torch
 
 from . import __version__
 
-MARGIN_COLUMNS = ["head", "seed", "sample", "margin"]
+MARGIN_COLUMNS = ["head", "seed", "sample", "margin"]  # and, of many runs together, what else tells them apart
 _KEY = b"labkit"
 _VERSION = 1
 
@@ -24,7 +24,8 @@ class History:
 
     frame: pandas DataFrame with columns head, seed, iteration and one for each measure.
     settings: dict of plain values (anything JSON holds), kept inside the file.
-    margins: DataFrame with columns head, seed, sample, margin; empty where none were measured.
+    margins: DataFrame with columns head, seed, sample, margin; empty where none were measured. Further columns, which the
+        frame has too, tell runs apart that share head and seed.
     """
 
     def __init__(self, frame, settings=None, margins=None):
@@ -50,17 +51,18 @@ class History:
     def save(self, path):
         """Write one Parquet file, which appears under its name complete or not at all. Returns the path.
 
-        Margins travel as a list column that is null but in the last row of each head and seed. Raises TypeError for
+        Margins travel as a list column that is null but in the last row of each run. Raises TypeError for
         settings that JSON cannot hold; nothing is written then.
         """
         path = Path(path)
-        per_run = self.margins.sort_values("sample").groupby(["head", "seed"])["margin"].agg(list)
-        last = self.frame.groupby(["head", "seed"])["iteration"].transform("max") == self.frame["iteration"]
+        keys = [column for column in self.margins.columns if column not in ("sample", "margin")]
+        per_run = self.margins.sort_values("sample").groupby(keys)["margin"].agg(list)
+        last = self.frame.groupby(keys)["iteration"].transform("max") == self.frame["iteration"]
         lists = [per_run.get(run) if end else None
-                 for end, run in zip(last, zip(self.frame["head"], self.frame["seed"]))]
+                 for end, run in zip(last, self.frame[keys].itertuples(index=False, name=None))]
         table = pa.Table.from_pandas(self.frame, preserve_index=False)
         table = table.append_column("margins", pa.array(lists, pa.list_(pa.float64())))
-        header = {_KEY: json.dumps({"version": _VERSION, "settings": self.settings}).encode()}
+        header = {_KEY: json.dumps({"version": _VERSION, "settings": self.settings, "runs_by": keys}).encode()}
         table = table.replace_schema_metadata({**table.schema.metadata, **header})
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,14 +94,18 @@ class History:
         try:
             header = json.loads(header)
             found, settings = header["version"], header["settings"]
+            keys = header.get("runs_by", MARGIN_COLUMNS[:2])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} has a damaged labkit header: {error!r}") from error
         if found != _VERSION:
             raise ValueError(f"{path} is a labkit history of version {found}; this labkit reads version {_VERSION}")
         frame = table.drop_columns("margins").to_pandas()
-        last = table.select(["head", "seed", "margins"]).to_pandas().dropna(subset="margins")
-        margins = [sample_margins(row.head, [row.seed], [row.margins]) for row in last.itertuples()]
-        return cls(frame, settings, pd.concat(margins, ignore_index=True) if margins else None)
+        last = table.select([*keys, "margins"]).to_pandas().dropna(subset="margins").rename(columns={"margins": "margin"})
+        if last.empty:
+            return cls(frame, settings)
+        margins = last.explode("margin", ignore_index=True).astype({"margin": float})
+        margins.insert(len(keys), "sample", margins.groupby(keys).cumcount())
+        return cls(frame, settings, margins)
 
 
 def sample_margins(head, seeds, margins):

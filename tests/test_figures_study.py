@@ -49,5 +49,5 @@ def test_panels(table):
 def test_figure_15_has_both_trainings():
     figure = ufm_panels(train_both(UFM(4, 40, 8), 8, [0, 1]), 4)
     shown = {t.name: t for t in figure.data if t.showlegend}
-    assert set(shown) == {"with the DDN gradient", "without it"}
+    assert set(shown) == {"implicit, with DDN gradient", "implicit, without DDN gradient"}
     assert len({(t.line.color, t.line.dash) for t in shown.values()}) == 2

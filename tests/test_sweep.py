@@ -142,6 +142,19 @@ def test_bad_grids(grid, message):
         sweep(grid, progress=False)
 
 
+def test_all_options_in_one_file(tmp_path):
+    grid = {"spec": [SMALL], "head": ["implicit"], "alpha": [None, 0.5], "batch_size": [None, 6], "seed": [0, 1], "iterations": [2]}
+    found = sweep(grid, jobs=1, progress=False)
+    loaded = History.load(found.save(tmp_path / "all.parquet"))
+    assert set(loaded.frame["alpha"]) == {0.0, 0.5} and set(loaded.frame["batch_size"]) == {6, 12}
+    keys = ["size", "head", "alpha", "batch_size", "seed", "sample"]
+    assert len(loaded.margins) == 8 * 12
+    ours, theirs = (h.margins.set_index(keys)["margin"].sort_index() for h in (loaded, found))
+    np.testing.assert_array_equal(ours, theirs)
+    alone = train_ufm(SMALL, "implicit", 2, [1], alpha=0.5, batch_size=6).margins["margin"]
+    np.testing.assert_allclose(loaded.margins.query("alpha == 0.5 and batch_size == 6 and seed == 1")["margin"], alone, atol=1e-5)
+
+
 def test_several_grids_and_no_run_twice():
     runs = expand([{"spec": [UFM_10], "head": ["standard", "fixed"]}, {"spec": [UFM_10], "head": ["fixed"], "seed": (0, 1)}])
     assert [name(run) for run in runs] == ["UFM-10-standard-seed-0", "UFM-10-fixed-seed-0", "UFM-10-fixed-seed-1"]
