@@ -3,7 +3,8 @@
 features (…, N, d) are rows, targets (…, N) or (N,); weights and other class vectors are rows too, (…, C, d). Conventions
 differ between codebases; these are the guiding paper's (Appendix A): covariances divided by N and by C, the global mean is
 the mean of all samples, and NC1 is divided by C. Features should be those the classifier sees (`head.normalize`).
-Every class needs at least one sample; a missing one raises ValueError.
+Every class needs at least one sample; a missing one raises ValueError. Where several measures are taken of the same
+features, `means = class_means(…)` can be given to each, which saves a pass over them.
 """
 
 import math
@@ -25,15 +26,18 @@ def class_means(features, targets, num_classes):
     return sums / counts.unsqueeze(-1), sums.sum(-2) / features.shape[-2]
 
 
-def nc1(features, targets):
+def nc1(features, targets, means=None):
     """Variability collapse, tr(Σ_W Σ_B†)/C, shape (…)   (Eq. 11).
 
     Σ_B has rank C−1 at most; its pseudo-inverse is taken on exactly the C−1 leading eigenpairs, found from the C×C Gram
     matrix of the centred means, so that no d×d matrix is formed and no tolerance is chosen.
     """
-    num_classes = int(targets.max()) + 1 if targets.numel() else 0
-    checks.classes(num_classes)
-    means, global_mean = class_means(features, targets, num_classes)
+    if means is None:
+        num_classes = int(targets.max()) + 1 if targets.numel() else 0
+        checks.classes(num_classes)
+        means = class_means(features, targets, num_classes)
+    means, global_mean = means
+    num_classes = means.shape[-2]
     centred = means - global_mean.unsqueeze(-2)
     eigenvalues, vectors = torch.linalg.eigh(centred @ centred.mT / num_classes)
     eigenvalues, vectors = eigenvalues[..., 1:], vectors[..., 1:]
@@ -52,15 +56,15 @@ def nc2(vectors):
     return _from_simplex(vectors.double() @ vectors.double().mT)
 
 
-def nc3(weight, features, targets):
+def nc3(weight, features, targets, means=None):
     """Self-duality, ‖WH̄/‖WH̄‖_F − P/√(C−1)‖_F with the centred class means H̄, shape (…)   (Eq. 13)."""
-    means, global_mean = class_means(features, targets, weight.shape[-2])
+    means, global_mean = means or class_means(features, targets, weight.shape[-2])
     return _from_simplex(weight.double() @ (means - global_mean.unsqueeze(-2)).mT)
 
 
-def nc4(logits, features, targets):
+def nc4(logits, features, targets, means=None):
     """Share of samples that the classifier and the nearest class centre put in different classes, shape (…)   (Eq. 14)."""
-    means, _ = class_means(features, targets, logits.shape[-1])
+    means, _ = means or class_means(features, targets, logits.shape[-1])
     # ‖h − m‖² up to ‖h‖², which is the same for all classes
     distance = means.square().sum(-1).unsqueeze(-2) - 2 * features.double() @ means.mT
     return (logits.argmax(-1) != distance.argmin(-1)).double().mean(-1)
@@ -75,12 +79,12 @@ def equinorm(vectors):
     return norms.std(-1) / norms.mean(-1)
 
 
-def cosine_margins(weight, features, targets):
+def cosine_margins(weight, features, targets, means=None):
     """Each sample's margin: cosine to its own class vector minus the largest to another, shape (…, N)   (Eq. 16).
 
     Class vectors are centred by their mean, features by the global mean. C/(C−1) for a collapsed simplex ETF.
     """
-    _, global_mean = class_means(features, targets, weight.shape[-2])
+    _, global_mean = means or class_means(features, targets, weight.shape[-2])
     w = weight.double() - weight.double().mean(-2, keepdim=True)
     h = features.double() - global_mean.unsqueeze(-2)
     lengths = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(w, dim=-1).unsqueeze(-2)

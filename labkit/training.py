@@ -38,6 +38,14 @@ class History:
         last = self.frame.groupby(["head", "seed"], sort=False)["iteration"].idxmax()
         return self.frame.loc[last].reset_index(drop=True)
 
+    def where(self, **values):
+        """The part in which each named column has the given value, or one of a list: where(size="UFM-10", seed=[0, 1])."""
+        frame, margins = self.frame, self.margins
+        for column, wanted in values.items():
+            wanted = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
+            frame, margins = (table[table[column].isin(wanted)] for table in (frame, margins))
+        return type(self)(frame, self.settings, margins)
+
     @classmethod
     def concat(cls, histories):
         """Several runs as one table; their settings are kept as a list under "runs"."""

@@ -164,15 +164,15 @@ class Trainer:
             raise FloatingPointError(f"the loss of the {self.head_name} head is {loss.tolist()} at iteration "
                                      f"{self.iteration}, seeds {self.seeds}")
         h, weight = head.normalize(self.features).double(), head.weight
-        means, global_mean = metrics.class_means(h, targets, self.spec.num_classes)
-        margins = metrics.cosine_margins(weight, h, targets)
+        means, global_mean = both = metrics.class_means(h, targets, self.spec.num_classes)
+        margins = metrics.cosine_margins(weight, h, targets, both)
         values = {
             "loss": loss,
             "accuracy": (logits.argmax(-1) == targets).double().mean(-1),
-            "nc1": metrics.nc1(h, targets),
+            "nc1": metrics.nc1(h, targets, both),
             "nc2": metrics.nc2(weight),
-            "nc3": metrics.nc3(weight, h, targets),
-            "nc4": metrics.nc4(logits, h, targets),
+            "nc3": metrics.nc3(weight, h, targets, both),
+            "nc4": metrics.nc4(logits, h, targets, both),
             "equinorm_means": metrics.equinorm(means - global_mean.unsqueeze(-2)),
             "equinorm_weights": metrics.equinorm(weight),
             "cosine_margin": margins.mean(-1),

@@ -1,0 +1,178 @@
+"""What the guiding paper says of UFMs, beside what our runs of them show, with a verdict for each claim.
+
+    python -m labkit.claims          the table in Markdown, from data/results/ufm
+
+Rules are stated with each claim, and applied to whatever sizes and seeds the runs have: medians over seeds with their range.
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from . import etf, sweep
+from .figures_ufm import num_classes
+
+HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
+MAIN = ["standard", "fixed", "implicit"]
+
+
+def steps_to(frame, accuracy=1.0):
+    """The first logged iteration at which a run's accuracy is at least so high: one row for each size, head and seed.
+
+    Columns size, num_classes, head, seed, steps; infinite where it never is. Iterations are logged all up to 5, and then in
+    steps of a quarter, so that the number may be a quarter too large.
+    """
+    rows = []
+    for (size, head, seed), run in frame.groupby(["size", "head", "seed"], sort=False):
+        there = run.loc[run["accuracy"] >= accuracy, "iteration"]
+        rows.append((size, num_classes(size), head, seed, there.min() if len(there) else np.inf))
+    return pd.DataFrame(rows, columns=["size", "num_classes", "head", "seed", "steps"])
+
+
+def spread(values, form="{:.3g}"):
+    """A median and its range as text: "12 (10–15)"; without the range where it is one number."""
+    low, median, high = (form.format(v) for v in (values.min(), values.median(), values.max()))
+    return median if low == high else f"{median} ({low}–{high})"
+
+
+def claims(frame):
+    """The table of claims: columns claim, where (in the paper), measured, verdict.
+
+    frame: of `labkit.sweep.load`, with the heads standard, fixed and implicit in every size, and the variants where they
+    were run. Raises ValueError without those.
+    """
+    sizes = sorted(frame["size"].unique(), key=num_classes)
+    if missing := [(s, h) for s in sizes for h in MAIN if not len(frame.query("size == @s and head == @h"))]:
+        raise ValueError(f"claims are about three heads in every size; there are no runs of {missing}")
+    table = [_same_rate(frame, sizes), _others_slower(frame, sizes), _identical(frame, sizes), _bound(frame, sizes),
+             _collapse(frame, sizes), _variability(frame, sizes)]
+    for variant, claim in (("standard_no_norm", _normalisation), ("implicit_without_ddn", _ddn)):
+        with_it = [s for s in sizes if len(frame.query("size == @s and head == @variant"))]
+        if with_it:
+            table.append(claim(frame, with_it))
+    return pd.DataFrame(table, columns=["claim", "where", "measured", "verdict"])
+
+
+def _verdict(good, some):
+    return HOLDS if good else IN_PART if some else NOT
+
+
+def _by(table, sizes, head, column="steps"):
+    """{size: values over seeds}."""
+    return {s: table.loc[(table["size"] == s) & (table["head"] == head), column] for s in sizes}
+
+
+def _at(frame, iteration):
+    """The last row of each run that is not after an iteration."""
+    early = frame[frame["iteration"] <= iteration]
+    return early.loc[early.groupby(["size", "head", "seed"])["iteration"].idxmax()]
+
+
+def _end(frame, sizes):
+    """The last iteration that all runs of a size reach, {size: iteration}, and the rows there."""
+    last = {s: frame[frame["size"] == s].groupby(["head", "seed"])["iteration"].max().min() for s in sizes}
+    return last, pd.concat([_at(frame[frame["size"] == s], last[s]) for s in sizes])
+
+
+def _list(found):
+    return ", ".join(spread(values) for values in found.values())
+
+
+def _same_rate(frame, sizes):
+    steps = {h: _by(steps_to(frame), sizes, h) for h in MAIN}
+    growth = {h: steps[h][sizes[-1]].median() / steps[h][sizes[0]].median() for h in MAIN}
+    measured = f"steps to 100 % accuracy, {' / '.join(sizes)}: {_list(steps['implicit'])}"
+    verdict = _verdict(growth["implicit"] <= 1.5, growth["implicit"] < min(growth["standard"], growth["fixed"]))
+    return "the implicit ETF converges at the same rate as C grows (rule: at most 1.5 × the steps)", "Section 4, Figure 3", measured, verdict
+
+
+def _others_slower(frame, sizes):
+    steps = {h: _by(steps_to(frame), sizes, h) for h in ("standard", "fixed")}
+    slower = [steps[h][sizes[-1]].median() > steps[h][sizes[0]].median() for h in steps]
+    measured = f"steps to 100 %: standard {_list(steps['standard'])}; fixed {_list(steps['fixed'])}"
+    return ("the standard and the fixed head need more time the larger C (rule: more steps at the largest than at the smallest)",
+            "Section 4, Figure 3", measured, _verdict(all(slower), any(slower)))
+
+
+def _identical(frame, sizes):
+    rows = _at(frame[frame["head"].isin(MAIN)], 800)
+    done = [(rows.loc[rows["size"] == s, "accuracy"] == 1).all() for s in sizes]
+    nc1 = rows.groupby(["size", "head"])["nc1"].median().unstack()[MAIN]
+    gap = (nc1.max(axis=1) / nc1.min(axis=1)).max()
+    measured = f"accuracy 100 % in every run: {', '.join(s for s, d in zip(sizes, done) if d) or 'nowhere'}; but NC1 differs by up to {gap:.2g} ×"
+    return "after 800 iterations all have converged to identical results (rule: accuracy)", "Figure 3", measured, _verdict(all(done), any(done))
+
+
+def _bound(frame, sizes):
+    last, rows = _end(frame[frame["head"].isin(MAIN)], sizes)
+    above = {h: {s: v / etf.cross_entropy_bound(num_classes(s), 5.0) - 1 for s, v in _by(rows, sizes, h, "loss").items()} for h in MAIN}
+    text = "; ".join(f"{h} " + ", ".join(f"{100 * v.median():.2g} %" for v in above[h].values()) for h in MAIN)
+    measured = f"cross entropy above the bound after {' / '.join(str(n) for n in last.values())} iterations: {text}"
+    reached = [v.max() <= 0.01 for v in above["fixed"].values()]
+    return "the fixed ETF reaches the lower bound of the cross entropy (rule: within 1 %)", "Section 4, Figure 2", measured, _verdict(all(reached), any(reached))
+
+
+def _collapse(frame, sizes):
+    best, cells = [], []
+    for iteration in (10, 100, 800):
+        rows = _at(frame[frame["head"].isin(MAIN)], iteration)
+        for size in sizes:
+            for measure in ("nc1", "nc3"):
+                medians = rows[rows["size"] == size].groupby("head")[measure].median()
+                best.append(medians.idxmin() == "implicit")
+                cells.append((iteration, best[-1]))
+    early = [b for i, b in cells if i == 10]
+    late = [b for i, b in cells if i == 800]
+    measured = (f"of the three heads it has the smallest NC1 and NC3 in {sum(best)} of {len(best)} comparisons "
+                f"({sum(early)} of {len(early)} after 10 iterations, {sum(late)} of {len(late)} after 800)")
+    return "the implicit ETF is best at reaching collapse (rule: NC1 and NC3 after 10, 100, 800)", "Section 4, Figure 2", measured, _verdict(all(best), sum(best) > len(best) / 2)
+
+
+def _variability(frame, sizes):
+    several = [s for s in sizes if frame.loc[frame["size"] == s, "seed"].nunique() > 1]
+    smallest = []
+    for iteration in (10, 100, 800):
+        rows = _at(frame[frame["head"].isin(MAIN)], iteration)
+        for size in several:
+            by = rows[rows["size"] == size].groupby("head")["loss"]
+            ranges = (by.max() - by.min()) / by.median()
+            smallest.append(ranges.idxmin() == "implicit")
+    measured = (f"of the three heads it has the smallest range of the loss over seeds in {sum(smallest)} of {len(smallest)} "
+                f"comparisons ({', '.join(several)}; after 10, 100 and 800 iterations)")
+    return ("the implicit ETF varies least between runs (rule: range over median of the loss)", "Section 4", measured,
+            _verdict(all(smallest), sum(smallest) > len(smallest) / 2))
+
+
+def _normalisation(frame, sizes):
+    steps = {h: _by(steps_to(frame), sizes, h) for h in ("standard", "standard_no_norm")}
+    faster = [steps["standard"][s].median() < steps["standard_no_norm"][s].median() for s in sizes]
+    measured = f"standard head, steps to 100 %, {' / '.join(sizes)}: normalised {_list(steps['standard'])}; not {_list(steps['standard_no_norm'])}"
+    return "normalising features and weights accelerates convergence (rule: fewer steps)", "Section 4, Figure 17", measured, _verdict(all(faster), any(faster))
+
+
+def _ddn(frame, sizes):
+    pair = ["implicit", "implicit_without_ddn"]
+    gaps = []
+    for iteration in (10, 100, 800):
+        loss = _at(frame[frame["head"].isin(pair)], iteration).pivot(index=["size", "seed"], columns="head", values="loss").dropna()
+        gaps.append((loss[pair[1]] / loss[pair[0]] - 1).abs().max())
+    measured = "largest difference of the loss at one seed after 10, 100, 800 iterations: " + ", ".join(f"{100 * g:.2g} %" for g in gaps)
+    return ("without the gradient through the ETF the result is comparable (rule: within 1 %)", "Section 5, Figure 15", measured,
+            _verdict(max(gaps) <= 0.01, min(gaps) <= 0.01))
+
+
+def markdown(table):
+    """A table as Markdown lines."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", default="data/results/ufm")
+    print(markdown(claims(sweep.load(parser.parse_args().folder).frame)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Figures of UFMs of several sizes side by side: convergence against the number of classes, imbalance, τ and d, memory.
+
+They read the tables of `labkit.sweep`: one row for each size, head (a variant), seed and iteration.
+"""
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from . import etf
+from .figures import GREY, LABELS, STYLES, _decades, _heads_in, _layout, _rgba, curve_traces
+
+LOG = {"loss", "excess", "nc1", "nc2", "nc3"}  # measures that span decades
+
+
+def num_classes(size):
+    """C from a model's name, "UFM-100" or "UFM-20-1000x80": 100, 20."""
+    return int(size.split("-")[1])
+
+
+def with_excess(frame, temperature=5.0):
+    """The table with a column excess, the cross entropy above its bound; NaN where rounding leaves nothing above 0.
+
+    For heads without normalised features, which have no bound, it is the cross entropy itself.
+    """
+    bounds = {size: etf.cross_entropy_bound(num_classes(size), temperature) for size in frame["size"].unique()}
+    bound = frame["size"].map(bounds).where(frame["head"] != "standard_no_norm", 0.0)
+    excess = frame["loss"] - bound
+    return frame.assign(excess=excess.where(excess > 1e-9))
+
+
+def by_size(frame, measures=("accuracy",), heads=None, last=None, title=None):
+    """Curves of training: a column of panels for each size, a row for each measure, all heads; Figure 3 with one row.
+
+    frame: with a column size. heads: names, all when None. last: the last iteration drawn. Lines are medians over seeds,
+    bands their range; iterations are on a logarithmic axis, and so are measures that span decades.
+    """
+    frame = frame[frame["head"].isin(heads or STYLES)]
+    frame = with_excess(frame if last is None else frame[frame["iteration"] <= last])
+    frame = frame.assign(shown=frame["iteration"] + 1)
+    sizes = sorted(frame["size"].unique(), key=num_classes)
+    figure = make_subplots(len(measures), len(sizes), column_titles=sizes, shared_yaxes=True, shared_xaxes=True,
+                           horizontal_spacing=0.02, vertical_spacing=0.06)
+    for row, measure in enumerate(measures, start=1):
+        for col, size in enumerate(sizes, start=1):
+            mine = frame[frame["size"] == size]
+            for head in _heads_in(frame):
+                if head in set(mine["head"]):
+                    first = row == 1 and head not in {t.legendgroup for t in figure.data}
+                    figure.add_traces(curve_traces(mine[mine["head"] == head], "shown", measure, head, legend=first), row, col)
+            figure.update_xaxes(type="log", dtick=1, exponentformat="power", row=row, col=col,
+                                title="iteration + 1" if row == len(measures) else None)
+            if measure in LOG:
+                figure.update_yaxes(type="log", exponentformat="power", dtick=_decades(frame[measure]), row=row, col=col)
+        figure.update_yaxes(title=LABELS.get(measure, measure), row=row, col=1)
+    legend = dict(orientation="h", y=1.0 + 30 / (250 * len(measures)), yanchor="bottom", x=0.5, xanchor="center")
+    return _layout(figure, 120 + 250 * len(measures), title, headroom=True, legend=legend).update_layout(margin_t=90)
+
+
+def against(table, x, y, heads=None, x_title=None, y_title=None, log_x=True, log_y=True, title=None):
+    """A number of each finished run against a setting, e.g. steps against C: the median over seeds, bars for the range.
+
+    table: columns head, x, y, one row for each run.
+    """
+    figure = go.Figure()
+    for head in _heads_in(table):
+        if heads and head not in heads:
+            continue
+        label, colour, dash = STYLES[head]
+        by = table[table["head"] == head].groupby(x)[y]
+        median = by.median()
+        spread = dict(type="data", symmetric=False, array=by.max() - median, arrayminus=median - by.min(), thickness=1, width=4)
+        figure.add_scatter(x=median.index, y=median, error_y=spread, mode="lines+markers", name=label,
+                           line=dict(color=colour, dash=dash, width=2))
+    figure.update_xaxes(title=x_title or x, type="log" if log_x else "linear", tickvals=sorted(table[x].unique()))
+    figure.update_yaxes(title=y_title or LABELS.get(y, y), type="log" if log_y else "linear",
+                        **(dict(exponentformat="power", dtick=_decades(table[y])) if log_y else {}))
+    return _layout(figure, 400, title, headroom=True, legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"))
+
+
+def class_margins(margins, sizes_of_classes, by, heads=None, title=None):
+    """Mean cosine margin of each class at the end, from the largest class to the smallest: a panel for each value of `by`.
+
+    margins: columns head, seed, sample, margin and `by`. sizes_of_classes: {value of by: class sizes (C,)}; samples are
+    sorted by class. Lines are medians over seeds, bands their range; dashed is the margin of a collapsed simplex ETF.
+    """
+    values = list(sizes_of_classes)
+    figure = make_subplots(1, len(values), subplot_titles=[f"{by} {v:g}" for v in values], shared_yaxes=True, horizontal_spacing=0.02)
+    for col, value in enumerate(values, start=1):
+        counts = np.asarray(sizes_of_classes[value])
+        mine = margins[margins[by] == value]
+        mine = mine.assign(shown=np.repeat(np.arange(len(counts)), counts)[mine["sample"].astype(int)])
+        per_class = mine.groupby(["head", "seed", "shown"], as_index=False)["margin"].mean()
+        for head in [h for h in _heads_in(per_class) if not heads or h in heads]:
+            figure.add_traces(curve_traces(per_class[per_class["head"] == head], "shown", "margin", head, legend=col == 1), 1, col)
+        figure.add_hline(etf.cosine_margin_bound(len(counts)), line=dict(color=GREY, dash="dash", width=1), row=1, col=col)
+        figure.update_xaxes(title="class, largest first", row=1, col=col)
+    figure.update_yaxes(title="mean cosine margin", row=1, col=1)
+    legend = dict(orientation="h", y=1.12, yanchor="bottom", x=0.5, xanchor="center")
+    return _layout(figure, 380, title, headroom=True, legend=legend).update_layout(margin_t=90)
+
+
+def memory(paper, ours, title=None):
+    """Memory of training by size and head, the paper's (GPU) and ours (the whole process on a CPU), in GB, side by side.
+
+    paper, ours: columns size, head, gigabytes (NaN where there is none), heads those of Table 3.
+    """
+    figure = make_subplots(1, 2, subplot_titles=["paper, on a GPU (Table 3)", "labkit, whole process on a CPU"], shared_yaxes=True,
+                           horizontal_spacing=0.04)
+    sizes = sorted(set(paper["size"]), key=num_classes)
+    for col, table in enumerate((paper, ours), start=1):
+        for head in ("standard", "fixed", "implicit_without_ddn", "implicit_with_ddn"):
+            label, colour, _ = STYLES[head]
+            found = table[table["head"] == head].set_index("size")["gigabytes"].reindex(sizes)
+            figure.add_bar(x=sizes, y=found, name=label, legendgroup=head, showlegend=col == 1, row=1, col=col,
+                           marker=dict(color=_rgba(colour, 0.8), line=dict(color=colour, width=1)))
+        for size in table.loc[table["gigabytes"].isna(), "size"]:
+            figure.add_annotation(x=size, y=0, yref="y domain" if col == 1 else "y2 domain", xref="x" if col == 1 else "x2",
+                                  xanchor="left", xshift=12, yanchor="bottom", text="N/A", showarrow=False, font_size=10)
+    figure.update_yaxes(type="log", dtick=1, exponentformat="none", ticksuffix=" GB", row=1, col=1)
+    figure.update_yaxes(type="log", dtick=1, row=1, col=2)
+    legend = dict(orientation="h", y=1.12, yanchor="bottom", x=0.5, xanchor="center")
+    return _layout(figure, 400, title, headroom=True, legend=legend).update_layout(margin_t=90)
