@@ -34,9 +34,13 @@ class History:
         self.margins = pd.DataFrame(columns=MARGIN_COLUMNS) if margins is None else margins
 
     def final(self):
-        """The last row of each head and seed."""
-        last = self.frame.groupby(["head", "seed"], sort=False)["iteration"].idxmax()
+        """The last row of each run."""
+        last = self.frame.groupby(self._keys(), sort=False)["iteration"].idxmax()
         return self.frame.loc[last].reset_index(drop=True)
+
+    def _keys(self):
+        """The columns that tell runs apart."""
+        return [column for column in self.margins.columns if column not in ("sample", "margin")]
 
     def where(self, **values):
         """The part in which each named column has the given value, or one of a list: where(size="UFM-10", seed=[0, 1])."""
@@ -63,7 +67,7 @@ class History:
         settings that JSON cannot hold; nothing is written then.
         """
         path = Path(path)
-        keys = [column for column in self.margins.columns if column not in ("sample", "margin")]
+        keys = self._keys()
         per_run = self.margins.sort_values("sample").groupby(keys)["margin"].agg(list)
         last = self.frame.groupby(keys)["iteration"].transform("max") == self.frame["iteration"]
         lists = [per_run.get(run) if end else None

@@ -184,3 +184,15 @@ def test_header_of_another_make(tmp_path, header):
 def test_a_folder_is_not_a_history(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match=tmp_path.name):
         History.load(tmp_path)
+
+
+def test_parts_and_ends_of_many_runs():
+    rows = [(delta, head, seed, t) for delta in (0.1, 0.2) for head in ("a", "b") for seed in (0, 1) for t in (0, 5)]
+    frame = pd.DataFrame(rows, columns=["delta", "head", "seed", "iteration"]).assign(loss=np.arange(16.0))
+    margins = frame.query("iteration == 5").drop(columns=["iteration", "loss"]).assign(sample=0, margin=1.0)
+    history = History(frame, {"a": 1}, margins)
+    assert history.final()["loss"].tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
+    part = history.where(delta=0.2, seed=[1, 2])
+    assert part.frame["loss"].tolist() == [10, 11, 14, 15] and part.settings == {"a": 1}
+    assert part.margins[["delta", "seed"]].values.tolist() == [[0.2, 1], [0.2, 1]]
+    assert history.where(head="a").frame["head"].unique().tolist() == ["a"]
