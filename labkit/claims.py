@@ -42,13 +42,15 @@ def claims(frame):
     frame: of `labkit.sweep.load`, with the heads standard, fixed and implicit in every size, and the variants where they
     were run. Raises ValueError without those.
     """
+    frame = frame.reset_index(drop=True)
     sizes = sorted(frame["size"].unique(), key=num_classes)
-    if missing := [(s, h) for s in sizes for h in MAIN if not len(frame.query("size == @s and head == @h"))]:
+    there = set(zip(frame["size"], frame["head"]))
+    if missing := [(s, h) for s in sizes for h in MAIN if (s, h) not in there]:
         raise ValueError(f"claims are about three heads in every size; there are no runs of {missing}")
     table = [_same_rate(frame, sizes), _others_slower(frame, sizes), _identical(frame, sizes), _bound(frame, sizes),
              _collapse(frame, sizes), _variability(frame, sizes)]
     for variant, claim in (("standard_no_norm", _normalisation), ("implicit_without_ddn", _ddn)):
-        with_it = [s for s in sizes if len(frame.query("size == @s and head == @variant"))]
+        with_it = [s for s in sizes if (s, variant) in there]
         if with_it:
             table.append(claim(frame, with_it))
     return pd.DataFrame(table, columns=["claim", "where", "measured", "verdict"])
