@@ -32,7 +32,6 @@ SCHEDULES = {
     "steps": lambda share: 0.1 ** ((share >= 0.5) + (share >= 0.75)),  # to a tenth after a half and after three quarters
 }
 HISTORY = "history.parquet"
-CHECK_EVERY = 50  # steps between looks at the loss on a GPU, which has to wait for each; on a CPU every step is looked at
 
 
 def accelerator(precision="no"):
@@ -102,6 +101,8 @@ class Trainer:
             factor, steps = SCHEDULES[schedule], epochs * len(train)
             self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
         self.optimizer = self.on.prepare_optimizer(optimizer)
+        # To look at the loss a GPU must wait for it; on a CPU it costs nothing. Whichever: the step that is named is the first bad.
+        self.check_every = 1 if self.on.device.type == "cpu" else 50
         self.epoch, self.rows, self.margins, self.losses, self._generators = 0, [], None, None, None
         self.checkpoint = None  # the last one written or read
         if self.folder is not None:
@@ -150,7 +151,7 @@ class Trainer:
     def _train(self):
         self.backbone.train(), self.head.train()
         self.losses = torch.zeros(len(self.train), device=self.on.device)
-        often, looked = (1 if self.on.device.type == "cpu" else CHECK_EVERY), 0
+        looked = 0
         before = self.epoch * len(self.train)
         for step, (images, targets) in enumerate(self.train.epoch(self.epoch)):
             try:
@@ -158,7 +159,7 @@ class Trainer:
             except checks.NotFinite as error:  # heads that look at the features may see it before the loss is known
                 raise self._diverged(before + step + 1, error) from error
             self._bar.update()
-            if (step + 1) % often == 0 or step + 1 == len(self.train):
+            if (step + 1) % self.check_every == 0 or step + 1 == len(self.train):
                 recent, = over_processes(self.losses[looked : step + 1])
                 bad = (~recent.isfinite()).nonzero()
                 if len(bad):
