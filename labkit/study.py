@@ -179,7 +179,7 @@ def load(study, root=None):
     for k, split in enumerate(data.SPLITS):
         # Of classes in random order, 1.5 times as many as are wanted hold enough of each.
         count = spec["per_class"] and 15 * spec["per_class"][k]
-        images, labels = data.load(spec["dataset"], split, root, count)
+        images, labels = data.load(spec["dataset"], split, root, count).floats()
         if count:  # the first so many of every class
             kept = torch.cat([(labels == c).nonzero()[: spec["per_class"][k], 0] for c in labels.unique()]).sort().values
             images, labels = images[kept], labels[kept]
