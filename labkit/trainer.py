@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 from tqdm import tqdm
@@ -39,9 +39,7 @@ def accelerator(precision="no"):
     checks.one_of("precision", precision, ("no", "bf16", "fp16"))
     # accelerate keeps the precision of the first for all of a session; the processes, which are kept too, stay.
     AcceleratorState._reset_state()
-    # Buffers are left alone while training: heads keep theirs equal, and `Trainer` averages those of batch norms.
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision,
-                       kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
 
 
 def place(accelerator):
@@ -205,7 +203,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average_buffers(self):
-        """Running statistics of batch norms, which each process has from its own shares, become their mean over processes."""
+        """Running statistics of batch norms, in which each process has its own last share, become their mean over processes."""
         for buffer in self.backbone.buffers():
             if buffer.is_floating_point() and self.on.num_processes > 1:
                 over_processes(buffer)

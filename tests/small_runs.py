@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from labkit import data, trainer
+from labkit import data, streaming, trainer
 from labkit.augment import PaddedCrop
 from labkit.batches import Batches
 from labkit.heads import HEADS
@@ -50,6 +50,34 @@ def a_trainer(head, folder=None, optimizer="sgd", schedule="cosine", plain=True,
     name = head if isinstance(head, str) else "other"
     return trainer.Trainer(backbone, module, made, batches, clean, held_out, name=name, epochs=epochs, schedule=schedule,
                            folder=folder, on=on, **options)
+
+
+def made_up_collapse(rank, processes):
+    """Collapse of one process's share of random features in float64, read in batches of 50, and the accuracy."""
+    g = torch.Generator().manual_seed(0)
+    z, labels = torch.randn(303, 20, generator=g, dtype=torch.float64), torch.arange(303) % 7
+    head = HEADS["fixed"](20, 7).double().eval()
+    shares = [tuple(part.tensor_split(processes)[rank] for part in batch) for batch in zip(z.split(50), labels.split(50))]
+    return streaming.collapse(lambda: shares, head, margins=True) | streaming.accuracy(lambda: shares, head)
+
+
+def every_head(folder):
+    """Train all three and leave in `folder`: losses of all steps, rows, margins and checkpoints. On any number of processes.
+
+    Batches of 65: two processes have shares of 33 and 32, and 20 of the last. Then one network with batch norm and dropout,
+    of which every process leaves what it has at the end, and the collapse of made-up features.
+    """
+    for head in HEADS:
+        run = a_trainer(head, f"{folder}/{head}", batch_size=65, epochs=3)
+        losses = [run.losses for _ in run.each_epoch() if run.losses is not None]
+        if run.on.is_main_process:
+            torch.save({"losses": torch.cat(losses), "rows": run.rows, "margins": torch.from_numpy(run.margins)},
+                       f"{folder}/{head}.pt")
+    run = a_trainer("standard", plain=False, epochs=2)
+    run.run()
+    torch.save({"state": run.backbone.state_dict(), "rows": run.rows, "generators": run._generators,
+                "made up": made_up_collapse(run.on.process_index, run.on.num_processes)},
+               f"{folder}/{run.on.process_index}.pt")
 
 
 KILLED = dict(head="implicit", plain=False, epochs=12)
