@@ -11,12 +11,15 @@ crop draw once for a whole batch. kornia draws once for each image, but from the
 batch cannot repeat; its RandAugment picks the operations once for a batch; and it was no faster than the gather below.
 """
 
+import importlib
+
 import torch
 import torch.nn.functional as F
 
 from . import checks, compat
 
-compat.import_torchvision()  # so that `from torchvision.transforms import v2` works for who imports this
+compat.import_torchvision()
+v2 = importlib.import_module("torchvision.transforms.v2")  # for users too: here it is imported after the line above
 
 
 class Flip:
@@ -62,11 +65,11 @@ class Rotation:
         return (2 * torch.rand(n, generator=generator) - 1) * self.degrees
 
     def __call__(self, images, draws):
-        angle = torch.deg2rad(draws.double()).to(images.device)
+        angle = torch.deg2rad(draws.double())
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         aspect = images.shape[-2] / images.shape[-1]  # grid coordinates run from −1 to 1 in both directions
         turn = torch.stack([cos, -sin * aspect, zero, sin / aspect, cos, zero], -1).reshape(-1, 2, 3)
-        grid = F.affine_grid(turn.float(), images.shape, align_corners=False)
+        grid = F.affine_grid(turn.float().to(images.device), images.shape, align_corners=False)
         turned = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
         return turned.to(images.dtype)
 
@@ -108,7 +111,7 @@ class Normalise:
 
     def __call__(self, images, draws=None):
         scale, shift = 1 / (self.white * self.std), -self.mean / self.std
-        return images * scale.to(images.device, torch.float32) + shift.to(images.device, torch.float32)
+        return images * scale.float().to(images.device) + shift.float().to(images.device)
 
 
 class Torchvision:
@@ -116,9 +119,9 @@ class Torchvision:
 
         Torchvision(v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10))
 
-    torchvision draws once in a call. A call for each image costs more than a small network's training step, so GROUPS
-    calls are made for a batch, and each image goes at random into one of them. For every image by itself that is the
-    transform's own distribution; two images of a batch share their draws with probability 1/GROUPS.
+    torchvision draws once in a call, and a call for each of 256 images takes several times as long as 32 calls for as many.
+    So there are GROUPS calls for a batch, and each image goes at random into one of them. For every image by itself that is
+    the transform's own distribution; two images of a batch share their draws with probability 1/GROUPS.
     RandAugment and AutoAugment take images in uint8: put this before Normalise.
     """
 

@@ -23,7 +23,7 @@ class Batches:
 
     batch_size: images of a batch over all processes together.
     transforms: applied in turn to uint8 images (b, C, H, W); see labkit.augment.
-    mix: MixUp, CutMix or RandomChoice of them from torchvision.transforms.v2, with their num_classes; labels are then
+    mix: MixUp, CutMix or RandomChoice of them from torchvision.transforms.v2, with their num_classes; the labels are then
         float32 (b, num_classes). One draw for the batch, and each image is mixed with the one before it, as there.
     order: "shuffled"; "stratified", shuffled with every class spread over the epoch (see `stratified`); "sequential",
         as in the set, for evaluation.
@@ -122,10 +122,8 @@ class FileBatches(Batches):
         return files
 
     def _read(self, shares):
-        wanted = []
-        for size, rows, indices, random in shares:
-            seeds = torch.randint(2**31, (size,), generator=random)[rows]
-            wanted.append(list(zip(indices.tolist(), seeds.tolist())))
+        wanted = (list(zip(indices.tolist(), torch.randint(2**31, (size,), generator=random)[rows].tolist()))
+                  for size, rows, indices, random in shares)
         loader = torch.utils.data.DataLoader(
             _Pictures(self.images, self.picture), batch_sampler=wanted, num_workers=self.workers,
             pin_memory=self.device.type == "cuda", generator=torch.Generator())  # its own: not the global one

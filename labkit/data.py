@@ -27,22 +27,26 @@ CLASSES = {
     "stl10": ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
 }
 
+TITLES = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10",
+          "imagenet": "ImageNet", "imagenet-one-per-class": "ImageNet, one 96-pixel picture of each class"}
+
 # Where each set can lie under the root: a Parquet file for each split, and a folder as torchvision leaves it.
 _PARQUET = {name: name + "-{split}.parquet" for name in ("cifar10", "cifar100", "stl10")}
 _PARQUET["imagenet-one-per-class"] = "imagenet1k-one-per-class-96px.parquet"
 _FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "stl10": "stl10_binary", "imagenet": "imagenet"}
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
-NAMES = ("digits", *_PARQUET, "imagenet")
+NAMES = tuple(TITLES)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 (N, C, H, W), labels int64 (N,), the names of all classes, and the pixel value that is white."""
+    """Images uint8 (N, C, H, W), labels int64 (N,), the names of all classes, the pixel value that is white, and a title."""
 
     images: torch.Tensor
     labels: torch.Tensor
     classes: tuple
     white: int = 255
+    title: str = ""
 
     def __post_init__(self):
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -72,20 +76,21 @@ class ImageSet:
 
         Exact to rounding: from the counts of the pixel values. Use that of the training images for the test images too.
         """
-        values = torch.arange(256, dtype=torch.float64, device=self.images.device) / self.white
-        shares = torch.stack([x.flatten().bincount(minlength=256).double() for x in self.images.unbind(1)])
+        values = torch.arange(256, dtype=torch.float64) / self.white
+        shares = torch.stack([x.flatten().bincount(minlength=256).double() for x in self.images.cpu().unbind(1)])
         shares = shares / shares.sum(1, keepdim=True)
         mean = shares @ values
-        return Normalise(mean.cpu(), (shares @ values**2 - mean**2).clamp(min=0).sqrt().cpu(), self.white)
+        return Normalise(mean, (shares @ values**2 - mean**2).clamp(min=0).sqrt(), self.white)
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Pictures too many to hold: their paths, labels int64 (N,), and the names of all classes. See batches.FileBatches."""
+    """Pictures too many to hold: their paths, labels int64 (N,), the names of all classes, and a title. For FileBatches."""
 
     paths: tuple
     labels: torch.Tensor
     classes: tuple
+    title: str = ""
 
     def __post_init__(self):
         checks.labels(self.labels, len(self.classes), (len(self.paths),))
@@ -107,6 +112,9 @@ class ImageFiles:
 
 def load(name, split, root=None, count=None, download=False):
     """One split of a set as an ImageSet, or as ImageFiles for "imagenet"; the same at every call.
+
+    Its title says what it is, for figures and results: "CIFAR-10", or "CIFAR-10, JPEG re-encoded" for pictures that are not
+    the authors' pixels any more.
 
     name: "digits", 8×8 grey images of ten digits, 1201 and 596 (Alpaydin & Kaynak 1998, from scikit-learn; pixels are 0 … 16);
         "cifar10" and "cifar100", 32×32, 50000 and 10000 (Krizhevsky 2009);
@@ -134,7 +142,9 @@ def load(name, split, root=None, count=None, download=False):
             raise
         path = _root(root)[0] / _FOLDERS[name]
     if path.suffix == ".parquet":
-        return read_parquet(path, count, CLASSES.get(name))
+        images = read_parquet(path, count, CLASSES.get(name))
+        lossy = images.title == "JPEG" and name in _TORCHVISION  # their authors give plain pixels
+        return replace(images, title=TITLES[name] + ", JPEG re-encoded" * lossy)
     return (_image_folder(path) if name == "imagenet" else _torchvision(name, split, path.parent, download))[:count]
 
 
@@ -182,8 +192,9 @@ def splits(name):
 
 
 def read_parquet(path, count=None, classes=None):
-    """The images of a Parquet file in the hub's layout (see `find`), as an ImageSet; `count` as in `load`.
+    """The images of a Parquet file in the hub's layout (see `find`), as an ImageSet with the pictures' format as its title.
 
+    count: as in `load`.
     classes: their names; None takes those that the hub writes into the file, or else the column `name`, or else numbers.
     Raises ValueError, naming the file, for missing columns and for pictures that differ in size.
     """
@@ -204,7 +215,8 @@ def read_parquet(path, count=None, classes=None):
     if len(sizes := {picture.shape for picture in pixels}) != 1:
         raise ValueError(f"{path} must hold pictures of one size; it has (height, width, channels) of {sorted(sizes)[:5]}")
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, labels[:count], tuple(classes))
+    title = Image.open(io.BytesIO(encoded[0].as_py())).format
+    return ImageSet(images, labels[:count], tuple(classes), title=title)
 
 
 def _decode(picture):
@@ -234,7 +246,8 @@ def _digits(split):
         place[mine] = np.arange(mine.sum()) / mine.sum()
     kept = place >= 2 / 3 if split == "test" else place < 2 / 3
     images = torch.from_numpy(pixels[kept].astype(np.uint8)).reshape(-1, 1, 8, 8)
-    return ImageSet(images, torch.from_numpy(labels[kept].astype(np.int64)), tuple("0123456789"), white=16)
+    return ImageSet(images, torch.from_numpy(labels[kept].astype(np.int64)), tuple("0123456789"), white=16,
+                    title=TITLES["digits"])
 
 
 def _torchvision(name, split, root, download):
@@ -246,10 +259,11 @@ def _torchvision(name, split, root, download):
         raise ValueError(f"{root / _FOLDERS[name]} is there, but torchvision does not take it for {name}: {error}") from error
     pixels, labels = (found.data, found.labels) if name == "stl10" else (found.data.transpose(0, 3, 1, 2), found.targets)
     images = torch.from_numpy(np.ascontiguousarray(pixels))
-    return ImageSet(images, torch.as_tensor(labels, dtype=torch.int64), CLASSES.get(name) or tuple(found.classes))
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    return ImageSet(images, labels, CLASSES.get(name) or tuple(found.classes), title=TITLES[name])
 
 
 def _image_folder(path):
     folder = compat.import_torchvision().datasets.ImageFolder(path)
     paths, labels = zip(*folder.samples)
-    return ImageFiles(paths, torch.tensor(labels), tuple(folder.classes))
+    return ImageFiles(paths, torch.tensor(labels), tuple(folder.classes), TITLES["imagenet"])

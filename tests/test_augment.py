@@ -5,10 +5,8 @@ import torch
 import torch.nn.functional as F
 from image_sets import image_set
 
-from labkit import augment, compat
-
-compat.import_torchvision()
-from torchvision.transforms import v2  # noqa: E402
+from labkit import augment
+from labkit.augment import v2
 
 N = 64
 

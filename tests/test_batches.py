@@ -7,13 +7,10 @@ import torch
 from image_sets import image_set, which
 from PIL import Image
 
-from labkit import compat, longtail
-from labkit.augment import Cutout, Flip, PaddedCrop, Rotation, Torchvision
+from labkit import longtail
+from labkit.augment import Cutout, Flip, PaddedCrop, Rotation, Torchvision, v2
 from labkit.batches import ORDERS, Batches, FileBatches, stratified
 from labkit.data import ImageFiles
-
-compat.import_torchvision()
-from torchvision.transforms import v2  # noqa: E402
 
 SET = image_set([40, 20, 10, 33])
 MIX = v2.RandomChoice([v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)])

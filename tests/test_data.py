@@ -63,7 +63,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 
 def test_floats_are_between_0_and_1():
-    images, labels = data.load("digits", "test").floats()
+    images, _ = data.load("digits", "test").floats()
     assert images.dtype == torch.float32 and images.min() == 0 and images.max() == 1
     assert torch.equal((images * 16).byte(), data.load("digits", "test").images)
 
@@ -133,6 +133,16 @@ def test_parquet_jpeg_and_grey_pictures_become_colour(tmp_path):
     assert images.shape == (2, 3, 32, 32) and ((images.int() - 100).abs() <= 2).all()
 
 
+def test_the_title_tells_of_pixels_that_are_not_the_authors(tmp_path):
+    for kind, title in (("PNG", "CIFAR-10"), ("JPEG", "CIFAR-10, JPEG re-encoded")):
+        write_parquet(tmp_path / "cifar10-test.parquet", [encoded(p, kind) for p in pixels()], [3, 1, 4, 1, 5])
+        assert data.load("cifar10", "test", tmp_path)[:2].title == title
+    pictures = [encoded(p, "JPEG") for p in pixels()]  # as ImageNet's own pictures are
+    write_parquet(tmp_path / "imagenet1k-one-per-class-96px.parquet", pictures, [3, 1, 4, 1, 5])
+    assert data.load("imagenet-one-per-class", "train", tmp_path).title == data.TITLES["imagenet-one-per-class"]
+    assert data.load("digits", "test").title == "scikit-learn's digits"
+
+
 def test_class_names_from_the_hub_or_a_column_or_none(tmp_path):
     path, pictures = tmp_path / "a.parquet", [encoded(p) for p in pixels(3)]
     hub = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}}})
@@ -183,7 +193,7 @@ def test_cifar10_from_torchvisions_folder(tmp_path, checksums_ignored):
     assert train.labels.tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 5, 6] and test.labels.tolist() == [9, 0]
     np.testing.assert_array_equal(train.images[2:4].permute(0, 2, 3, 1), pixels(2, seed=2))
     np.testing.assert_array_equal(test.images.permute(0, 2, 3, 1), pixels(2))
-    assert train.images.is_contiguous() and train.classes == data.CLASSES["cifar10"]
+    assert train.images.is_contiguous() and train.classes == data.CLASSES["cifar10"] and train.title == "CIFAR-10"
     assert data.present("cifar10", tmp_path)
     write_parquet(tmp_path / "cifar10-test.parquet", [encoded(pixels(1)[0])], [7])  # Parquet goes first
     assert data.load("cifar10", "test", tmp_path).labels.tolist() == [7]
@@ -311,7 +321,7 @@ def test_cifar10_has_every_class_evenly_and_its_own_images():
     for split, each in (("train", 5000), ("test", 1000)):
         part = data.load("cifar10", split, count=500)
         assert part.images.shape == (500, 3, 32, 32) and part.counts().min() > 20
-        assert len(set(digests(part.images))) == 500
+        assert len(set(digests(part.images))) == 500 and part.title.startswith("CIFAR-10")
         path = data.find("cifar10", split)
         if path.suffix == ".parquet":
             assert np.bincount(pq.read_table(path)["label"].to_numpy()).tolist() == [each] * 10

@@ -46,6 +46,13 @@ def test_a_subset_has_the_counts_and_its_images():
     assert torch.equal(part.images, whole.images[i]) and torch.equal(part.labels, whole.labels[i])
 
 
+def test_cifar100_lt_by_its_shapes():
+    whole = image_set([500] * 100, size=1, channels=2)
+    part = longtail.subset(whole, longtail.exponential(500, 100, 100))
+    assert len(part) == 10847 and part.counts()[[0, 50, 99]].tolist() == [500, 48, 5]  # 500 / 100^(50/99) = 48.8
+    assert part.counts().diff().max() <= 0
+
+
 def test_subsets_are_drawn_by_the_seed():
     whole = image_set([50, 30])
     drawn = [tuple(which(longtail.subset(whole, [10, 10], seed).images).tolist()) for seed in (0, 1, 2, 0)]
