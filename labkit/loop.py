@@ -1,7 +1,7 @@
 """Experiments on images, from settings to a History, and the command line that runs them.
 
     python -m labkit.loop --preset digits --folder runs/digits
-    python -m labkit.loop --preset guiding --data cifar10 --backbone resnet18 --head implicit --seeds 0 1 2 3 4 --folder runs/cifar10
+    python -m labkit.loop --preset guiding --data cifar10 --backbone resnet18 --head implicit --seeds 0 1 2 --folder runs
     torchrun --nproc_per_node 4 -m labkit.loop …                        on several GPUs, or processors
 
 Each run keeps its checkpoints and its history.parquet in a folder of its own, <folder>/<data>-<backbone>-<head>-<seed>. The
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import backbones, checks, data, trainer
+from . import backbones, checks, data, processes, trainer
 from .augment import Flip, Normalise, PaddedCrop, Rotation
 from .batches import Batches, FileBatches
 from .heads import HEADS
@@ -51,7 +51,7 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, preci
         weight_decay (of matrices and convolutions; not for AGD), schedule, augment (flips, rotations and crops),
         temperature.
     head: of heads.HEADS. seed: of weights, batches and augmentation; at one seed all heads start from the same backbone.
-    folder: of this run alone; None keeps nothing. root, download: as in data.load. precision: as in trainer.accelerator.
+    folder: of this run alone; None keeps nothing. root, download: as in data.load. precision: as in processes.accelerator.
     """
     checks.one_of("head", head, tuple(HEADS))
     settings = check(settings)
@@ -63,8 +63,8 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, preci
 def make(settings, head, seed=0, folder=None, *, root=None, download=False, precision="no", progress=False):
     """The Trainer of `run`, for those who want to look at each epoch: `for row in make(...).each_epoch(): ...`."""
     settings = check(settings)
-    on = trainer.accelerator(precision)
-    train, clean, test, shape = batches_of(settings, seed, root, download, trainer.place(on))
+    on = processes.accelerator(precision)
+    train, clean, test, shape = batches_of(settings, seed, root, download, processes.place(on))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = network(settings, *shape)
@@ -100,7 +100,7 @@ def batches_of(settings, seed, root, download, here):
 
 
 def network(settings, in_chans, side):
-    """The backbone of the settings, for images (n, in_chans, side, side). For AGD all its weights are matrices, at AGD's scale."""
+    """The backbone of the settings, for images (n, in_chans, side, side); for AGD all weights are matrices, at its scale."""
     agd = settings["optimizer"] == "agd"
     if settings["backbone"] == SMALL:
         return small_network(in_chans * side**2, bias=not agd)
@@ -135,8 +135,8 @@ def check(settings):
     """The settings, if they are complete and possible; ValueError otherwise."""
     known = PRESETS["digits"].keys()
     if settings.keys() != known:
-        raise ValueError(f"settings must have the keys {', '.join(known)}; missing: {', '.join(known - settings.keys()) or 'none'}, "
-                         f"unknown: {', '.join(settings.keys() - known) or 'none'}")
+        missing, unknown = (", ".join(sorted(keys)) or "none" for keys in (known - settings.keys(), settings.keys() - known))
+        raise ValueError(f"settings must have the keys {', '.join(known)}; missing: {missing}, unknown: {unknown}")
     checks.one_of("data", settings["data"], data.NAMES)
     checks.one_of("backbone", settings["backbone"], (SMALL, *backbones.NAMES))
     checks.one_of("optimizer", settings["optimizer"], OPTIMIZERS)
@@ -186,7 +186,7 @@ def main(arguments=None):
     chosen = vars(parser.parse_args(arguments))
     settings = PRESETS[chosen["preset"]] | {key: chosen[key] for key in PRESETS["digits"] if chosen.get(key) is not None}
     settings["schedule"] = None if settings["schedule"] == "none" else settings["schedule"]
-    lead, failed = trainer.accelerator().is_main_process, 0
+    lead, failed = processes.accelerator().is_main_process, 0
     for seed in chosen["seeds"]:
         for head in chosen["head"]:
             folder = place_of(chosen["folder"], settings, head, seed)

@@ -1,10 +1,10 @@
 """One training loop for any backbone and any head, on one process or several, with Hugging Face accelerate.
 
-    here = trainer.accelerator("bf16")                          on the GPU where there is one
+    here = processes.accelerator("bf16")                        on the GPU where there is one
     Trainer(backbone, head, optimizer, train=batches, clean=in_order, test=test, name="implicit", epochs=200,
             schedule="cosine", folder="runs/0", on=here).run()  -> History
 
-Started by `torchrun` or accelerate's `notebook_launcher`, the same lines train on several processes.
+On several processes (labkit.processes says how they are started) the same lines train together.
 """
 
 import contextlib
@@ -16,12 +16,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 from tqdm import tqdm
 
-from . import checkpoints, checks, streaming
+from . import checkpoints, checks, processes, streaming
 from .sphere import over_processes
 from .training import History, provenance, sample_margins
 
@@ -32,19 +30,6 @@ SCHEDULES = {
     "steps": lambda share: 0.1 ** ((share >= 0.5) + (share >= 0.75)),  # to a tenth after a half and after three quarters
 }
 HISTORY = "history.parquet"
-
-
-def accelerator(precision="no"):
-    """An Accelerator on the GPU where there is one and the CPU elsewhere. precision: "no" (float32), "bf16" or "fp16"."""
-    checks.one_of("precision", precision, ("no", "bf16", "fp16"))
-    # accelerate keeps the precision of the first for all of a session; the processes, which are kept too, stay.
-    AcceleratorState._reset_state()
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
-
-
-def place(accelerator):
-    """Where this process is, as keyword arguments of `batches.Batches`: rank, processes, device."""
-    return dict(rank=accelerator.process_index, processes=accelerator.num_processes, device=accelerator.device)
 
 
 class Classifier(nn.Module):
@@ -63,15 +48,15 @@ class Trainer:
 
     backbone: images -> features (n, d), such as `backbones.create(...)`. head: any of labkit.heads.
     optimizer: any of torch.optim, or AGD, over the parameters of both.
-    train, clean, test: `batches.Batches`, of which only `len` and `epoch(k)` are asked, which yields this process's share
-        (images, labels) of every batch of epoch k. `clean` is the training set without augmentation, on which collapse is
+    train, clean, test: `batches.Batches`, whose `epoch(k)` yields this process's share (images, labels) of every batch
+        of epoch k. `clean` is the training set without augmentation, on which collapse is
         measured; `test` may be missing. Labels may be probabilities (n, C), as MixUp makes them; the head is then told the
         likeliest class.
     name, seed: what the rows are called; `seed` also starts the generators that dropout draws from.
     epochs; schedule: None, "cosine" (to 0, step by step) or "steps" (a tenth after a half and after three quarters).
     folder: of checkpoints and history.parquet, both written after every epoch; None keeps nothing.
     settings: dict of plain values to be kept in the History, and to be the same when a run goes on.
-    on: from `accelerator`; made here where none is given. progress: a tqdm bar on stderr, with the time left.
+    on: from `processes.accelerator`; made here where none is given. progress: a tqdm bar on stderr, with the time left.
 
     Attributes: backbone, head, epoch (those done), losses (of each step of the last epoch), rows, margins.
     With several processes, losses and gradients are those of the whole batch, whatever the share of each, and measures are
@@ -86,7 +71,12 @@ class Trainer:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
         self._check_optimizer(backbone, head, optimizer, schedule)
-        self.on = on or accelerator()
+        self.on = on or processes.accelerator()
+        where = (self.on.process_index, self.on.num_processes)
+        for batches in filter(None, (train, clean, test)):  # else every process would learn from the same share, or the whole
+            if (found := (batches.rank, batches.processes)) != where:
+                raise ValueError(f"this is process {where[0]} of {where[1]}, but batches are for {found[0]} of {found[1]}; "
+                                 "give them processes.place(…)")
         self.backbone, self.head = backbone.to(self.on.device), head.to(self.on.device)
         self.train, self.clean, self.test = train, clean, test
         self.name, self.seed, self.epochs, self.progress = name, seed, epochs, progress
@@ -98,8 +88,9 @@ class Trainer:
         if schedule:
             factor, steps = SCHEDULES[schedule], epochs * len(train)
             self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
-        self.optimizer = self.on.prepare_optimizer(optimizer)
-        # To look at the loss a GPU must wait for it; on a CPU it costs nothing. Whichever: the step that is named is the first bad.
+        # Accelerate's optimiser is for float16, whose gradients have to be scaled; it costs a third of a millisecond a step.
+        self.optimizer = self.on.prepare_optimizer(optimizer) if self.on.scaler else optimizer
+        # A look at the loss makes a GPU wait; on a CPU it costs nothing. The step that an error names is exact either way.
         self.check_every = 1 if self.on.device.type == "cpu" else 50
         self.epoch, self.rows, self.margins, self.losses, self._generators = 0, [], None, None, None
         self.checkpoint = None  # the last one written or read
@@ -159,21 +150,21 @@ class Trainer:
             self._bar.update()
             if (step + 1) % self.check_every == 0 or step + 1 == len(self.train):
                 recent, = over_processes(self.losses[looked : step + 1])
-                bad = (~recent.isfinite()).nonzero()
-                if len(bad):
-                    raise self._diverged(before + looked + int(bad[0]) + 1, f"the loss is {recent[bad[0]].item()}")
+                if not math.isfinite(recent.double().sum()):
+                    first = int((~recent.isfinite()).nonzero()[0])
+                    raise self._diverged(before + looked + first + 1, f"the loss is {recent[first].item()}")
                 looked = step + 1
 
     def _step(self, step, images, targets):
         labels = targets if targets.ndim == 1 else targets.argmax(-1)
-        total, = over_processes(torch.tensor(float(len(labels)), device=self.on.device))
+        total, = over_processes(torch.full((), float(len(labels)), device=self.on.device))  # filled there: no wait
         # The share of this process in the mean over the whole batch. DDP averages gradients over processes: times their number.
         loss = F.cross_entropy(self.model(images, labels), targets, reduction="sum") / total
         self.losses[step] = loss.detach()
         self.on.backward(loss * self.on.num_processes)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.schedule and not self.optimizer.step_was_skipped:
+        if self.schedule and not getattr(self.optimizer, "step_was_skipped", False):  # as scaled float16 gradients can make it
             self.schedule.step()
         self.head.after_step()
 

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from labkit import data, streaming, trainer
+from labkit import data, processes, streaming, trainer
 from labkit.augment import PaddedCrop
 from labkit.batches import Batches
 from labkit.heads import HEADS
@@ -42,14 +42,37 @@ def a_trainer(head, folder=None, optimizer="sgd", schedule="cosine", plain=True,
               mix=None, **options):
     """A Trainer: batches of 64, the last of an epoch with 44; the digits are moved about unless it is to be plain."""
     train, test = sets()
-    on = trainer.accelerator(precision)
-    here, norm = trainer.place(on), train.normalise()
+    on = processes.accelerator(precision)
+    here, norm = processes.place(on), train.normalise()
     backbone, module, made = build(head, optimizer, plain)
-    batches = Batches(train, batch_size, transforms=[norm] if plain else [PaddedCrop(1), norm], order="stratified", mix=mix, **here)
+    transforms = [norm] if plain else [PaddedCrop(1), norm]
+    batches = Batches(train, batch_size, transforms=transforms, order="stratified", mix=mix, **here)
     clean, held_out = (Batches(part, 128, transforms=[norm], order="sequential", **here) for part in (train, test))
     name = head if isinstance(head, str) else "other"
     return trainer.Trainer(backbone, module, made, batches, clean, held_out, name=name, epochs=epochs, schedule=schedule,
                            folder=folder, on=on, **options)
+
+
+def poisoned(run, epoch, step):
+    """The last image of one batch is not a number; of two processes only the second sees it."""
+    batches = run.train.epoch
+
+    def bad(k):
+        for i, (images, labels) in enumerate(batches(k)):
+            if (k, i) == (epoch, step) and run.on.process_index == run.on.num_processes - 1:
+                images[-1] = float("nan")
+            yield images, labels
+
+    run.train.epoch = bad
+    return run
+
+
+def message(run):
+    """How a run stops."""
+    try:
+        run.run()
+    except FloatingPointError as error:
+        return str(error)
 
 
 def made_up_collapse(rank, processes):
@@ -65,7 +88,7 @@ def every_head(folder):
     """Train all three and leave in `folder`: losses of all steps, rows, margins and checkpoints. On any number of processes.
 
     Batches of 65: two processes have shares of 33 and 32, and 20 of the last. Then one network with batch norm and dropout,
-    of which every process leaves what it has at the end, and the collapse of made-up features.
+    of which every process leaves what it has at the end, the collapse of made-up features, and how two poisoned runs stop.
     """
     for head in HEADS:
         run = a_trainer(head, f"{folder}/{head}", batch_size=65, epochs=3)
@@ -76,7 +99,8 @@ def every_head(folder):
     run = a_trainer("standard", plain=False, epochs=2)
     run.run()
     torch.save({"state": run.backbone.state_dict(), "rows": run.rows, "generators": run._generators,
-                "made up": made_up_collapse(run.on.process_index, run.on.num_processes)},
+                "made up": made_up_collapse(run.on.process_index, run.on.num_processes),
+                "messages": [message(poisoned(a_trainer(head), 1, 2)) for head in ("standard", "implicit")]},
                f"{folder}/{run.on.process_index}.pt")
 
 

@@ -13,10 +13,10 @@ import pytest
 import small_runs
 import torch
 import torch.nn.functional as F
-from small_runs import a_trainer
+from small_runs import a_trainer, poisoned
 from torchvision.transforms import v2
 
-from labkit import checkpoints, metrics, trainer
+from labkit import checkpoints, metrics, processes, trainer
 from labkit.heads import HEADS
 from labkit.trainer import HISTORY
 from labkit.training import History
@@ -216,18 +216,6 @@ def test_other_settings_want_another_folder(tmp_path):
 
 # How it stops
 
-def poisoned(run, epoch, step):
-    """Images that are not numbers come in one batch."""
-    batches = run.train.epoch
-
-    def bad(k):
-        for i, (images, labels) in enumerate(batches(k)):
-            yield images * (math.nan if (k, i) == (epoch, step) else 1), labels
-
-    run.train.epoch = bad
-    return run
-
-
 @pytest.mark.parametrize("check_every", [1, 50])
 @pytest.mark.parametrize("head", HEADS)
 def test_nan_stops_with_step_and_checkpoint(tmp_path, head, check_every):
@@ -251,7 +239,7 @@ def test_nan_after_the_last_loss_of_an_epoch_is_not_saved(tmp_path, head):
         if len(count) == 2 * STEPS:
             next(run.backbone.parameters()).data.fill_(math.inf)
 
-    run.optimizer.optimizer.register_step_post_hook(ruin)
+    run.optimizer.register_step_post_hook(ruin)
     with pytest.raises(FloatingPointError, match="stopped at step 10: features must be finite.*epoch-00001.checkpoint$"):
         run.run()
 
@@ -277,5 +265,8 @@ def test_bad_arguments_are_refused():
         make(sgd, schedule="linear")
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
         make(sgd, epochs=0)
+    batches.processes = 2
+    with pytest.raises(ValueError, match="this is process 0 of 1, but batches are for 0 of 2"):
+        make(sgd)
     with pytest.raises(ValueError, match="precision must be one of 'no', 'bf16', 'fp16'; got 'fp64'"):
-        trainer.accelerator("fp64")
+        processes.accelerator("fp64")

@@ -1,7 +1,6 @@
 """The loop on two processes is the loop on one with the same batches; started as torchrun and as a notebook start it."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,20 +33,12 @@ def call(*command):
     return done.stdout
 
 
-def a_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Folders of the same runs on one process and, by notebook_launcher, on two."""
+    """Folders of the same runs on one process and, launched after these as from a notebook, on two."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    small_runs.every_head(one)
-    call(sys.executable, "-c", "import sys, accelerate, small_runs\n"
-         "accelerate.notebook_launcher(small_runs.every_head, sys.argv[1:2], num_processes=2, use_port=sys.argv[2])",
-         two, a_port())
+    call(sys.executable, "-c", "import sys, small_runs\nsmall_runs.every_head(sys.argv[1])\n"
+         "small_runs.processes.launch(small_runs.every_head, sys.argv[2], processes=2)", one, two)
     return one, two
 
 
@@ -74,6 +65,13 @@ def test_processes_end_alike_but_draw_different_random_numbers(both):
     assert not torch.equal(one["generators"]["cpu"], two["generators"]["cpu"])
 
 
+def test_nan_on_one_process_stops_both(both):
+    for rank in (0, 1):
+        standard, implicit = torch.load(both[1] / f"{rank}.pt", weights_only=False)["messages"]
+        assert standard.startswith("standard, seed 0: stopped at step 8: the loss is nan; no checkpoint")
+        assert implicit.startswith("implicit, seed 0: stopped at step 8: features must be finite")
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_measures_do_not_depend_on_the_number_of_processes(both, head):
     """What two processes measured of their last network, one measures too."""
@@ -93,7 +91,7 @@ def test_streamed_measures_of_two_processes_are_those_of_one(both):
 
 def test_torchrun_of_the_command_line(tmp_path):
     arguments = ["--preset", "digits", "--head", "implicit", "--seeds", "3", "--epochs", "2"]
-    shown = call(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", a_port(), "-m",
+    shown = call(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                  "labkit.loop", *arguments, "--folder", tmp_path / "two")
     assert shown.count("digits-small-implicit-3: accuracy") == 1  # one process speaks
     assert loop.main([*arguments, "--folder", str(tmp_path / "one")]) == 0
