@@ -20,8 +20,8 @@ def collapse(read, head, *, keep=KEEP, margins=False):
 
     read: called once for each pass, with the same samples in the same batches every time.
     head: a labkit head, in evaluation mode. As in `ufm.train_ufm`, features are measured as the head sees them,
-        h = τ·z/‖z‖: loss (mean cross entropy), accuracy, nc1, nc2 (of the weights), nc3, nc4, equinorm_means, equinorm_weights and
-        cosine_margin (mean over samples).
+        h = τ·z/‖z‖: loss (mean cross entropy), accuracy, nc1, nc2 (of the weights), nc3, nc4, equinorm_means,
+        equinorm_weights and cosine_margin (mean over samples).
     keep: features of up to so many bytes stay in memory for the second pass; beyond, `read` is called again.
     margins: also the margin of every sample, under "margins": an array (N,), in the order in which one process reads them.
 
