@@ -164,7 +164,8 @@ def place_of(folder, settings, head, seed):
 
 def main(arguments=None):
     """The command line; returns the exit status, 1 where a run diverged."""
-    parser = argparse.ArgumentParser(prog="python -m labkit.loop", description=run.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m labkit.loop", description="Train heads on images.",
+                                     epilog="The same command again goes on where it was stopped.")
     parser.add_argument("--preset", choices=PRESETS, default="guiding", help="settings to start from (%(default)s)")
     parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="one or more heads (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one or more seeds (0 1 2 3 4)")
