@@ -39,12 +39,16 @@ def floating(name, tensor):
         raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
 
 
+class NotFinite(ValueError):
+    """What `finite` raises, so that a training loop can tell divergence from a wrong argument."""
+
+
 def finite(name, tensor):
     if math.isfinite(tensor.detach().sum()):  # one pass; a sum that overflows is looked at again below
         return
     if not torch.isfinite(tensor).all():
         bad = int((~torch.isfinite(tensor)).sum())
-        raise ValueError(f"{name} must be finite, but {bad} of its {tensor.numel()} entries are NaN or infinite")
+        raise NotFinite(f"{name} must be finite, but {bad} of its {tensor.numel()} entries are NaN or infinite")
 
 
 def labels(targets, num_classes, samples_shape):

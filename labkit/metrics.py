@@ -19,11 +19,16 @@ def class_means(features, targets, num_classes):
     """Class means (…, C, d) and the global mean over samples (…, d), float64."""
     checks.floating("features", features)
     checks.labels(targets, num_classes, features.shape[:-1])
-    sums, counts = class_sums(features.double(), targets, num_classes)
+    return means_of(*class_sums(features.double(), targets, num_classes))
+
+
+def means_of(sums, counts):
+    """`class_means` from the sum of each class (…, C, d) and its number of samples (…, C)."""
     if bool((counts == 0).any()):
+        num_classes = counts.shape[-1]
         missing = (counts == 0).reshape(-1, num_classes).any(0).nonzero().flatten().tolist()
         raise ValueError(f"every class needs a sample, but classes {missing} of {num_classes} have none")
-    return sums / counts.unsqueeze(-1), sums.sum(-2) / features.shape[-2]
+    return sums / counts.unsqueeze(-1), sums.sum(-2) / counts.sum(-1, keepdim=True)
 
 
 def nc1(features, targets, means=None):
@@ -37,15 +42,23 @@ def nc1(features, targets, means=None):
         checks.classes(num_classes)
         means = class_means(features, targets, num_classes)
     means, global_mean = means
-    num_classes = means.shape[-2]
-    centred = means - global_mean.unsqueeze(-2)
+    return within(features, targets, means, whitening(means, global_mean)) / (features.shape[-2] * means.shape[-2])
+
+
+def whitening(means, global_mean):
+    """K (…, d, C−1) with K Kᵀ = Σ_B†, from class means (…, C, d) and the global mean (…, d)."""
+    centred, num_classes = means - global_mean.unsqueeze(-2), means.shape[-2]
     eigenvalues, vectors = torch.linalg.eigh(centred @ centred.mT / num_classes)
     eigenvalues, vectors = eigenvalues[..., 1:], vectors[..., 1:]
     # Σ_B's unit eigenvectors are centredᵀ v/√(Cλ); dividing by √λ once more whitens.
-    whiten = centred.mT @ vectors / (math.sqrt(num_classes) * eigenvalues.unsqueeze(-2))
+    return centred.mT @ vectors / (math.sqrt(num_classes) * eigenvalues.unsqueeze(-2))
+
+
+def within(features, targets, means, whiten):
+    """Sum over samples of ‖Kᵀ(h − its class mean)‖², shape (…): a sample's part in NC1, before division by N·C."""
     # Project before subtracting the class means: N×C numbers instead of N×d.
     residual = features.double() @ whiten - _of_class(means @ whiten, targets)
-    return residual.square().sum((-2, -1)) / (features.shape[-2] * num_classes)
+    return residual.square().sum((-2, -1))
 
 
 def nc2(vectors):
@@ -53,21 +66,26 @@ def nc2(vectors):
 
     For the weights as in the paper; for the means give them centred by the global mean.
     """
-    return _from_simplex(vectors.double() @ vectors.double().mT)
+    return from_simplex(vectors.double() @ vectors.double().mT)
 
 
 def nc3(weight, features, targets, means=None):
     """Self-duality, ‖WH̄/‖WH̄‖_F − P/√(C−1)‖_F with the centred class means H̄, shape (…)   (Eq. 13)."""
     means, global_mean = means or class_means(features, targets, weight.shape[-2])
-    return _from_simplex(weight.double() @ (means - global_mean.unsqueeze(-2)).mT)
+    return from_simplex(weight.double() @ (means - global_mean.unsqueeze(-2)).mT)
 
 
 def nc4(logits, features, targets, means=None):
     """Share of samples that the classifier and the nearest class centre put in different classes, shape (…)   (Eq. 14)."""
     means, _ = means or class_means(features, targets, logits.shape[-1])
+    return (logits.argmax(-1) != nearest_mean(features, means)).double().mean(-1)
+
+
+def nearest_mean(features, means):
+    """The class whose mean is nearest to each sample: (…, N) from features (…, N, d) and means (…, C, d)."""
     # ‖h − m‖² up to ‖h‖², which is the same for all classes
     distance = means.square().sum(-1).unsqueeze(-2) - 2 * features.double() @ means.mT
-    return (logits.argmax(-1) != distance.argmin(-1)).double().mean(-1)
+    return distance.argmin(-1)
 
 
 def equinorm(vectors):
@@ -85,6 +103,11 @@ def cosine_margins(weight, features, targets, means=None):
     Class vectors are centred by their mean, features by the global mean. C/(C−1) for a collapsed simplex ETF.
     """
     _, global_mean = means or class_means(features, targets, weight.shape[-2])
+    return margins_about(global_mean, weight, features, targets)
+
+
+def margins_about(global_mean, weight, features, targets):
+    """`cosine_margins` of samples whose global mean (…, d) is known."""
     w = weight.double() - weight.double().mean(-2, keepdim=True)
     h = features.double() - global_mean.unsqueeze(-2)
     lengths = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(w, dim=-1).unsqueeze(-2)
@@ -99,7 +122,8 @@ def _of_class(means, targets):
     return means.gather(-2, index.expand(*index.shape[:-1], means.shape[-1]))
 
 
-def _from_simplex(product):
+def from_simplex(product):
+    """‖V/‖V‖_F − P/√(C−1)‖_F of a C×C product V (…, C, C), shape (…): zero for that of a simplex ETF with itself."""
     num_classes = product.shape[-1]
     simplex = torch.eye(num_classes, dtype=product.dtype, device=product.device) - 1 / num_classes
     product = product / torch.linalg.matrix_norm(product, keepdim=True)

@@ -1,7 +1,7 @@
 """Small studies of activations inside networks: train a classifier, and look at what its κ, λ, gates and features became.
 
-A plain loop for networks and data that fit a laptop's processor: one process, data in memory, no augmentation. The full
-loop, for several devices and with checkpoints, is still to come.
+A plain loop for networks and data that fit a laptop's processor: one process, data in memory, no augmentation. The loop for
+several devices, with checkpoints and labkit's heads, is labkit.trainer.
 """
 
 from collections import namedtuple
