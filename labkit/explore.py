@@ -1,10 +1,9 @@
 """Interactive figures: a pure function from settings to a figure, and a thin layer of core ipywidgets on top.
 
-The figure is shown as a raw plotly bundle under a display id and updated in place: that works in JupyterLab, in Colab and
-with no browser at all (tests set a slider's value and see the function run). No `interact` and no `Output`: both hide exceptions.
+The figure is a `labkit.live.LiveFigure`, updated in place: that works in JupyterLab, in Colab and with no browser at all
+(tests set a slider's value and see the function run). No `interact` and no `Output`: both hide exceptions.
 """
 
-import json
 import math
 import time
 
@@ -14,30 +13,10 @@ from IPython.display import display
 
 from . import etf, figures, influence, metrics, nearest, ufm
 from .heads import ImplicitETFHead
+from .live import LiveFigure
 from .training import History
 
 _WIDE = dict(description_width="150px")
-
-
-def bundle(figure):
-    """A figure as the raw MIME bundle that front ends draw."""
-    return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
-
-
-class LiveFigure:
-    """A figure on the page that can be replaced in place."""
-
-    def __init__(self):
-        self._handle = None
-
-    def draw(self, figure):
-        if self._handle is None:
-            self._handle = display(bundle(figure), raw=True, display_id=True)
-            return
-        # JupyterLab's plotly renderer ignores new data for a figure it has drawn (its renderModel returns at once), so the
-        # figure first gives way to an empty box of its height, and a new one is drawn.
-        self._handle.update({"text/html": f"<div style='height: {figure.layout.height}px'></div>"}, raw=True)
-        self._handle.update(bundle(figure), raw=True)
 
 
 class Explorer:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from labkit import etf, explore, figures, heads, influence, ufm
+from labkit.live import bundle
 from labkit.training import History
 
+pytestmark = pytest.mark.usefixtures("page")
 SMALL = ufm.UFM(3, 30, 8)
 EXPLORERS = {
     "etf": explore.ETFExplorer,
@@ -20,27 +22,6 @@ EXPLORERS = {
     "influence": explore.InfluenceExplorer,
 }
 everywhere = pytest.mark.parametrize("make", EXPLORERS.values(), ids=EXPLORERS)
-
-
-@pytest.fixture(autouse=True)
-def page(monkeypatch):
-    """What would be shown on a page: a list of objects and of figure bundles, in order."""
-    shown = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            assert raw
-            if "text/html" in content:  # the empty box that makes room for a new figure
-                assert content["text/html"].startswith("<div style='height: ")
-            else:
-                shown.append(content)
-
-    def display(content, raw=False, display_id=None):
-        shown.append(content)
-        return Handle() if display_id else None
-
-    monkeypatch.setattr(explore, "display", display)
-    return shown
 
 
 def positions(widget):
@@ -94,7 +75,7 @@ def test_setting_a_widget_redraws(make, page):
     for name, widget in explorer.widgets.items():
         page.clear()
         widget.value = other_value(widget)
-        expected = explore.bundle(explorer.figure(**explorer.state))
+        expected = bundle(explorer.figure(**explorer.state))
         assert page == [expected], name
 
 
@@ -156,20 +137,6 @@ def test_shown_twice_is_two_figures(page):
     page.clear()
     explorer.set(noise=0.5)
     assert len(page) == 1
-
-
-def test_a_figure_is_updated_in_place(monkeypatch):
-    displays = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            pass
-
-    monkeypatch.setattr(explore, "display", lambda content, **_: displays.append(content) or Handle())
-    live = explore.LiveFigure()
-    for _ in range(3):
-        live.draw(figures.bound_curve())
-    assert len(displays) == 1
 
 
 # What they show
@@ -265,7 +232,7 @@ def test_watch_ufm(page):
 def test_watch_ufm_draws_the_end_however_rarely(page):
     run = explore.watch_ufm(SMALL, heads=("fixed",), iterations=8, every=math.inf)
     assert run.frame["iteration"].max() == 8
-    assert page[-1] == explore.bundle(figures.ufm_panels(run, 3))
+    assert page[-1] == bundle(figures.ufm_panels(run, 3))
 
 
 def test_watched_runs_are_those_of_train_ufm():

@@ -9,27 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import explore, explore_apa
+from labkit import explore_apa
+from labkit.live import bundle
 
 Z = np.linspace(-6, 6, 201)
-
-
-@pytest.fixture
-def page(monkeypatch):
-    """The figure bundles that would be shown, in order."""
-    shown = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            if "text/html" not in content:
-                shown.append(content)
-
-    def display(content, raw=False, display_id=None):
-        shown.append(content)
-        return Handle() if display_id else None
-
-    monkeypatch.setattr(explore, "display", display)
-    return shown
 
 
 def positions(widget, count=7):
@@ -141,7 +124,7 @@ def test_setting_values_redraws_once(page):
     explorer = explore_apa.APAExplorer()
     first = explorer.state
     explorer.set(function="APA", kappa=3.0, lam=0.01, initial="κ ~ U(0, 1)", wrong=True)
-    assert len(page) == 1 and page[0] == explore.bundle(explorer.figure(**explorer.state))
+    assert len(page) == 1 and page[0] == bundle(explorer.figure(**explorer.state))
     explorer.widgets["kappa"].value = -2.0
     assert len(page) == 2
     explorer.reset()
