@@ -5,7 +5,7 @@ What the page does with it differs:
 
 - JupyterLab 4 and Notebook 7 draw it with the renderer in plotly's package, which draws a figure once and ignores
   what comes later. A script changes that: `Plotly.react` then draws the difference into the same plot, so that the
-  camera, the zoom and the graphics context stay. While one drawing is under way, only the latest of the figures that arrive is kept.
+  camera, the zoom and the graphics context stay. Of the figures that arrive during a drawing, the last one is drawn next.
 - Colab has no such renderer: there the figure is a page of its own with a script, which keeps the plot and does the same.
 - Others, VS Code for one, draw each bundle by themselves.
 """

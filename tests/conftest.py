@@ -1,4 +1,4 @@
-"""Makes tools/notebooks.py importable; pytest itself finds labkit where pip installed it. And a page for widgets with no browser."""
+"""Makes tools/notebooks.py importable, pytest itself finds labkit where pip installed it; and a page for widgets, with no browser."""
 
 import sys
 from pathlib import Path
