@@ -28,9 +28,9 @@ _DRAW = """
     try {
       while (gd.labkitNext) {
         await new Promise(requestAnimationFrame);
-        const { data, layout, config } = gd.labkitNext;
+        const figure = gd.labkitNext;
         gd.labkitNext = null;
-        await Plotly.react(gd, data, layout, config);
+        await Plotly.react(gd, figure);
       }
     } finally {
       delete gd.labkitNext;

@@ -1,0 +1,84 @@
+"""The notebooks in JupyterLab: all cells run, and the figures do what the mathematics says when a hand moves the sliders."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from lab import latency
+from scipy.special import expit
+
+
+@pytest.fixture
+def run(lab, tab, measured):
+    """Call with a notebook's name: it is opened and run, and its kernel ends with the test."""
+    opened = []
+
+    def open_and_run(name):
+        opened.append(lab.open(tab, name))
+        measured(f"{name}: all cells in {opened[-1].run():.0f} s")
+        return opened[-1]
+
+    yield open_and_run
+    for notebook in opened:
+        assert notebook.errors() == []
+        notebook.close()
+
+
+def numbers(text):
+    return [float(x) for x in re.findall(r"-?\d+\.?\d*(?:e[+-]?\d+)?", text.replace("−", "-"))]
+
+
+def points(figure, name):
+    """(C, 3): the ends of the arrows of one group, as drawn."""
+    ends = [(trace.x[-1], trace.y[-1], trace.z[-1]) for trace in figure.data if f"{name}, class" in (trace.name or "")]
+    return np.array(ends, float)
+
+
+def curve(figure, name):
+    """x and y of the first line of that name."""
+    trace = next(trace for trace in figure.data if trace.name == name)
+    return np.array(trace.x, float), np.array(trace.y, float)
+
+
+def test_nearest_etf(run, measured):
+    """A small δ gives the ETF nearest to the means, a large one the prox ETF; both are what the figure says they are."""
+    explorer = run("03-nearest-simplex-etf").explorer("proximal δ")
+
+    def to_prox(figure):
+        return np.abs(points(figure, "nearest ETF") - points(figure, "prox ETF")).max()
+
+    explorer.drag("proximal δ", 1.0)
+    assert numbers(explorer.read_out("proximal δ")) == [1e3]
+    explorer.wait(lambda figure: to_prox(figure) < 0.01)
+    explorer.drag("proximal δ", 0.0)
+    assert numbers(explorer.read_out("proximal δ")) == [1e-6]
+    figure = explorer.wait(lambda figure: to_prox(figure) > 0.1)
+    near, means = points(figure, "nearest ETF"), points(figure, "class means")
+    np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
+    left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
+    np.testing.assert_allclose(near, math.sqrt(4 / 3) * left @ right, atol=1e-3)  # the polar factor: no other ETF is nearer
+    measured("nearest ETF, " + latency(explorer, "proximal δ"))
+
+
+def test_apa(run, measured):
+    """The curve is AGLU(z; κ, λ) = z (1 + λ e^(−κz))^(−1/λ) at the sliders' κ and λ."""
+    explorer = run("07-apa-and-aglu").explorer("κ")
+
+    def is_aglu(figure):
+        kappa, lam = (numbers(explorer.read_out(label))[0] for label in ("κ", "λ"))
+        z, y = curve(figure, "AGLU")
+        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ as read: two digits
+        return True
+
+    explorer.wait(is_aglu)
+    explorer.press("κ", "ArrowRight")
+    assert numbers(explorer.read_out("κ"))[0] != 1.0
+    explorer.wait(is_aglu)
+    explorer.drag("λ", 0.6)
+    explorer.wait(is_aglu)
+    explorer.button("reset").click()
+    figure = explorer.wait(lambda figure: "κ = 1.0, λ = 1" in figure.layout.title.text)
+    z, y = curve(figure, "AGLU")
+    np.testing.assert_allclose(y, z * expit(z), atol=1e-6)  # SiLU
+    measured("APA, " + latency(explorer, "κ"))
