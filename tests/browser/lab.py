@@ -81,9 +81,11 @@ class Notebook:
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         self.page.wait_for_function("""() => {
-          const { model } = jupyterapp.shell.currentWidget.content;
-          return [...model.cells].every((cell) => cell.type !== "code" || (cell.executionCount && cell.executionState !== "running"))
-            && jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === "idle"; }""", timeout=180_000)
+          const { content, sessionContext } = jupyterapp.shell.currentWidget;
+          const cells = [...content.model.cells].filter((cell) => cell.type === "code");
+          const outputs = cells.flatMap((cell) => cell.outputs.toJSON());
+          return outputs.some((out) => out.output_type === "error") || sessionContext.session.kernel.status === "idle"
+            && cells.every((cell) => cell.executionCount && cell.executionState !== "running"); }""", timeout=180_000)
         assert self.errors() == []
         return time.perf_counter() - start
 

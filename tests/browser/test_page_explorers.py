@@ -30,9 +30,10 @@ def numbers(text):
 
 
 def points(figure, name):
-    """(C, 3): the ends of the arrows of one group, as drawn."""
-    ends = [(trace.x[-1], trace.y[-1], trace.z[-1]) for trace in figure.data if f"{name}, class" in (trace.name or "")]
-    return np.array(ends, float)
+    """(C, 3): the ends of the arrows of one group, as drawn: what is neither a gap nor the origin."""
+    traces = [trace for trace in figure.data if (trace.name or "").split(", class")[0] == name]
+    found = np.concatenate([np.array([trace.x, trace.y, trace.z], float).T for trace in traces])
+    return found[np.isfinite(found).all(1) & (found != 0).any(1)]
 
 
 def curve(figure, name):
@@ -68,7 +69,7 @@ def test_apa(run, measured):
     def is_aglu(figure):
         kappa, lam = (numbers(explorer.read_out(label))[0] for label in ("κ", "λ"))
         z, y = curve(figure, "AGLU")
-        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ as read: two digits
+        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ is read to two digits
         return True
 
     explorer.wait(is_aglu)

@@ -54,6 +54,7 @@ def test_updates_in_jupyterlab(notebook, tab):
     assert tab.page.evaluate("() => drawings") > 20  # Chromium keeps 16 contexts
     assert tab.page.evaluate("() => contexts.size") == contexts
     assert tab.page.locator(".js-plotly-plot").count() == 1
+    assert tab.page.evaluate("(gd) => gd._context.plotGlPixelRatio", explorer.plot) == 1  # as the screen, not twice as fine
     # what would be saved: the last figure as JSON, and no script
     (out,) = notebook.json()["cells"][0]["outputs"]
     assert live.MIME in out["data"] and "application/javascript" not in out["data"]
