@@ -182,6 +182,23 @@ class Explorer:
         self.page.mouse.move(track["x"] + share * track["width"], y, steps=steps)
         self.page.mouse.up()
 
+    def count_drawings(self):
+        self.page.evaluate("""(gd) => {
+          window.times = [];
+          gd.on("plotly_afterplot", () => times.push(performance.now())); }""", self.plot)
+
+    def drawings(self):
+        """(how many, in how many seconds) since the first after `count_drawings`."""
+        count, duration = self.page.evaluate("() => [times.length - 1, times.at(-1) - times[0]]")
+        return count, duration / 1000
+
+    def pause(self):
+        """Press the button. Returns milliseconds from there to the last drawing, 0 if there was none."""
+        self.page.evaluate("() => addEventListener('click', () => (window.pressed = performance.now()), { once: true, capture: true })")
+        self.button("pause").click()
+        self.page.wait_for_timeout(3500)
+        return self.page.evaluate("() => Math.max(0, times.at(-1) - pressed)")
+
     def turn(self):
         """Drag a figure in three dimensions."""
         self.page.wait_for_function("(gd) => gd.labkitNext === undefined", arg=self.plot)  # no drawing is under way

@@ -8,6 +8,8 @@ import pytest
 from lab import latency
 from scipy.special import expit
 
+from labkit import etf
+
 
 @pytest.fixture
 def run(lab, tab, measured):
@@ -83,3 +85,54 @@ def test_apa(run, measured):
     z, y = curve(figure, "AGLU")
     np.testing.assert_allclose(y, z * expit(z), atol=1e-6)  # SiLU
     measured("APA, " + latency(explorer, "κ"))
+
+
+def test_start_here(run):
+    """The picture of a collapse: at its end the class vectors are the simplex ETF of four classes; watch_ufm drew its last step."""
+    notebook = run("00-start-here")
+    explorer = notebook.explorer("iteration")
+    explorer.drag("iteration", 1.0)
+    last = numbers(explorer.read_out("iteration"))[0]
+    figure = explorer.wait(lambda figure: f"iteration {last:.0f}:" in figure.layout.title.text)
+    vectors = np.unique([(t.x[-1], t.y[-1], t.z[-1]) for t in figure.data if t.mode == "lines+markers"], axis=0).astype(float)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4) * 4 / 3 - 1 / 3, atol=0.02)
+    end = numbers(figure.layout.title.text)
+    explorer.drag("iteration", 0.0)
+    start = numbers(explorer.wait(lambda figure: "iteration 0:" in figure.layout.title.text).layout.title.text)
+    assert etf.cross_entropy_bound(4, 5.0) - 1e-3 <= end[1] < start[1]
+
+
+@pytest.fixture
+def training(run):
+    """The explorer of notebook 05."""
+    explorer = run("05-ufm-10").explorer("temperature τ")
+    if not explorer.button("train").count():
+        pytest.skip("the explorer has no button to train yet")
+    return explorer
+
+
+def losses(figure):
+    return curve(figure, "cross entropy")
+
+
+def test_train_and_pause(training, measured):
+    """Training draws as it goes, its loss falls and stays above the bound; paused, nothing moves any more."""
+    bound = etf.cross_entropy_bound(10, 5.0)
+    training.button("reset").click()
+    training.wait(lambda figure: len(losses(figure)[0]) <= 2)
+    training.count_drawings()
+    training.button("train").click()
+    training.wait(lambda figure: losses(figure)[0].max() > 30)
+    drawings, seconds = training.drawings()
+    paused = training.pause()
+    measured(f"UFM-10 in training: {drawings / seconds:.1f} drawings a second; the last one {paused:.0f} ms after pause")
+    assert paused < 3000  # ten times what is asked for
+    steps, loss = losses(training.figure())
+    training.page.wait_for_timeout(1000)
+    assert losses(training.figure())[0].max() == steps.max()
+    assert loss.min() >= bound - 1e-4 and loss[-1] < loss[0] - 0.5
+    training.button("train").click()
+    further = training.wait(lambda figure: losses(figure)[0].max() > steps.max() + 20)
+    assert losses(further)[1][-1] <= loss[-1] + 1e-3
+    training.button("reset").click()
+    training.wait(lambda figure: len(losses(figure)[0]) <= 2)
