@@ -11,8 +11,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from lab import CHROMIUM_OPTIONS, COUNT_CONTEXTS, Lab, Tab
 from playwright.sync_api import sync_playwright
+
+pytest.register_assert_rewrite("lab")
+from lab import CHROMIUM_OPTIONS, COUNT_CONTEXTS, Lab, Tab  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENSHOTS = ROOT / "build/screenshots"

@@ -26,6 +26,7 @@ COUNT_CONTEXTS = """
 EXPECTED = {
     "GPU stall due to ReadPixels": "plotly.js reads its own drawing back; told by Chromium when the processor draws",
     "willReadFrequently": "advice on speed about plotly.js's canvases",
+    "/mathjax": "web pages of notebooks fetch what sets their formulas; there is no network here",
     "Automatic fallback to software WebGL": "there is no graphics card here",
 }
 
@@ -35,7 +36,7 @@ class Tab:
 
     def __init__(self, page):
         self.page, self.lines, self.outside = page, [], []
-        page.on("console", lambda message: self.lines.append(f"{message.type}: {message.text}"))
+        page.on("console", lambda message: self.lines.append(f"{message.type}: {message.text} {message.location['url']}"))
         page.on("pageerror", lambda error: self.lines.append(f"error: {error}"))
         page.context.route(lambda url: not url.startswith(("http://localhost:", "file:", "data:", "blob:")), self._refuse)
 
@@ -131,7 +132,7 @@ class Explorer:
         return self.control(label).locator(".widget-readout").inner_text()
 
     def button(self, name):
-        return self.cell.get_by_role("button", name=name, exact=True)
+        return self.cell.locator("button", has_text=name)
 
     def figure(self):
         """What plotly.js holds at this moment: a go.Figure."""
