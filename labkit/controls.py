@@ -13,7 +13,7 @@ from .live import LiveFigure
 from .player import play
 
 _STYLE = dict(description_width="130px")
-_LAYOUT = dict(width="410px", margin="2px 12px 2px 0")  # two side by side in a notebook on a screen of 1280 pixels
+_LAYOUT = dict(width="402px", margin="2px 8px 2px 0")  # two side by side in JupyterLab on a screen of 1280 pixels
 _TIP = "tooltip" if hasattr(widgets.DOMWidget, "tooltip") else "description_tooltip"  # ipywidgets 8, or 7
 
 
@@ -98,12 +98,13 @@ class Explorer:
             finally:
                 self._drawing = False
 
-    def player(self, name, values, start=0):
-        """The figures of several values of one setting, the others as they are now, as one figure with plotly's own slider.
+    def player(self, name, values, start=0, **settings):
+        """The figures of several values of one setting as one figure with plotly's own slider.
 
-        start: the index of the value shown first. Raises ValueError where figures differ in more than numbers (see `play`).
+        start: the index of the value shown first. settings: of the others, where not as they are now.
+        Raises ValueError where figures differ in more than numbers (see `play`).
         """
-        figures = [self.figure(**{**self.state, name: value}) for value in values]
+        figures = [self.figure(**{**self.state, **settings, name: value}) for value in values]
         label = self.widgets[name].description if name in self.widgets else name
         return play(figures, [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values], label, start)
 

@@ -46,7 +46,7 @@ class ETFExplorer(Explorer):
         cosines = gram[*torch.triu_indices(num_classes, num_classes, 1)]
         shown = (cosines.min(), cosines.max(), -1 / (num_classes - 1))
         low, high, ideal = (f"{cosine:.3f}".replace("-", "−") for cosine in shown)
-        title = f"C = {num_classes}: cosines from {low} to {high}; in a simplex ETF all are −1/(C−1) = {ideal}"
+        title = f"C = {num_classes}: cosines from {low} to {high}<br>in a simplex ETF all are −1/(C−1) = {ideal}"
         return figures_explore.etf_panels(points[:3].numpy(), gram.numpy(), title)
 
 
@@ -61,7 +61,7 @@ class NearestETFExplorer(Explorer):
         return {
             "delta": log_slider("proximal δ", 1e-3, -6, 3, "how strongly the answer is held to U_prox"),
             "num_classes": slider(whole, "classes C", 4, 2, 10, 1, "how many classes"),
-            "start": slider(whole, "frame U_prox (seed)", 0, 0, 20, 1, "seed of the random frame that the answer is held to"),
+            "start": slider(whole, "U_prox (seed)", 0, 0, 20, 1, "seed of the random frame that the answer is held to"),
             "noise": slider(real, "noise on the means", 0.0, 0.0, 3.0, 0.1, "norm of the noise, that of the clean means being 1"),
             "moved": slider(whole, "drag class", 0, 0, 9, 1, "which class mean; the last where there are fewer classes"),
             "far": slider(real, "how far", 1.0, 0.0, 3.0, 0.05, "in lengths of a class vector"),

@@ -102,8 +102,8 @@ class UFMExplorer(Explorer):
             "num_classes": slider(whole, "classes C", self.spec.num_classes, 2, most, 1, "how many classes", **late),
             "temperature": slider(real, "temperature τ", 5.0, 1.0, 20.0, 0.5, "norm of the features", **late),
             "gain": log_slider("gain of AGD", 10.0, -1, 2, "factor on the steps", readout_format=".3g", **late),
-            "delta": log_slider("proximal δ (implicit)", 1e-3, -6, 3, "how strongly an ETF is held to the last one", **late),
-            "alpha": menu("weight α (implicit)", alphas, SCHEDULE,
+            "delta": log_slider("δ (implicit head)", 1e-3, -6, 3, "how strongly an ETF is held to the last one", **late),
+            "alpha": menu("α (implicit head)", alphas, SCHEDULE,
                           "of the present class means in their running average, at step t", widgets.SelectionSlider),
             "seed": slider(whole, "seed", 0, 0, 20, 1, "of the features to start from", **late),
             "iterations": slider(whole, "iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late),
@@ -128,9 +128,8 @@ class UFMExplorer(Explorer):
         last = table.iloc[-1]
         points, targets, vectors = run.picture()
         bound, most = etf.cross_entropy_bound(C, s["temperature"]), etf.cosine_margin_bound(C)
-        title = (f"{figures.HEADS[s['head']][0]}, step {end}: cross entropy {last['loss']:.4g}, bound {bound:.4g}; "
-                 f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}<br>"
-                 f"C = {C}, τ = {s['temperature']:g}, gain {s['gain']:.3g}, seed {s['seed']}")
+        title = (f"{figures.HEADS[s['head']][0]}, step {end}: cross entropy {last['loss']:.4g}, bound {bound:.4g}<br>"
+                 f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}; C = {C}, τ = {s['temperature']:g}, gain {s['gain']:.3g}, seed {s['seed']}")
         if s["head"] == "implicit":
             title += f", δ = {s['delta']:.1e}, α = {s['alpha']}"
         limit = max(1.2 * etf.ring(C)[:3].abs().max().item(), 1.05 * np.abs(vectors).max())

@@ -224,7 +224,8 @@ def _scene(figure, height, title, limit):
 def _sphere():
     u, v = np.meshgrid(np.linspace(0, 2 * math.pi, 25, dtype=np.float32), np.linspace(0, math.pi, 13, dtype=np.float32))
     return go.Surface(x=np.cos(u) * np.sin(v), y=np.sin(u) * np.sin(v), z=np.cos(v), opacity=0.08, showscale=False,
-                      colorscale=[[0, SKY], [1, SKY]], hoverinfo="skip")
+                      colorscale=[[0, SKY], [1, SKY]], hoverinfo="skip",
+                      lighting=dict(ambient=1, diffuse=0, specular=0, fresnel=0))
 
 
 def gram(vectors, height=380, title=None):

@@ -4,12 +4,14 @@ Colours are those of `labkit.figures`: of classes in pictures of vectors, of hea
 and checked by plotly once: with `make_subplots` and updates it takes several times as long, and a slider waits for it.
 """
 
+import math
+
 import numpy as np
 import plotly.graph_objects as go
 import torch
 
 from .activation_study import derivatives
-from .figures import CLASS_COLOURS, GREY, HEADS, SKY, TEMPLATE, _decades, _rgba, _sphere, arrows
+from .figures import CLASS_COLOURS, GREY, HEADS, SKY, TEMPLATE, _rgba, _sphere, arrows
 from .figures_apa import GRADIENTS, joined, line, references
 
 _TEN = dict(type="log", exponentformat="power")
@@ -31,6 +33,14 @@ def _panel(number, title, x, y, across, up, bound=None):
     lines = [dict(type="line", xref=f"x{number} domain", x0=0, x1=1, yref=f"y{number}", y0=bound, y1=bound,
                   line=dict(color=GREY, dash="dash", width=1.5))]
     return axes, [label], lines if bound is not None else []
+
+
+def _decades_of(values, bound):
+    """A logarithmic axis from one power of ten to another, so that there is always more than one label."""
+    shown = np.log10(np.clip([*values, *([] if bound is None else [bound])], 1e-18, None))
+    low = math.floor(shown.min())
+    high = max(low + 1, math.ceil(shown.max()))
+    return dict(range=[low, high], dtick=math.ceil((high - low) / 5), **_TEN)
 
 
 def _figure(data, scene, panels, height, title, **more):
@@ -68,7 +78,7 @@ def nearest_panels(groups, margins, bound, title, height=450):
     return _figure([_sphere(), *arrows(groups), bars], scene, [panel], height, title, legend=dict(x=0, y=1, font=dict(size=11)))
 
 
-def ufm_panels(head, table, margins, points, targets, vectors, limit, loss_bound, margin_bound, title, height=470):
+def ufm_panels(head, table, margins, points, targets, vectors, limit, loss_bound, margin_bound, title, height=440):
     """A UFM in training: features and class vectors in space; cross entropy, margins of all samples, NC1 and NC3.
 
     table: columns iteration, loss, nc1 and nc3. margins: (N,). points: (3, n) features with targets (n,). vectors: (3, C).
@@ -90,7 +100,7 @@ def ufm_panels(head, table, margins, points, targets, vectors, limit, loss_bound
                          name=name, xaxis=f"x{number}", yaxis=f"y{number}"))
         text = "iteration + 1" if y is bottom else ""
         across = dict(range=[-0.05, 3.55], dtick=1, title=dict(text=text, standoff=3), **_TEN)
-        panels.append(_panel(number, name, x, y, across, dict(dtick=_decades(values), **_TEN), bound))
+        panels.append(_panel(number, name, x, y, across, _decades_of(values, bound), bound))
     ranked = np.sort(margins)[np.unique(np.linspace(0, len(margins) - 1, 100).astype(int))]
     data.append(dict(type="scatter", x=np.linspace(0, 100, len(ranked), dtype=np.float32), y=ranked.astype(np.float32),
                      mode="lines", name="margin", line=line, xaxis="x4", yaxis="y4"))
@@ -100,7 +110,7 @@ def ufm_panels(head, table, margins, points, targets, vectors, limit, loss_bound
     return _figure(data, _scene(0.4, limit, (1.25, 1.15, 0.7)), panels, height, title, showlegend=False)
 
 
-def apa_panels(kappa, lam, gated, title, wrong=False, draws=None, ranges=None, effect=None, reach=6.0, height=540):
+def apa_panels(kappa, lam, gated, title, wrong=False, draws=None, ranges=None, effect=None, reach=6.0, height=490):
     """AGLU (gated) or APA, its three derivatives, and the place of (κ, λ) among others.
 
     wrong: Eq. 6 beside the true ∂/∂λ. draws: (κ (n,), λ (n,)) of functions drawn behind. ranges: those of κ and λ that the draws

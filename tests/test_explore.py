@@ -72,7 +72,7 @@ def test_etf_noise_raises_the_largest_cosine(C):
     cosines = (vectors.mT @ vectors)[*torch.triu_indices(C, C, 1)]
     assert cosines.max() > -1 / (C - 1) + 0.05
     title = explore.ETFExplorer().figure(C, 0, 0.5).layout.title.text
-    assert f"to {cosines.max():.3f};".replace("-", "−") in title and f"= −{1 / (C - 1):.3f}" in title
+    assert f"to {cosines.max():.3f}<".replace("-", "−") in title and f"= −{1 / (C - 1):.3f}" in title
 
 
 # The nearest ETF

@@ -84,3 +84,10 @@ def test_numbers_stay_single_precision():
 def test_figures_that_cannot_be_played(figures, labels, message):
     with pytest.raises(ValueError, match=message):
         player.play(figures, labels, "x")
+
+
+def test_other_settings_can_be_given_and_change_nothing(page):
+    explorer = explore.ETFExplorer()
+    figure = explorer.player("angle", [0, 90], num_classes=7)
+    assert explorer.state == explore.ETFExplorer().state and page == []
+    assert figure.layout.title.text == explorer.figure(7, 0, 0.0).layout.title.text
