@@ -8,10 +8,10 @@ ARGS      =
 
 # GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
 # processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
-run lab test test-browser notebooks: export GOMP_SPINCOUNT ?= 1000
+run lab test test-browser test-versions notebooks: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab test test-browser notebooks bench help
+.PHONY: run lab test test-browser test-versions notebooks bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -28,6 +28,9 @@ test: $(READY) ## all tests but those in a browser; the notebooks are among them
 
 test-browser: $(READY) ## the notebooks in JupyterLab and as web pages, in Chromium; screenshots in build/screenshots
 	@$(VENV) -m pytest tests/browser $(ARGS)
+
+test-versions: $(READY) ## notebooks and widgets with other versions of ipywidgets and plotly, which it fetches
+	@$(VENV) tools/versions.py $(ARGS)
 
 notebooks: $(READY) ## run all notebooks afresh and save them with their pictures (needs Chrome or Chromium)
 	@$(VENV) tools/notebooks.py save $(ARGS)

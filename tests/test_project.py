@@ -16,7 +16,7 @@ import labkit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["run", "lab", "test", "test-browser", "notebooks", "bench", "help"]
+TARGETS = ["run", "lab", "test", "test-browser", "test-versions", "notebooks", "bench", "help"]
 
 # Where conda-forge has another name than PyPI, and what it does not have.
 CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido"}
@@ -132,7 +132,7 @@ esac
     return create
 
 
-@pytest.mark.parametrize("target", ["run", "lab", "test", "test-browser", "notebooks", "bench"])
+@pytest.mark.parametrize("target", ["run", "lab", "test", "test-browser", "test-versions", "notebooks", "bench"])
 def test_make_without_python(make, target):
     status, lines = make(target, "/nonexistent")
     assert status != 0
