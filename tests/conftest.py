@@ -8,6 +8,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:  # said by ipywidgets 7.7 of itself; it must not fail the tests that take warnings for errors
+        item.add_marker(pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"))
+
+
 @pytest.fixture
 def page(monkeypatch):
     """What labkit's modules would show on a page: a list of objects and of figure bundles, in order."""

@@ -40,7 +40,7 @@ def main(names):
             alone.mkdir()
             nb = nbformat.read(path, as_version=4)
             (cell,) = tagged(nb, "setup")
-            cell.source = cell.source.replace(address, clone.as_uri())
+            cell.source = cell.source.replace(address, f"file://localhost{clone}")  # pip asks for a host
             for code in nb.cells:
                 if code.cell_type == "code":
                     code.outputs, code.execution_count = [], None
