@@ -8,9 +8,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:  # said by ipywidgets 7.7 of itself; it must not fail the tests that take warnings for errors
-        item.add_marker(pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"))
+def pytest_sessionstart(session):
+    """What ipywidgets 7.7 says of itself does not fail the tests that take warnings for errors: the session's filter comes last."""
+    session.add_marker(pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"))
 
 
 @pytest.fixture
