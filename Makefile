@@ -8,10 +8,10 @@ ARGS      =
 
 # GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
 # processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
-run lab test notebooks results: export GOMP_SPINCOUNT ?= 1000
+run lab test test-browser test-versions notebooks results: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab test notebooks results bench help
+.PHONY: run lab test test-browser test-versions notebooks results bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -23,8 +23,14 @@ run: $(READY) ## the paper's first experiment: progress, a table, a notebook and
 lab: $(READY) ## JupyterLab on the notebooks
 	@$(VENV) -m jupyterlab notebooks $(ARGS)
 
-test: $(READY) ## all tests; the notebooks are among them, cell by cell
-	@$(VENV) -m pytest --nbval-lax tests notebooks $(ARGS)
+test: $(READY) ## all tests but those in a browser; the notebooks are among them, cell by cell
+	@$(VENV) -m pytest --nbval-lax tests notebooks --ignore=tests/browser $(ARGS)
+
+test-browser: $(READY) ## the notebooks in JupyterLab and as web pages, in Chromium; screenshots in build/screenshots
+	@$(VENV) -m pytest tests/browser $(ARGS)
+
+test-versions: $(READY) ## notebooks and widgets with other versions of ipywidgets and plotly, which it fetches
+	@$(VENV) tools/versions.py $(ARGS)
 
 notebooks: $(READY) ## run all notebooks afresh and save them with their pictures (needs Chrome or Chromium)
 	@$(VENV) tools/notebooks.py save $(ARGS)
@@ -39,7 +45,7 @@ bench: $(READY) ## all side-by-side measurements in benchmarks/, one after the o
 	done
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # First what can be missing, each with one line that says so. Then the installation: into an empty .venv,
 # or on top of a finished one when the dependencies have changed.

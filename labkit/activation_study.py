@@ -3,6 +3,7 @@
 Whatever is trained leaves a `History`; its column "head" holds the name of the variant, for example "exact" or "paper".
 """
 
+import itertools
 import math
 
 import pandas as pd
@@ -194,6 +195,25 @@ def _row(net, seed, epoch, loss, accuracy, test, gradient):
     return {"seed": seed, "iteration": epoch, "loss": loss, "accuracy": accuracy, "test_accuracy": tested,
             "gradient": gradient, **{f"kappa_{i}": v for i, v in enumerate(kappas)},
             **{f"lam_{i}": v for i, v in enumerate(lams)}}
+
+
+def held(names=("AGLU", "APA"), kappas=None, lams=None, seeds=range(3), epochs=4):
+    """What κ and λ do to a network: DigitNets trained with every activation held at one pair, for each pair of a grid.
+
+    names: the functions that stand at all nine activations, "AGLU" or "APA". kappas, lams: by default every half from −3 to 10
+    and every half decade from 1e-4 to 100, 351 pairs. Settings are those of `train_digits`.
+    Returns a History whose head is the function, with columns kappa, lam and test_accuracy for epochs 1 to `epochs`.
+    """
+    kappas = [k / 2 for k in range(-6, 21)] if kappas is None else kappas
+    lams = [10 ** (k / 2) for k in range(-8, 5)] if lams is None else lams
+    tables = []
+    for name, kappa, lam in itertools.product(names, kappas, lams):
+        kind = {"AGLU": AGLU, "APA": APA}[name]
+        run = train_digits(name, seeds, epochs, learn=False, activation=lambda: kind((kappa, kappa), (lam, lam)))
+        table = run.frame.query("iteration > 0")[["head", "seed", "iteration", "test_accuracy"]]
+        tables.append(table.assign(kappa=kappa, lam=lam))
+    settings = dict(seeds=list(seeds), epochs=epochs, kappas=list(kappas), lams=list(lams), **provenance())
+    return History(pd.concat(tables), settings)
 
 
 def signal(name, kappa_init, kind, depth=32, width=64, samples=64, seeds=range(5), lambda_init=LAMBDA):

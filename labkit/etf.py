@@ -23,6 +23,17 @@ def simplex_basis(num_classes, dtype=None, device=None):
     return (column / torch.sqrt(n * (n + 1))).to(dtype=dtype or torch.get_default_dtype(), device=device)
 
 
+def ring(num_classes):
+    """A simplex ETF in the fewest dimensions of which the first three coordinates make a good picture, float64, shape (C-1, C).
+
+    Its rows are waves around a circle, slow ones first: the first two coordinates put the classes evenly on a circle.
+    """
+    checks.classes(num_classes)
+    place = 2 * math.pi * torch.arange(num_classes, dtype=torch.float64) / num_classes
+    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)][: num_classes - 1]
+    return math.sqrt(num_classes / (num_classes - 1)) * torch.nn.functional.normalize(torch.stack(waves), dim=-1)
+
+
 def canonical_frame(dim, num_classes, dtype=None, device=None):
     """The canonical orthonormal frame: the first C columns of the d×d identity, shape (d, C).
 

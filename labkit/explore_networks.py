@@ -3,13 +3,7 @@
 import ipywidgets as widgets
 
 from . import figures_networks
-from .explore import Explorer
-
-_STYLE = dict(description_width="150px")
-
-
-def _menu(kind, label, options, value):
-    return kind(description=label, options=options, value=value, style=_STYLE, layout=widgets.Layout(width="520px"))
+from .controls import Explorer, menu
 
 
 class NetworksExplorer(Explorer):
@@ -31,12 +25,12 @@ class NetworksExplorer(Explorer):
         learnt = [n for n in networks if n in set(self.parameters.frame["head"])]
         epochs, seeds = (sorted(frame[column].unique().tolist()) for column in ("iteration", "seed"))
         return {
-            "network": _menu(widgets.Dropdown, "network", [(figures_networks.LABELS[n], n) for n in networks],
-                             (learnt or networks)[-1]),
-            "kind": _menu(widgets.Dropdown, "which layers",
-                          [("activations", "activation"), ("gates of the attention", "gate")], "activation"),
-            "seed": _menu(widgets.SelectionSlider, "seed", seeds, seeds[0]),
-            "epoch": _menu(widgets.SelectionSlider, "epoch", epochs, epochs[-1]),
+            "network": menu("network", [(figures_networks.LABELS[n], n) for n in networks], (learnt or networks)[-1],
+                            "which activation, and which gate"),
+            "kind": menu("which layers", [("activations", "activation"), ("gates of the attention", "gate")], "activation",
+                         "whose κ, λ and curves"),
+            "seed": menu("seed", seeds, seeds[0], "of weights and batches", widgets.SelectionSlider),
+            "epoch": menu("epoch", epochs, epochs[-1], "how long trained", widgets.SelectionSlider),
         }
 
     def numbers(self, network, seed, epoch):

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io as pio
 import torch
 from plotly.subplots import make_subplots
 
@@ -41,8 +42,14 @@ LABELS = {
 }
 
 
+# plotly_white less what no figure here uses: a third of its length, which would stand in every figure of every notebook
+_USED = ("annotationdefaults", "colorway", "font", "hoverlabel", "hovermode", "scene", "title", "xaxis", "yaxis")
+_WHITE = pio.templates["plotly_white"].layout.to_plotly_json()
+TEMPLATE = go.layout.Template(layout={name: _WHITE[name] for name in _USED})
+
+
 def _layout(figure, height, title=None, headroom=False, **more):
-    figure.update_layout(template="plotly_white", height=height, title=title, font_size=12, uirevision="keep",
+    figure.update_layout(template=TEMPLATE, height=height, title=title, font_size=12, uirevision="keep",
                          margin=dict(l=60, r=20, t=60 if title or headroom else 40, b=50), **more)
     return figure
 
@@ -175,20 +182,25 @@ def vectors_3d(groups, height=480, title=None, sphere=True):
 
     groups: {name: (3, C) array}. One colour for each class, one line style and marker for each group.
     """
-    styles = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)]
-    figure = go.Figure()
-    if sphere:
-        _add_sphere(figure)
-    for (name, points), (dash, symbol, width) in zip(groups.items(), styles):
-        figure.add_scatter3d(x=[None], y=[None], z=[None], mode="lines+markers", name=name,
-                             line=dict(color=GREY, dash=dash, width=width), marker=dict(symbol=symbol, size=5, color=GREY))
-        for c in range(points.shape[1]):
-            x, y, z = np.stack([np.zeros(3), np.asarray(points[:, c], float)], 1)
-            colour = CLASS_COLOURS[c % len(CLASS_COLOURS)]
-            figure.add_scatter3d(x=x, y=y, z=z, mode="lines+markers", showlegend=False, name=f"{name}, class {c}",
-                                 line=dict(color=colour, dash=dash, width=width),
-                                 marker=dict(symbol=symbol, size=[0, 5], color=colour, line_width=0))
+    figure = go.Figure([*([_sphere()] if sphere else []), *arrows(groups)])
     return _scene(figure, height, title, max(1.05, *(1.05 * np.abs(p).max() for p in groups.values())))
+
+
+def arrows(groups):
+    """The traces of `vectors_3d`, for each group one of all its vectors and one for the legend."""
+    styles, traces = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)], []
+    for (name, points), (dash, symbol, width) in zip(groups.items(), styles):
+        C = points.shape[1]
+        colours = np.repeat([CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(C)], 3).tolist()
+        traces.append(go.Scatter3d(x=[None], y=[None], z=[None], mode="lines+markers", name=name,
+                                   line=dict(color=GREY, dash=dash, width=width),
+                                   marker=dict(symbol=symbol, size=5, color=GREY)))
+        x, y, z = np.stack([np.zeros_like(points), points, np.full_like(points, np.nan)], -1).reshape(3, -1).astype(np.float32)
+        traces.append(go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", showlegend=False, name=name,
+                                   text=np.repeat([f"class {c}" for c in range(C)], 3).tolist(),
+                                   line=dict(color=colours, dash=dash, width=width),
+                                   marker=dict(symbol=symbol, size=[0, 5, 0] * C, color=colours, opacity=1, line_width=0)))
+    return traces
 
 
 def features_3d(features, targets, vectors=None, height=480, title=None, limit=None):
@@ -212,10 +224,11 @@ def _scene(figure, height, title, limit):
     return figure.update_layout(margin=dict(l=10, r=10, t=50 if title else 10, b=10))
 
 
-def _add_sphere(figure):
-    u, v = np.meshgrid(np.linspace(0, 2 * math.pi, 25), np.linspace(0, math.pi, 13))
-    figure.add_surface(x=np.cos(u) * np.sin(v), y=np.sin(u) * np.sin(v), z=np.cos(v), opacity=0.08, showscale=False,
-                       colorscale=[[0, SKY], [1, SKY]], hoverinfo="skip")
+def _sphere():
+    u, v = np.meshgrid(np.linspace(0, 2 * math.pi, 25, dtype=np.float32), np.linspace(0, math.pi, 13, dtype=np.float32))
+    return go.Surface(x=np.cos(u) * np.sin(v), y=np.sin(u) * np.sin(v), z=np.cos(v), opacity=0.08, showscale=False,
+                      colorscale=[[0, SKY], [1, SKY]], hoverinfo="skip",
+                      lighting=dict(ambient=1, diffuse=0, specular=0, fresnel=0))
 
 
 def gram(vectors, height=380, title=None):
@@ -224,7 +237,8 @@ def gram(vectors, height=380, title=None):
     cosines = (unit.mT @ unit).cpu().numpy()
     text = np.round(cosines, 2) if len(cosines) <= 10 else None
     figure = go.Figure(go.Heatmap(z=cosines.round(6), zmin=-1, zmax=1, colorscale="RdBu", text=text,
-                                  texttemplate="%{text}" if text is not None else None, colorbar_title="cosine"))
+                                  texttemplate="%{text}" if text is not None else None,
+                                  colorbar=dict(title="cosine", outlinewidth=0)))
     figure.update_yaxes(autorange="reversed", title="class", scaleanchor="x", constrain="domain")
     figure.update_xaxes(title="class", constrain="domain")
     return _layout(figure, height, title)

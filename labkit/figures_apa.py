@@ -8,7 +8,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from .activation_study import derivatives
-from .figures import GREY, ORANGE, SKY, _layout, _rgba
+from .figures import GREY, ORANGE, _layout, _rgba
 
 GRADIENTS = {"exact": ("exact gradient", "#0072B2", "solid"), "paper": ("Eq. 6", "#D55E00", "dash")}  # label, colour, dash
 PARTS = {"z": "z", "kappa": "κ", "lam": "λ"}
@@ -54,42 +54,6 @@ def derivative_panels(gated, kappas=(-1.0, 0.3, 1.0, 3.0), lams=(0.01, 0.3, 1.0,
                                       legend="legend" if row == 1 else "legend2"), row=row, col=col)
     figure.update_xaxes(title="z", title_standoff=4)
     return _layout(figure, height, legend=dict(x=1.01, y=1), legend2=dict(x=1.01, y=0.4))
-
-
-def explorer_panels(kappa, lam, gated, wrong=False, draws=None, box=None, reach=6.0, height=560):
-    """APA or AGLU, its three derivatives, and the place of (κ, λ): five panels.
-
-    wrong: Eq. 6 beside the true ∂/∂λ. draws: (κ (n,), λ (n,)) of functions drawn behind. box: the ranges of κ and λ.
-    """
-    name = "AGLU" if gated else "APA"
-    z = torch.linspace(-reach, reach, 201, dtype=torch.float64)
-    titles = [f"{name}(z; κ, λ)", "∂/∂z", "∂/∂κ", "∂/∂λ", "κ (across) and λ (up)"]
-    figure = make_subplots(2, 3, specs=[[{"rowspan": 2}, {}, {}], [None, {}, {}]], subplot_titles=titles,
-                           column_widths=[0.42, 0.29, 0.29], horizontal_spacing=0.06, vertical_spacing=0.16)
-    if draws is not None:
-        few = z[::4]  # enough for thin lines
-        many = [derivatives(few, k, l, gated)["value"] for k, l in zip(*(d.tolist() for d in draws))]
-        figure.add_trace(line(*joined(few, torch.stack(many)), "initial values", _rgba(SKY, 0.5), width=1), row=1, col=1)
-    found = derivatives(z, kappa, lam, gated)
-    for label, values, colour, dash in references(z, kappa, gated):
-        figure.add_trace(line(z, values, label, colour, dash, width=1.5), row=1, col=1)
-    figure.add_trace(line(z, found["value"], name, "#0072B2", width=4), row=1, col=1)
-    for part, (row, col) in zip(PARTS, ((1, 2), (1, 3), (2, 2))):
-        figure.add_trace(line(z, found[part], name, "#0072B2", in_legend=False), row=row, col=col)
-    if wrong:
-        _, colour, dash = GRADIENTS["paper"]
-        values = derivatives(z, kappa, lam, gated, "paper")["lam"]
-        figure.add_trace(line(z, values, "Eq. 6 of the supplement", colour, dash), row=2, col=2)
-    if box is not None:
-        (k0, k1), (l0, l1) = box[0], [max(b, 1e-4) for b in box[1]]
-        figure.add_trace(line([k0, k1, k1, k0, k0], [l0, l0, l1, l1, l0], "initial range", SKY, width=1, in_legend=False,
-                              fill="toself", fillcolor=_rgba(SKY, 0.3)), row=2, col=3)
-    figure.add_trace(go.Scatter(x=[kappa], y=[lam], mode="markers", showlegend=False, name="here",
-                                marker=dict(size=11, color="#0072B2")), row=2, col=3)
-    figure.update_xaxes(range=[-3.5, 10.5], row=2, col=3)
-    _powers_of_ten(figure.update_yaxes, 2, range=[-4.4, 2.4], row=2, col=3)
-    figure.update_yaxes(range=[-reach, reach] if gated else [-0.05, 1.05], row=1, col=1)
-    return _layout(figure, height, headroom=True, legend=dict(orientation="h", x=0, y=-0.06, yanchor="top"))
 
 
 def references(z, kappa, gated):

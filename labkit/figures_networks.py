@@ -123,10 +123,10 @@ def _values(z, kind, kappa, lam):
 def _fixed(network, kind, z):
     """The values and name of a curve with nothing to learn, or None where the network has no such layer."""
     if kind == "gate":
-        return (torch.sigmoid(z), "sigmoid") if network.startswith(("se", "apa")) else None
+        return (torch.sigmoid(z).numpy(), "sigmoid") if network.startswith(("se", "apa")) else None
     known = {"gelu": (torch.nn.functional.gelu, "GELU"), "silu": (torch.nn.functional.silu, "SiLU")}
     function, name = known.get(network, (torch.relu, "ReLU"))
-    return function(z), name
+    return function(z).numpy(), name
 
 
 def network_panels(parameters, network, kind, seed, epoch, title=None):
@@ -144,17 +144,19 @@ def network_panels(parameters, network, kind, seed, epoch, title=None):
         else:
             _moves(figure, start, now, column, col)
         figure.update_xaxes(title="layer, from input to output", row=1, col=col)
-    fixed = _fixed(network, kind, z)
+    fixed, across = _fixed(network, kind, z), z.numpy()
     if not now.empty:
         shades = _shades(len(now))
         for shade, row in zip(shades, now.itertuples()):
-            figure.add_scatter(x=z, y=_values(z, kind, row.kappa, row.lam), mode="lines", line=dict(color=shade, width=1.5),
+            figure.add_scatter(x=across, y=_values(z, kind, row.kappa, row.lam).numpy(), mode="lines",
+                               line=dict(color=shade, width=1.5),
                                name=f"layer {row.layer}: κ {row.kappa:.2f}, λ {row.lam:.2g}", showlegend=False, row=1, col=3)
-        figure.add_scatter(x=z, y=torch.nn.functional.silu(z) if kind == "activation" else torch.sigmoid(z), mode="lines",
+        known = torch.nn.functional.silu(z) if kind == "activation" else torch.sigmoid(z)
+        figure.add_scatter(x=across, y=known.numpy(), mode="lines",
                            line=dict(color="black", dash="dash", width=2), row=1, col=3,
                            name="SiLU (κ = λ = 1)" if kind == "activation" else "sigmoid (κ = λ = 1)")
     elif fixed is not None:
-        figure.add_scatter(x=z, y=fixed[0], mode="lines", line=dict(color="black", width=2), name=fixed[1], row=1, col=3)
+        figure.add_scatter(x=across, y=fixed[0], mode="lines", line=dict(color="black", width=2), name=fixed[1], row=1, col=3)
     else:
         _say(figure, "no gate in this network", 3)
     figure.update_xaxes(title="z", range=[-5, 5], row=1, col=3)

@@ -108,3 +108,23 @@ def test_signal_of_one_plain_layer():
 def test_signal_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="kind must be one of"):
         study.signal("a", (0, 1), "round")
+
+
+def test_held_trains_at_each_pair():
+    found = study.held(("APA",), kappas=[1.5, 0.0], lams=[0.5], seeds=(1,), epochs=4).frame
+    assert found[["head", "seed", "iteration", "kappa", "lam"]].values.tolist() == [
+        ["APA", 1, t, k, 0.5] for k in (1.5, 0.0) for t in (1, 2, 3, 4)]
+    accuracy = found.set_index(["kappa", "iteration"])["test_accuracy"]
+    assert accuracy[1.5, 4] > 0.9  # sigmoids learn
+    assert (accuracy[0.0] < 0.2).all()  # a constant passes nothing on
+
+
+def test_held_holds(monkeypatch):
+    ends = []
+    class Net(study.DigitNet):
+        def __init__(self, **options):
+            super().__init__(**options)
+            ends.append(self)
+    monkeypatch.setattr(study, "DigitNet", Net)
+    study.held(("AGLU",), kappas=[-1.5], lams=[10.0], seeds=(0,), epochs=1)
+    assert ends[0].parameters_of(AGLU) == ([-1.5] * 9, [10.0] * 9)

@@ -1,236 +1,221 @@
-"""The widgets without a browser: the functions behind them, and that a value set redraws the figure."""
+"""The explorers of ETFs and of the nearest ETF, without a browser: every slider over its range, and the mathematics they show."""
 
-import itertools
 import math
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
+from sweeps import check_numbers, corners, positions, sweeps
 
-from labkit import etf, explore, figures, heads, influence, ufm
-from labkit.training import History
+from labkit import etf, explore, heads, influence, ufm
 
-SMALL = ufm.UFM(3, 30, 8)
-EXPLORERS = {
-    "etf": explore.ETFExplorer,
-    "nearest": explore.NearestETFExplorer,
-    "collapse": lambda: explore.CollapseExplorer(ufm.UFM(4, 20, 4), iterations=10),
-    "ufm": lambda: explore.UFMExplorer(SMALL, iterations=20),
-    "influence": explore.InfluenceExplorer,
-}
-everywhere = pytest.mark.parametrize("make", EXPLORERS.values(), ids=EXPLORERS)
+pytestmark = [pytest.mark.usefixtures("page"), pytest.mark.filterwarnings("error")]
+CLASSES = range(2, 11)
 
 
-@pytest.fixture(autouse=True)
-def page(monkeypatch):
-    """What would be shown on a page: a list of objects and of figure bundles, in order."""
-    shown = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            assert raw
-            if "text/html" in content:  # the empty box that makes room for a new figure
-                assert content["text/html"].startswith("<div style='height: ")
-            else:
-                shown.append(content)
-
-    def display(content, raw=False, display_id=None):
-        shown.append(content)
-        return Handle() if display_id else None
-
-    monkeypatch.setattr(explore, "display", display)
-    return shown
+def simplex(C):
+    """The Gram matrix of a simplex ETF."""
+    return torch.eye(C, dtype=torch.float64) * C / (C - 1) - 1 / (C - 1)
 
 
-def positions(widget):
-    """Both ends and the middle of a control's range, or all options of a menu."""
-    if isinstance(widget, ipywidgets.Dropdown):
-        return [option[1] if isinstance(option, tuple) else option for option in widget.options]
-    middle = (widget.min + widget.max) / 2
-    if isinstance(widget, ipywidgets.FloatLogSlider):
-        return [widget.base**x for x in (widget.min, middle, widget.max)]
-    return [widget.min, type(widget.min)(middle), widget.max]
+def vectors_of(figure, name):
+    """(3, C): the ends of the arrows of one group."""
+    trace, = (t for t in figure.data if t.type == "scatter3d" and t.name == name and t.x[0] is not None)
+    return np.stack([np.asarray(trace[axis], float).reshape(-1, 3)[:, 1] for axis in "xyz"])
 
 
-def other_value(widget):
-    return next(v for v in positions(widget) if v != widget.value)
+# The ETF
 
-
-# Every explorer
-
-@everywhere
-def test_the_figure_is_a_pure_function_of_the_state(make):
-    explorer = make()
-    state = explorer.state
-    first, second = explorer.figure(**state), explorer.figure(**state)
-    assert first.to_json() == second.to_json()
-    assert explorer.state == state
-
-
-@everywhere
-def test_every_control_over_its_range(make):
-    explorer = make()
-    for name, widget in explorer.widgets.items():
-        for value in positions(widget):
-            assert explorer.figure(**{**explorer.state, name: value}).data
-
-
-@pytest.mark.parametrize("name", ["etf", "nearest"])
-def test_all_corners_of_the_controls(name):
-    explorer = EXPLORERS[name]()
-    ends = [(p[0], p[-1]) for p in map(positions, explorer.widgets.values())]
-    for values in itertools.product(*ends):
-        figure = explorer.figure(**dict(zip(explorer.widgets, values)))
-        for trace in figure.data:
-            if trace.type == "scatter3d" and trace.x[0] is not None:
-                assert np.isfinite(np.array([trace.x, trace.y, trace.z], float)).all()
-
-
-@everywhere
-def test_setting_a_widget_redraws(make, page):
-    explorer = make()
-    explorer.redraw()
-    for name, widget in explorer.widgets.items():
-        page.clear()
-        widget.value = other_value(widget)
-        expected = explore.bundle(explorer.figure(**explorer.state))
-        assert page == [expected], name
-
-
-@everywhere
-def test_set_draws_once(make, page):
-    explorer = make()
-    values = {name: other_value(widget) for name, widget in explorer.widgets.items()}
-    explorer.set(**values)
-    assert len(page) == 1
-    assert explorer.state == pytest.approx(values)
-
-
-@everywhere
-def test_reset(make, page):
-    explorer = make()
-    first = explorer.state
-    explorer.set(**{name: other_value(widget) for name, widget in explorer.widgets.items()})
-    page.clear()
-    explorer.box.children[-1].click()
-    assert explorer.state == first and len(page) == 1
-
-
-@everywhere
-def test_unknown_control(make, page):
-    explorer = make()
-    state = explorer.state
-    with pytest.raises(ValueError, match=f"no control named size; there are {', '.join(explorer.widgets)}"):
-        explorer.set(size=3)
-    assert explorer.state == state and page == []
-
-
-@everywhere
-def test_show(make, page):
-    explorer = make()
-    explorer._ipython_display_()
-    assert page[0] is explorer.box and "application/vnd.plotly.v1+json" in page[1] and len(page) == 2
-
-
-def test_a_value_that_cannot_be_set_leaves_the_explorer_alive(page):
-    explorer = explore.UFMExplorer(SMALL, iterations=1)
-    with pytest.raises(Exception, match="nonsense|[Ii]nvalid"):
-        explorer.set(head="nonsense")
-    page.clear()
-    explorer.widgets["seed"].value = 3
-    assert len(page) == 1
-
-
-def test_an_error_in_a_figure_is_seen(monkeypatch):
-    # What `interact` and `Output` would swallow, and a notebook test would then pass
+def test_etf_every_slider_over_its_range():
     explorer = explore.ETFExplorer()
-    monkeypatch.setattr(explorer, "figure", lambda **_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        explorer.widgets["noise"].value = 0.5
+    for state in sweeps(explorer):
+        check_numbers(explorer.figure(**state))
 
 
-def test_shown_twice_is_two_figures(page):
+def test_etf_all_corners():
     explorer = explore.ETFExplorer()
-    explorer._ipython_display_(), explorer._ipython_display_()
-    page.clear()
-    explorer.set(noise=0.5)
-    assert len(page) == 1
+    for state in corners(explorer):
+        figure = explorer.figure(**state)
+        check_numbers(figure)
+        gram = np.asarray(figure.data[-1].z, float)
+        assert gram.shape == (state["num_classes"],) * 2
+        np.testing.assert_allclose(np.diag(gram), 1, rtol=1e-6)
+        assert (np.linalg.eigvalsh(gram) > -1e-6).all()
 
 
-def test_a_figure_is_updated_in_place(monkeypatch):
-    displays = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            pass
-
-    monkeypatch.setattr(explore, "display", lambda content, **_: displays.append(content) or Handle())
-    live = explore.LiveFigure()
-    for _ in range(3):
-        live.draw(figures.bound_curve())
-    assert len(displays) == 1
-
-
-# What they show
-
-@pytest.mark.parametrize("C", [2, 3, 4])
+@pytest.mark.parametrize("C", CLASSES)
 @pytest.mark.parametrize("angle", [0, 35, 360])
-def test_vectors_without_noise_are_an_etf(C, angle):
+def test_etf_without_noise_is_an_etf(C, angle):
     vectors = explore.ETFExplorer.vectors(C, angle, 0.0)
-    assert vectors.shape == (3, C)
-    gram = torch.eye(C, dtype=torch.float64) * C / (C - 1) - 1 / (C - 1)
-    torch.testing.assert_close(vectors.mT @ vectors, gram, rtol=0, atol=1e-13)
+    assert vectors.shape == (max(3, C - 1), C)
+    torch.testing.assert_close(vectors.mT @ vectors, simplex(C), rtol=0, atol=1e-13)
+    figure = explore.ETFExplorer().figure(C, angle, 0.0)
+    np.testing.assert_allclose(figure.data[-1].z, simplex(C), atol=1e-6)
+    np.testing.assert_allclose(vectors_of(figure, "class vectors"), vectors[:3], atol=1e-6)
 
 
-def test_turning_turns():
+@pytest.mark.parametrize("C", CLASSES)
+def test_etf_all_classes_can_be_seen(C):
+    ends = vectors_of(explore.ETFExplorer().figure(C, 0, 0.0), "class vectors")
+    assert (np.linalg.norm(ends, axis=0) > 0.4).all()
+    assert (np.linalg.norm(ends[:, :, None] - ends[:, None], axis=0) + np.eye(C) > 0.25).all()
+
+
+def test_etf_turning_turns():
     quarter, start = explore.ETFExplorer.vectors(3, 90, 0.0), explore.ETFExplorer.vectors(3, 0, 0.0)
     torch.testing.assert_close(quarter, torch.stack([-start[1], start[0], start[2]]), rtol=0, atol=1e-13)
 
 
-def test_noise_breaks_the_etf():
-    vectors = torch.nn.functional.normalize(explore.ETFExplorer.vectors(4, 0, 0.5), dim=0)
-    assert ((vectors.mT @ vectors) + 1 / 3).fill_diagonal_(0).abs().max() > 0.05
+@pytest.mark.parametrize("C", [3, 4, 10])
+def test_etf_noise_raises_the_largest_cosine(C):
+    vectors = torch.nn.functional.normalize(explore.ETFExplorer.vectors(C, 0, 0.5), dim=0)
+    cosines = (vectors.mT @ vectors)[*torch.triu_indices(C, C, 1)]
+    assert cosines.max() > -1 / (C - 1) + 0.05
+    title = explore.ETFExplorer().figure(C, 0, 0.5).layout.title.text
+    assert f"to {cosines.max():.3f}<".replace("-", "−") in title and f"= −{1 / (C - 1):.3f}" in title
+
+
+# The nearest ETF
+
+def solved(**settings):
+    explorer = explore.NearestETFExplorer()
+    return explorer.solve(**{**explorer.state, "far": 0.0, **settings})
+
+
+def check_solution(found, C):
+    for name in ("near", "prox"):  # whatever the means, both are ETFs
+        torch.testing.assert_close(found[name].mT @ found[name], simplex(C), rtol=0, atol=1e-9)
+    assert found["means"].norm().item() == pytest.approx(math.sqrt(C)) or not found["means"].any()
+    assert found["means"].mean(-1).abs().max() < 1e-12
+    assert (found["margins"] >= -2).all() and (found["margins"].sum() / C <= etf.cosine_margin_bound(C) + 1e-9)
+    # the solution is no worse than staying at U_prox
+    assert found["fit"] + found["proximal"] <= found["at_prox"] + 1e-9
+    assert min(found["fit"], found["proximal"]) > -1e-12
+
+
+def test_nearest_every_slider_over_its_range():
+    explorer = explore.NearestETFExplorer()
+    for state in sweeps(explorer):
+        check_solution(explorer.solve(**state), state["num_classes"])
+    for state in sweeps(explorer, 9):
+        check_numbers(explorer.figure(**state))
+
+
+def test_nearest_all_corners():
+    explorer = explore.NearestETFExplorer()
+    for k, state in enumerate(corners(explorer)):
+        check_solution(explorer.solve(**state), state["num_classes"])
+        if k % 3 == 0:  # of the 256, each end of a slider with each of any other
+            check_numbers(explorer.figure(**state))
 
 
 @pytest.mark.parametrize("C", [2, 4, 10])
-@pytest.mark.parametrize("noise", [0.0, 0.5, 3.0])
-def test_a_large_delta_gives_the_prox_etf(C, noise):
-    *_, to_prox = explore.NearestETFExplorer.solve(1e3, C, noise, 0)
-    assert to_prox < 1e-2
+@pytest.mark.parametrize("far", [0.0, 1.0, 3.0])
+def test_nearest_with_a_large_delta_is_the_prox_etf(C, far):
+    assert solved(delta=1e3, num_classes=C, far=far)["to_prox"] < 1e-2
 
 
 @pytest.mark.parametrize("C", [2, 3, 4, 10])
-@pytest.mark.parametrize("noise", [0.0, 0.5, 3.0])
-def test_a_small_delta_gives_the_etf_nearest_to_the_means(C, noise):
+@pytest.mark.parametrize("noise, far", [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (3.0, 3.0)])
+def test_nearest_with_a_small_delta_is_the_etf_nearest_to_the_means(C, noise, far):
     # The nearest of all simplex ETFs, from an SVD of the means: √(C/(C−1)) times their polar factor.
-    means, prox, near, to_means, to_prox = explore.NearestETFExplorer.solve(1e-6, C, noise, 1)
-    left, singular, right = np.linalg.svd(means.numpy())
+    found = solved(delta=1e-6, num_classes=C, noise=noise, far=far, start=1)
+    means = found["means"].numpy()
+    left, singular, right = np.linalg.svd(means)
     rank = C - 1
     nearest = math.sqrt(C / (C - 1)) * left[:, :rank] @ right[:rank]
     assert singular[rank:].max(initial=0) < 1e-12
-    np.testing.assert_allclose(near, nearest, atol=1e-3)
-    assert to_means == pytest.approx(np.linalg.norm(nearest - means.numpy()), abs=1e-3)
-    assert to_prox == pytest.approx((near - prox).norm().item())
+    np.testing.assert_allclose(found["near"], nearest, atol=1e-3)
+    assert found["to_means"] == pytest.approx(np.linalg.norm(nearest - means), abs=1e-3)
+    assert found["to_prox"] == pytest.approx((found["near"] - found["prox"]).norm().item())
 
 
-def test_means_without_noise_are_an_etf_already():
-    *_, to_means, _ = explore.NearestETFExplorer.solve(1e-6, 4, 0.0, 0)
-    assert to_means < 1e-3
+@pytest.mark.parametrize("delta", [1e-6, 0.1, 10.0])
+def test_nearest_has_the_smallest_objective(delta):
+    # ‖H̃ − U M̃‖² + (δ/2)‖U − U_prox‖² with M̃ = P/√(C−1), written out anew, at random frames and at U_prox
+    explorer, C = explore.NearestETFExplorer(), 5
+    found = explorer.solve(**{**explorer.state, "delta": delta, "num_classes": C, "start": 3})
+    H, P = found["means"] / math.sqrt(C), torch.eye(C, dtype=torch.float64) - 1 / C
+    prox = etf.haar_frame(C, C, torch.Generator().manual_seed(1003), dtype=torch.float64)
+    torch.testing.assert_close(etf.simplex_etf(C, frame=prox), found["prox"])
+
+    def objective(U):
+        return ((H - U @ P / math.sqrt(C - 1)).square().sum() + delta / 2 * (U - prox).square().sum()).item()
+
+    generator, best = torch.Generator().manual_seed(0), found["fit"] + found["proximal"]
+    assert objective(prox) == pytest.approx(found["at_prox"])
+    for _ in range(20):
+        frame = etf.haar_frame(C, C, generator, dtype=torch.float64)
+        near, _ = torch.linalg.qr(prox + 0.1 * frame)
+        assert min(objective(frame), objective(near)) > best
 
 
-@pytest.mark.parametrize("head", ["standard", "fixed", "implicit"])
-def test_ufm_explorer_trains_what_its_controls_say(head):
-    run = explore.UFMExplorer(SMALL, iterations=20).history(head, 3.0, 0.1, 7)
-    assert run.settings["head"] == head and run.settings["seeds"] == [7] and run.settings["temperature"] == 3.0
-    assert run.frame["iteration"].max() == 20
-    assert run.frame["loss"].iloc[-1] < run.frame["loss"].iloc[0]
+def test_nearest_means_without_noise_are_an_etf_already():
+    found = solved(delta=1e-6, noise=0.0)
+    assert found["to_means"] < 1e-3
+    assert found["margins"].numpy() == pytest.approx(np.full(4, 4 / 3), abs=1e-3)
 
 
-def test_ufm_explorer_draws_the_bound_of_its_temperature():
-    figure = explore.UFMExplorer(SMALL, iterations=2).figure("fixed", 3.0, 1e-3, 0)
-    assert figure.layout.shapes[0].y0 == pytest.approx(etf.cross_entropy_bound(3, 3.0))
+@pytest.mark.parametrize("direction, around", [(0, 0), (60, 40), (90, 270), (180, 0)])
+@pytest.mark.parametrize("C, moved", [(2, 1), (4, 2), (10, 7)])
+def test_dragging_moves_one_mean_that_far_that_way(C, moved, direction, around):
+    drag = dict(num_classes=C, noise=0.0, moved=moved, direction=direction, around=around)
+    clean = etf.ring(C)
+    clean = torch.cat([clean, torch.zeros(max(3, C) - len(clean), C, dtype=torch.float64)])
+    # undo the centring and the scaling, of which the means that were not dragged tell
+    means = explore.NearestETFExplorer.means(far=0.7, **drag)
+    other = [c for c in range(C) if c != moved]
+    scale = (means[:, other] - means[:, other[:1]]).norm() / (clean[:, other] - clean[:, other[:1]]).norm() if C > 2 else None
+    if scale is None:
+        expected = clean.clone()
+        expected[:, moved] *= 1.7 if direction == 0 else 0.3 if direction == 180 else 1
+        if direction in (0, 180):
+            assert means[:, 0].norm() == pytest.approx(1.0)  # of two centred, scaled means nothing else can be told
+        return
+    pulled = (means[:, moved] - means[:, other].mean(-1)) / scale - (clean[:, moved] - clean[:, other].mean(-1))
+    assert pulled.norm().item() == pytest.approx(0.7)
+    assert pulled[3:].abs().max() < 1e-12 if len(pulled) > 3 else True
+    own = clean[:3, moved]
+    assert (pulled[:3] @ own / (0.7 * own.norm())).item() == pytest.approx(math.cos(math.radians(direction)), abs=1e-12)
 
+
+def test_dragging_a_class_there_is_not_drags_the_last():
+    last, beyond = (explore.NearestETFExplorer.means(4, 0.0, moved, 1.0, 60, 0) for moved in (3, 9))
+    assert torch.equal(last, beyond)
+
+
+@pytest.mark.parametrize("C", [2, 5, 10])
+def test_means_that_meet_give_the_prox_etf_or_a_margin_of_zero(C):
+    # a mean dragged through the centre by C/(C−1) is the global mean; with two classes both are
+    explorer = explore.NearestETFExplorer()
+    ring = etf.ring(C)[:3]
+    state = {**explorer.state, "num_classes": C, "noise": 0.0, "moved": 0, "far": C / (C - 1) if C < 5 else 1.25, "direction": 180}
+    found = explorer.solve(**state)
+    check_numbers(explorer.figure(**state))
+    if C == 2:
+        assert not found["means"].any()
+        torch.testing.assert_close(found["near"], found["prox"])
+        assert (found["margins"] == 0).all()
+    assert ring.shape[1] == C
+
+
+def test_more_delta_is_nearer_to_the_prox_etf():
+    distances = [solved(delta=delta, noise=0.5)["to_prox"] for delta in positions(explore.NearestETFExplorer().widgets["delta"], 10)]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_the_nearest_figure_shows_what_was_solved():
+    explorer = explore.NearestETFExplorer()
+    state = {**explorer.state, "num_classes": 4, "delta": 0.1}
+    found, figure = explorer.solve(**state), explorer.figure(**state)
+    for name, key in (("class means", "means"), ("prox ETF", "prox"), ("nearest ETF", "near")):
+        np.testing.assert_allclose(vectors_of(figure, name), found[key][:3], atol=1e-6)
+    np.testing.assert_allclose(figure.data[-1].y, found["margins"], atol=1e-6)
+    assert figure.layout.shapes[0].y0 == pytest.approx(4 / 3)
+    assert f"objective {found['fit'] + found['proximal']:.4g}" in figure.layout.title.text
+
+
+# The gradient through the ETF
 
 def test_influence_explorer_measures_what_its_controls_say():
     explorer = explore.InfluenceExplorer()
@@ -248,27 +233,15 @@ def test_influence_explorer_measures_what_its_controls_say():
     assert f"{found.ratio.item():.2f}" in figure.layout.title.text and "classes of 15 to 2" in figure.layout.title.text
 
 
+def test_influence_explorer_at_the_ends_of_its_controls():
+    explorer = explore.InfluenceExplorer()
+    for name, widget in explorer.widgets.items():
+        for value in positions(widget, 2):
+            check_numbers(explorer.figure(**{**explorer.state, name: value}))
+
+
 def test_influence_explorer_lowers_an_impossible_imbalance():
     spec = explore.InfluenceExplorer.spec(100.0, 31.6, 8.0, 10)
     assert (spec.num_samples, spec.dim) == (32, 10) and spec.class_sizes()[-1] == 1
     with pytest.raises(ValueError):
         ufm.UFM(10, 32, 10, spec.imbalance / 0.96)
-
-
-def test_watch_ufm(page):
-    run = explore.watch_ufm(SMALL, iterations=8, every=0)
-    assert isinstance(run, History)
-    assert set(run.frame["head"]) == {"standard", "fixed", "implicit"} and run.frame["iteration"].max() == 8
-    assert len(page) == len(ufm.log_points(8))
-
-
-def test_watch_ufm_draws_the_end_however_rarely(page):
-    run = explore.watch_ufm(SMALL, heads=("fixed",), iterations=8, every=math.inf)
-    assert run.frame["iteration"].max() == 8
-    assert page[-1] == explore.bundle(figures.ufm_panels(run, 3))
-
-
-def test_watched_runs_are_those_of_train_ufm():
-    watched = explore.watch_ufm(SMALL, heads=("implicit",), iterations=8, seed=2)
-    trained = ufm.train_ufm(SMALL, "implicit", 8, [2])
-    np.testing.assert_allclose(watched.frame["loss"], trained.frame["loss"], rtol=1e-4)

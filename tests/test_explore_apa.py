@@ -1,50 +1,29 @@
 """The APA explorer without a browser: every slider over its range, the limits of the family, and that values set redraw."""
 
-import itertools
 import math
-import time
+from pathlib import Path
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
+from sweeps import check_numbers, corners, sweeps
 
-from labkit import explore, explore_apa
+from labkit import explore_apa
+from labkit.live import bundle
+from labkit.training import History
 
+pytestmark = [pytest.mark.usefixtures("page"), pytest.mark.filterwarnings("error")]
 Z = np.linspace(-6, 6, 201)
 
 
-@pytest.fixture
-def page(monkeypatch):
-    """The figure bundles that would be shown, in order."""
-    shown = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            if "text/html" not in content:
-                shown.append(content)
-
-    def display(content, raw=False, display_id=None):
-        shown.append(content)
-        return Handle() if display_id else None
-
-    monkeypatch.setattr(explore, "display", display)
-    return shown
-
-
-def positions(widget, count=7):
-    """Values over a control's range, or all of its options."""
-    if isinstance(widget, ipywidgets.Checkbox):
-        return [False, True]
-    if isinstance(widget, ipywidgets.Dropdown):
-        return list(widget.options)
-    values = np.linspace(widget.min, widget.max, count).tolist()
-    return [widget.base**v for v in values] if isinstance(widget, ipywidgets.FloatLogSlider) else values
+@pytest.fixture(scope="module")
+def effect():
+    return History.load(Path(__file__).parent.parent / "data/results/activations-held.parquet")
 
 
 def panels(figure):
     """The bold curve of the function and those of ∂/∂z, ∂/∂κ, ∂/∂λ as arrays."""
-    bold = [t for t in figure.data if t.mode == "lines" and t.line.color == "#0072B2"]
+    bold = [t for t in figure.data if t.type == "scatter" and t.mode == "lines" and t.line.color == "#0072B2"]
     return [np.asarray(t.y, float) for t in bold]
 
 
@@ -53,22 +32,32 @@ def panel_values(**settings):
     return panels(explorer.figure(**{**explorer.state, **settings}))
 
 
-def test_every_control_over_its_range():
-    explorer = explore_apa.APAExplorer()
-    for function in ("APA", "AGLU"):
-        for name, widget in explorer.widgets.items():
-            for value in positions(widget):
-                figure = explorer.figure(**{**explorer.state, "function": function, name: value})
-                drawn = panels(figure)
-                assert len(drawn) == 4, (name, value)
-                assert all(np.isfinite(y).all() for y in drawn), (name, value)
+def all_drawn(figure, state):
+    check_numbers(figure)
+    drawn = panels(figure)
+    assert len(drawn) == 4 and all(np.isfinite(y).all() for y in drawn), state
+    value, of_z = drawn[:2]
+    if state["function"] == "APA":
+        assert (value >= 0).all() and (value <= 1).all(), state
+        assert (of_z * np.sign(state["kappa"]) >= 0).all(), state
+    else:
+        assert (value * Z >= 0).all() and (np.abs(value) <= np.abs(Z) + 1e-6).all(), state
+    here, = (t for t in figure.data if t.name == "here")
+    assert (here.x[0], 10 ** here.y[0]) == pytest.approx((state["kappa"], state["lam"]))
 
 
-def test_all_corners_of_the_controls():
-    explorer = explore_apa.APAExplorer()
-    ends = [(p[0], p[-1]) for p in map(positions, explorer.widgets.values())]
-    for values in itertools.product(*ends):
-        assert all(np.isfinite(y).all() for y in panels(explorer.figure(**dict(zip(explorer.widgets, values)))))
+@pytest.mark.parametrize("function", ["APA", "AGLU"])
+def test_every_control_over_its_range(function, effect):
+    explorer = explore_apa.APAExplorer(effect)
+    explorer.set(function=function)
+    for state in sweeps(explorer, 41):
+        all_drawn(explorer.figure(**state), state)
+
+
+def test_all_corners_of_the_controls(effect):
+    explorer = explore_apa.APAExplorer(effect)
+    for state in corners(explorer, kappa=[-3.0, 0.0, 10.0], initial=["none", "κ ~ U(−2, 2)"]):
+        all_drawn(explorer.figure(**state), state)
 
 
 @pytest.mark.parametrize("kappa", [-3.0, -0.5, 0.0, 1.0, 10.0])
@@ -130,18 +119,40 @@ def test_pure_and_small():
     assert first == second and len(first) < 80_000
 
 
-def test_fast():
-    explorer, start = explore_apa.APAExplorer(), time.perf_counter()
-    for kappa in range(5):
-        explorer.figure(**{**explorer.state, "kappa": float(kappa)})
-    assert (time.perf_counter() - start) / 5 < 2  # seconds; far less on an idle machine
+def test_the_map_has_the_median_accuracy_of_each_pair(effect):
+    explorer = explore_apa.APAExplorer(effect)
+    for function, epochs in (("AGLU", 1), ("APA", 4)):
+        figure = explorer.figure(**{**explorer.state, "function": function, "kappa": 0.52, "lam": 0.11})
+        shown, = (t for t in figure.data if t.type == "heatmap")
+        rows = effect.frame.query("head == @function and iteration == @epochs")
+        near = rows[(rows["kappa"] == 0.5) & np.isclose(rows["lam"], 0.1)]
+        median = 100 * np.median(near["test_accuracy"])
+        assert len(near) == 3 and explorer.accuracy(function, 0.52, 0.11) == pytest.approx(median)
+        assert f"{median:.0f} % right after {epochs} epoch" in figure.layout.title.text
+        place = (list(shown.y).index(-1.0), list(shown.x).index(0.5))
+        assert np.asarray(shown.z)[place] == pytest.approx(median)
+
+
+def test_the_map_covers_the_sliders(effect):
+    explorer = explore_apa.APAExplorer(effect)
+    kappas, exponents, percent, _ = explorer._maps["APA"]
+    for name, values in (("kappa", kappas), ("lam", exponents)):
+        widget = explorer.widgets[name]
+        assert (values.min(), values.max()) == pytest.approx((widget.min, widget.max))
+    assert percent.shape == (len(exponents), len(kappas)) and 0 <= percent.min() < percent.max() <= 100
+
+
+def test_without_results_there_is_no_map():
+    explorer = explore_apa.APAExplorer()
+    figure = explorer.figure(**explorer.state)
+    assert "heatmap" not in {t.type for t in figure.data} and "digits" not in figure.layout.title.text
 
 
 def test_setting_values_redraws_once(page):
     explorer = explore_apa.APAExplorer()
     first = explorer.state
     explorer.set(function="APA", kappa=3.0, lam=0.01, initial="κ ~ U(0, 1)", wrong=True)
-    assert len(page) == 1 and page[0] == explore.bundle(explorer.figure(**explorer.state))
+    assert len(page) == 1 and page[0] == bundle(explorer.figure(**explorer.state))
     explorer.widgets["kappa"].value = -2.0
     assert len(page) == 2
     explorer.reset()

@@ -5,23 +5,10 @@ import itertools
 import pytest
 from networks_made_up import results
 
-from labkit import explore, study
+from labkit import study
 from labkit.explore_networks import NetworksExplorer
+from labkit.live import bundle
 from labkit.training import History
-
-
-@pytest.fixture
-def page(monkeypatch):
-    """The figure bundles shown, in order."""
-    shown = []
-
-    class Handle:
-        def update(self, content, raw=False):
-            if "text/html" not in content:
-                shown.append(content)
-
-    monkeypatch.setattr(explore, "display", lambda content, **_: shown.append(content) or Handle())
-    return shown
 
 
 @pytest.fixture
@@ -53,7 +40,7 @@ def test_setting_a_widget_redraws(explorer, page):
     for name, widget in explorer.widgets.items():
         page.clear()
         widget.value = next(v for v in positions(widget) if v != widget.value)
-        assert page == [explore.bundle(explorer.figure(**explorer.state))], name
+        assert page == [bundle(explorer.figure(**explorer.state))], name
 
 
 def test_set_draws_once_and_reset_goes_back(explorer, page):

@@ -183,17 +183,18 @@ def test_bound_curve():
     assert [t.y[1] for t in figure.data] == [pytest.approx(0.034202, abs=5e-7), pytest.approx(0.491156, abs=5e-7)]
 
 
-def arrows(figure, prefix):
-    """Tips (3, C) of the arrows of one group."""
-    drawn = [t for t in figure.data if t.type == "scatter3d" and (t.name or "").startswith(f"{prefix}, class")]
-    assert all((t.x[0], t.y[0], t.z[0]) == (0, 0, 0) for t in drawn)
-    return np.array([(t.x[1], t.y[1], t.z[1]) for t in drawn]).T
+def arrows(figure, name, scene=None):
+    """Tips (3, C) of the arrows of one group: lines from the origin to a tip, and a gap."""
+    trace, = (t for t in figure.data if t.type == "scatter3d" and t.name == name and t.x[0] is not None and t.scene == scene)
+    starts, tips, gaps = np.array([trace.x, trace.y, trace.z], float).reshape(3, -1, 3).transpose(2, 0, 1)
+    assert (starts == 0).all() and np.isnan(gaps).all()
+    return tips
 
 
 def test_vectors_3d():
     figure = figures.vectors_3d({"one": etf_3d(), "two": 2 * etf_3d()})
-    np.testing.assert_allclose(arrows(figure, "one"), etf_3d())
-    np.testing.assert_allclose(arrows(figure, "two"), 2 * etf_3d())
+    np.testing.assert_allclose(arrows(figure, "one"), etf_3d(), atol=1e-6)
+    np.testing.assert_allclose(arrows(figure, "two"), 2 * etf_3d(), atol=1e-6)
     assert figure.layout.scene.xaxis.range[1] >= 2 * np.abs(etf_3d()).max()  # nothing is cut off
 
 
@@ -242,8 +243,7 @@ def test_projection_of_a_second_group_uses_the_axes_of_the_first():
 def test_gallery_3d():
     figure = figures.gallery_3d({"C = 2": etf_3d(2), "C = 4": etf_3d(4)})
     for scene, C in (("scene", 2), ("scene2", 4)):
-        tips = [(t.x[1], t.y[1], t.z[1]) for t in figure.data if t.type == "scatter3d" and t.scene == scene and len(t.x) == 2]
-        np.testing.assert_allclose(np.array(tips).T, etf_3d(C))
+        np.testing.assert_allclose(arrows(figure, "", scene), etf_3d(C), atol=1e-6)
     assert [a.text for a in figure.layout.annotations] == ["C = 2", "C = 4"]
 
 

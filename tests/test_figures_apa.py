@@ -29,7 +29,6 @@ def network():
 FIGURES = {
     "derivatives": lambda: figures_apa.derivative_panels(True),
     "derivatives of APA": lambda: figures_apa.derivative_panels(False),
-    "explorer": lambda: figures_apa.explorer_panels(1.0, 0.5, True),
     "errors": lambda: figures_apa.error_panels([0.1, 1], {("a", "value", "float32"): [1e-7, np.nan],
                                                           ("a", "value", "float64"): [0, 1]}),
     "fit": lambda: figures_apa.fit_panels(fits(), 0.8, 0.5),

@@ -2,6 +2,8 @@
 
 A new notebook is covered as soon as it is there. It needs an entry in OTHER_PARAMETERS below, and:
 
+- first of all code, the cell tagged `setup` that `tools/notebooks.py setup` puts there, the same in all; the rules below do not
+  count it
 - a cell tagged `parameters`: assignments of literals, nothing derived; PRESET is one of them
 - Markdown that begins with a title (# ...) and has, anywhere,
     ## What you will be able to do
@@ -24,12 +26,13 @@ That the cells run as saved is for nbval to test: `make test` is `pytest --nbval
 import json
 import re
 import statistics
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
-from notebooks import LARGEST, PLOTLY, WIDGET, NotebookError, execute, figures, parameters, run, save, tagged
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from notebooks import LARGEST, PLOTLY, WIDGET, NotebookError, add_setup, execute, figures, parameters, run, save, setup_source, tagged
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -94,8 +97,18 @@ def test_parameters_are_literals(nb):
     assert "PRESET" in parameters(nb)  # raises on anything but literals assigned to names
 
 
+def test_setup_is_the_first_code_and_the_same_everywhere(nb):
+    (cell,) = tagged(nb, "setup")
+    assert cell is code_cells(nb)[0] and cell.source == setup_source(), "run `tools/notebooks.py setup`"
+    assert cell.outputs == []
+
+
+def own(cells):
+    return [cell for cell in cells if "setup" not in cell.metadata.get("tags", [])]
+
+
 def test_cells_are_short(nb):
-    lines = sorted(sum(1 for line in cell.source.splitlines() if line.strip()) for cell in code_cells(nb))
+    lines = sorted(sum(1 for line in cell.source.splitlines() if line.strip()) for cell in own(code_cells(nb)))
     assert statistics.median(lines) <= 6
     assert lines[int(0.9 * (len(lines) - 1))] <= 20
     assert lines[-1] <= 40
@@ -103,8 +116,8 @@ def test_cells_are_short(nb):
 
 def test_prose_is_more_than_half(nb):
     assert all(cell.source.strip() for cell in nb.cells), "an empty cell"
-    share = sum(cell.cell_type == "markdown" for cell in nb.cells) / len(nb.cells)
-    assert 0.55 <= share <= 0.65, f"{100 * share:.0f} % of {len(nb.cells)} cells are prose"
+    share = sum(cell.cell_type == "markdown" for cell in nb.cells) / len(own(nb.cells))
+    assert 0.55 <= share <= 0.65, f"{100 * share:.0f} % of {len(own(nb.cells))} cells are prose"
 
 
 def test_run_notebook_has_results(path, nb):
@@ -213,6 +226,27 @@ def test_save_leaves_a_failing_notebook_as_it_was(small, monkeypatch):
     with pytest.raises(NotebookError, match=r"small.ipynb stopped at cell \[4\](.|\n)*ZeroDivisionError"):
         save([small])
     assert small.read_bytes() == before
+
+
+def test_setup_goes_first_once_and_leaves_outputs_alone(small):
+    nb = nbformat.read(small, as_version=4)
+    nb.cells[1].outputs = [new_output("execute_result", {"text/plain": "7"}, execution_count=2)]
+    nb.cells[1].execution_count = 2
+    before = [cell.source for cell in nb.cells]
+    add_setup(nb)
+    assert [cell.source for cell in nb.cells] == [setup_source(), *before]
+    assert nb.cells[0].execution_count == 1
+    assert nb.cells[2].execution_count == 3 and nb.cells[2].outputs[0].execution_count == 3
+    assert nb.cells[2].outputs[0].data == {"text/plain": "7"}
+    nb.cells[0].source = "an old one"
+    add_setup(nb)
+    assert [cell.source for cell in nb.cells] == [setup_source(), *before] and nb.cells[2].execution_count == 3
+    nbformat.validate(nb)
+
+
+def test_setup_names_the_repository_of_the_project():
+    (address,) = re.findall(r"git\+(\S+?)\"", setup_source())
+    assert address == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
 def test_unknown_parameters_are_refused(small):

@@ -16,11 +16,11 @@ import labkit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["run", "lab", "test", "notebooks", "results", "bench", "help"]
+TARGETS = ["run", "lab", "test", "test-browser", "test-versions", "notebooks", "results", "bench", "help"]
 
 # Where conda-forge has another name than PyPI, and what it does not have.
 CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido"}
-NOT_ON_CONDA_FORGE = {"pymanopt"}
+NOT_ON_CONDA_FORGE = {"pymanopt", "playwright"}
 
 
 def bounds(lines):
@@ -74,11 +74,12 @@ def test_constraints_pin_every_dependency_within_its_bounds():
 ENV = {key: value for key, value in os.environ.items() if "MAKE" not in key and key not in ("MFLAGS", "PYTHON")}
 
 
-def test_ci_runs_the_test_command_of_the_readme():
+def test_ci_runs_the_test_commands_of_the_readme():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
-    assert commands[-1] == "make test"
+    assert commands[-2:] == ["make test", "make test-browser"]
     assert os.access(ROOT / ".ci/run", os.X_OK)
-    assert re.search(r"^(\$ )?make test\b", (ROOT / "README.md").read_text(), re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    assert re.search(r"^(\$ )?make test\b", readme, re.MULTILINE) and "`make test-browser`" in readme
 
 
 def test_make_lists_its_targets():
@@ -131,7 +132,7 @@ esac
     return create
 
 
-@pytest.mark.parametrize("target", ["run", "lab", "test", "notebooks", "bench"])
+@pytest.mark.parametrize("target", ["run", "lab", "test", "test-browser", "test-versions", "notebooks", "bench"])
 def test_make_without_python(make, target):
     status, lines = make(target, "/nonexistent")
     assert status != 0

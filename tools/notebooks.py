@@ -2,8 +2,9 @@
 
     python tools/notebooks.py run 05-ufm-10 --preset paper     build/05-ufm-10.ipynb and .html (`make run`)
     python tools/notebooks.py save [NAME ...]                  notebooks/NAME.ipynb in place (`make notebooks`)
+    python tools/notebooks.py setup [NAME ...]                 put the cell that installs labkit first; runs nothing
 
-Both run a notebook in a fresh kernel, in the notebook's own folder, as Jupyter does.
+The first two run a notebook in a fresh kernel, in the notebook's own folder, as Jupyter does.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import io
 import os
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import kaleido
@@ -43,6 +45,22 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}"""
 
 
+SETUP = """\
+# Installs labkit where it is missing, on Colab for one, and finds its data; elsewhere this does nothing.
+import importlib.util
+
+if importlib.util.find_spec("labkit") is None:
+    %pip install -q "labkit[course] @ git+{address}"
+
+import torch
+
+from labkit import standalone
+
+standalone.enter()
+device = "cuda" if torch.cuda.is_available() else "cpu"
+"""
+
+
 class NotebookError(Exception):
     """A notebook cannot be run or saved; the message is for the person who asked for it."""
 
@@ -63,6 +81,26 @@ def parameters(nb):
 def figures(nb):
     """The outputs that hold a plotly figure, whether plotly showed it or it is a bundle with a display id."""
     return [out for cell in nb.cells for out in cell.get("outputs", []) if PLOTLY in out.get("data", {})]
+
+
+def setup_source():
+    """The first code cell of every notebook, with the address of the repository from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return SETUP.format(address=project["urls"]["Repository"]).rstrip()
+
+
+def add_setup(nb):
+    """Put the cell that installs labkit before all other code, in place, or bring it up to date. Outputs stay as they are."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    if found := tagged(nb, "setup"):
+        found[0].source = setup_source()
+        return
+    cell = nbformat.v4.new_code_cell(setup_source(), id="setup", metadata={"tags": ["setup"]}, execution_count=1)
+    nb.cells.insert(nb.cells.index(code[0]), cell)
+    for later in code:  # as if it had run with them
+        for holder in (later, *later.outputs):
+            if holder.get("execution_count"):
+                holder.execution_count += 1
 
 
 def execute(path, values=None, output=None):
@@ -143,6 +181,7 @@ def to_html(nb, title):
             config=fig.get("config"),
             default_height=SIZE["height"],
             include_plotlyjs=False,
+            auto_play=False,  # frames are for the figure's slider
             full_html=False,
             validate=False,
         )
@@ -202,6 +241,13 @@ def save(paths):
         print(f"{path.name}: {time.perf_counter() - start:.0f} s, {size / 1000:.0f} kB", flush=True)
 
 
+def setup(paths):
+    for path in paths:
+        nb = nbformat.read(path, as_version=4)
+        add_setup(nb)
+        write(path, nbformat.writes(nb) + "\n")
+
+
 def notebook(name):
     """The path of a notebook given as 05-ufm-10 or by its path."""
     path = Path(name) if name.endswith(".ipynb") else ROOT / "notebooks" / f"{name}.ipynb"
@@ -218,12 +264,14 @@ def main():
     one.add_argument("--preset", default="paper")
     many = commands.add_parser("save", help="run notebooks afresh and save them in place, with pictures")
     many.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")
+    first = commands.add_parser("setup", help="put the cell that installs labkit first, in place; runs nothing")
+    first.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")
     args = parser.parse_args()
     try:
         if args.command == "run":
             run(args.notebook, args.preset, ROOT / "build")
         else:
-            save(args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")))
+            {"save": save, "setup": setup}[args.command](args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")))
     except NotebookError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

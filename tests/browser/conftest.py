@@ -1,0 +1,94 @@
+"""One JupyterLab and one Chromium for all browser tests; what they measured is printed at the end."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+pytest.register_assert_rewrite("lab")
+from lab import CHROMIUM_OPTIONS, COUNT_CONTEXTS, Lab, Tab  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCREENSHOTS = ROOT / "build/screenshots"
+MEASURED = pytest.StashKey()
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if (found := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
+        pytest.fail("the browser tests need Chromium or Chrome. Debian: apt-get install chromium", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, request):
+    """A window of 1280 × 800 pixels that reaches nothing but this machine; a screenshot stays of how the test left it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.add_init_script(COUNT_CONTEXTS)
+    tab = Tab(context.new_page())
+    yield tab
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tab.page.screenshot(path=SCREENSHOTS / f"{request.node.name.replace('/', '-')}.png")
+    context.close()
+    assert tab.complaints() == []
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the notebooks, with the settings of a first visit less its questions about news."""
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", home / "root/notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(ROOT / "data", home / "root/data")
+    asked = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    asked.parent.mkdir(parents=True)
+    asked.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config",
+               "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    env = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+    token = secrets.token_hex()
+    options = [f"--port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home / 'root'}", "--no-browser",
+               "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    with open(home / "log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], cwd=home, env=env, stdout=log, stderr=log)
+    lab = Lab(f"http://localhost:{port}", token, home / "root")
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{lab.address}/api?token={token}")
+                break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail(f"JupyterLab did not start:\n{(home / 'log').read_text()[-3000:]}", pytrace=False)
+        yield lab
+    finally:
+        server.terminate()  # it ends its kernels
+        server.wait(30)
+
+
+@pytest.fixture
+def measured(request):
+    """Call with a line for the summary of the tests."""
+    return request.config.stash.setdefault(MEASURED, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if lines := config.stash.get(MEASURED, []):
+        terminalreporter.section("measured in the browser")
+        for line in lines:
+            terminalreporter.line(line)

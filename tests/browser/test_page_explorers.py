@@ -1,0 +1,135 @@
+"""The notebooks in JupyterLab: all cells run, and the figures do what the mathematics says when a hand moves the sliders."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from lab import latency
+from scipy.special import expit
+
+from labkit import etf
+
+
+@pytest.fixture
+def run(lab, tab, measured):
+    """Call with a notebook's name: it is opened and run, and its kernel ends with the test."""
+    opened = []
+
+    def open_and_run(name):
+        opened.append(lab.open(tab, name))
+        measured(f"{name}: all cells in {opened[-1].run():.0f} s")
+        return opened[-1]
+
+    yield open_and_run
+    for notebook in opened:
+        assert notebook.errors() == []
+        notebook.close()
+
+
+def numbers(text):
+    return [float(x) for x in re.findall(r"-?\d+\.?\d*(?:e[+-]?\d+)?", text.replace("−", "-"))]
+
+
+def points(figure, name):
+    """(C, 3): the ends of the arrows of one group, as drawn: what is neither a gap nor the origin."""
+    traces = [trace for trace in figure.data if (trace.name or "").split(", class")[0] == name]
+    found = np.concatenate([np.array([trace.x, trace.y, trace.z], float).T for trace in traces])
+    return found[np.isfinite(found).all(1) & (found != 0).any(1)]
+
+
+def curve(figure, name):
+    """x and y of the first line of that name."""
+    trace = next(trace for trace in figure.data if trace.name == name)
+    return np.array(trace.x, float), np.array(trace.y, float)
+
+
+def test_nearest_etf(run, measured):
+    """A small δ gives the ETF nearest to the means, a large one the prox ETF; both are what the figure says they are."""
+    explorer = run("03-nearest-simplex-etf").explorer("proximal δ")
+
+    def to_prox(figure):
+        return np.abs(points(figure, "nearest ETF") - points(figure, "prox ETF")).max()
+
+    explorer.drag("proximal δ", 1.0)
+    assert numbers(explorer.read_out("proximal δ")) == [1e3]
+    explorer.wait(lambda figure: to_prox(figure) < 0.01)
+    explorer.drag("proximal δ", 0.0)
+    assert numbers(explorer.read_out("proximal δ")) == [1e-6]
+    figure = explorer.wait(lambda figure: to_prox(figure) > 0.1)
+    near, means = points(figure, "nearest ETF"), points(figure, "class means")
+    np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
+    left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
+    np.testing.assert_allclose(near, math.sqrt(4 / 3) * left @ right, atol=1e-3)  # the polar factor: no other ETF is nearer
+    measured("nearest ETF, " + latency(explorer, "proximal δ"))
+
+
+def test_apa(run, measured):
+    """The curve is AGLU(z; κ, λ) = z (1 + λ e^(−κz))^(−1/λ) at the sliders' κ and λ."""
+    explorer = run("07-apa-and-aglu").explorer("κ")
+
+    def is_aglu(figure):
+        kappa, lam = (numbers(explorer.read_out(label))[0] for label in ("κ", "λ"))
+        z, y = curve(figure, "AGLU")
+        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ is read to two digits
+        return True
+
+    explorer.wait(is_aglu)
+    explorer.press("κ", "ArrowRight")
+    assert numbers(explorer.read_out("κ"))[0] != 1.0
+    explorer.wait(is_aglu)
+    explorer.drag("λ", 0.6)
+    explorer.wait(is_aglu)
+    explorer.button("reset").click()
+    figure = explorer.wait(lambda figure: "κ = 1.0, λ = 1" in figure.layout.title.text)
+    z, y = curve(figure, "AGLU")
+    np.testing.assert_allclose(y, z * expit(z), atol=1e-6)  # SiLU
+    measured("APA, " + latency(explorer, "κ"))
+
+
+def test_start_here(run):
+    """The picture of a collapse: at its end the class vectors are the simplex ETF of four classes; watch_ufm drew its last step."""
+    notebook = run("00-start-here")
+    explorer = notebook.explorer("iteration")
+    explorer.drag("iteration", 1.0)
+    last = numbers(explorer.read_out("iteration"))[0]
+    figure = explorer.wait(lambda figure: f"iteration {last:.0f}:" in figure.layout.title.text)
+    vectors = np.array([(t.x[-1], t.y[-1], t.z[-1]) for t in figure.data if t.mode == "lines"], float)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4) * 4 / 3 - 1 / 3, atol=0.02)
+    end = numbers(figure.layout.title.text)
+    explorer.drag("iteration", 0.0)
+    start = numbers(explorer.wait(lambda figure: "iteration 0:" in figure.layout.title.text).layout.title.text)
+    assert etf.cross_entropy_bound(4, 5.0) - 1e-3 <= end[1] < start[1]
+
+
+@pytest.fixture
+def training(run):
+    """The explorer of notebook 05."""
+    return run("05-ufm-10").explorer("temperature τ")
+
+
+def losses(figure):
+    return curve(figure, "cross entropy")
+
+
+def test_train_and_pause(training, measured):
+    """Training draws as it goes, its loss falls and stays above the bound; paused, nothing moves any more."""
+    bound = etf.cross_entropy_bound(10, 5.0)
+    training.button("reset").click()
+    training.wait(lambda figure: len(losses(figure)[0]) <= 2)
+    training.count_drawings()
+    training.button("train").click()
+    training.wait(lambda figure: losses(figure)[0].max() > 30)
+    drawings, seconds = training.drawings()
+    paused = training.pause()
+    measured(f"UFM-10 in training: {drawings / seconds:.1f} drawings a second; the last one {paused:.0f} ms after pause")
+    assert paused < 3000  # ten times what is asked for
+    steps, loss = losses(training.figure())
+    training.page.wait_for_timeout(1000)
+    assert losses(training.figure())[0].max() == steps.max()
+    assert loss.min() >= bound - 1e-4 and loss[-1] < loss[0] - 0.5
+    training.button("train").click()
+    further = training.wait(lambda figure: losses(figure)[0].max() > steps.max() + 20)
+    assert losses(further)[1][-1] <= loss[-1] + 1e-3
+    training.button("reset").click()
+    training.wait(lambda figure: len(losses(figure)[0]) <= 2)
