@@ -145,6 +145,7 @@ def to_html(nb, title):
             include_plotlyjs=False,
             full_html=False,
             validate=False,
+            auto_play=False,  # frames wait for the figure's slider
         )
         still = "<em>This figure needs JavaScript.</em>"
         if "image/png" in out.data:
