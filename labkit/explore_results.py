@@ -3,9 +3,7 @@
 import ipywidgets as widgets
 
 from . import figures, figures_ufm
-from .explore import Explorer
-
-_STYLE, _WIDTH = dict(description_width="150px"), widgets.Layout(width="520px")
+from .controls import Explorer, menu
 
 
 class RunsExplorer(Explorer):
@@ -23,11 +21,13 @@ class RunsExplorer(Explorer):
         heads = [(figures.STYLES[h][0], h) for h in figures.STYLES if h in set(frame["head"])]
         seeds = sorted(frame["seed"].unique().tolist())
         main = tuple(h for _, h in heads if h in figures.HEADS)
-        common = dict(style=_STYLE, layout=_WIDTH)
+        chosen = menu("heads", heads, main or (heads[0][1],), "several with shift or ctrl", kind=widgets.SelectMultiple)
+        chosen.rows = len(heads)
+        sizes = sorted(frame["size"].unique(), key=figures_ufm.num_classes)
         return {
-            "size": widgets.Dropdown(description="model", options=sorted(frame["size"].unique(), key=figures_ufm.num_classes), **common),
-            "heads": widgets.SelectMultiple(description="heads", options=heads, value=main or (heads[0][1],), rows=len(heads), **common),
-            "seed": widgets.Dropdown(description="seed", options=[("all: median and range", -1), *((str(s), s) for s in seeds)], **common),
+            "size": menu("model", sizes, sizes[0], "number of classes"),
+            "seed": menu("seed", [("all: median and range", -1), *((str(s), s) for s in seeds)], -1),
+            "heads": chosen,
         }
 
     def figure(self, size, heads, seed):
