@@ -49,6 +49,7 @@ OTHER_PARAMETERS = {
     "03-nearest-simplex-etf": dict(CLASSES=6, DIM=12, DELTA=0.1, NOISE=1.0, SEED=3),
     "04-differentiating-through-the-argmin": dict(CLASSES=5, DIM=9, DELTA=0.01, SEED=3),
     "05-ufm-10": dict(SEEDS=[3, 4], CLASSES=5, SAMPLES=100, DIM=16, TEMPERATURE=4.0, ITERATIONS=150),
+    "06-ufm-100-to-1000": dict(SIZE="UFM-10", ITERATIONS=8, SEED=2),
     "07-apa-and-aglu": dict(PRESET="paper", KAPPA=1.5, LAMBDA=1.2, SEEDS=[5, 6], EPOCHS=1),
     "08-aglu-inside-networks": dict(NETWORKS=["se", "silu"], EPOCHS=1, SEED=3),
 }

@@ -184,7 +184,6 @@ def to_html(nb, title):
             auto_play=False,  # frames are for the figure's slider
             full_html=False,
             validate=False,
-            auto_play=False,  # frames wait for the figure's slider
         )
         still = "<em>This figure needs JavaScript.</em>"
         if "image/png" in out.data:
