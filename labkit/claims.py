@@ -81,6 +81,10 @@ def _list(found):
     return ", ".join(spread(values) for values in found.values())
 
 
+def _percent(share):
+    return f"{100 * share:.2g} %" if share >= 1e-5 else "< 0.001 %"  # below that it is rounding, of either sign
+
+
 def _same_rate(frame, sizes):
     steps = {h: _by(steps_to(frame), sizes, h) for h in MAIN}
     growth = {h: steps[h][sizes[-1]].median() / steps[h][sizes[0]].median() for h in MAIN}
@@ -109,7 +113,7 @@ def _identical(frame, sizes):
 def _bound(frame, sizes):
     last, rows = _end(frame[frame["head"].isin(MAIN)], sizes)
     above = {h: {s: v / etf.cross_entropy_bound(num_classes(s), 5.0) - 1 for s, v in _by(rows, sizes, h, "loss").items()} for h in MAIN}
-    text = "; ".join(f"{h} " + ", ".join(f"{100 * v.median():.2g} %" for v in above[h].values()) for h in MAIN)
+    text = "; ".join(f"{h} " + ", ".join(_percent(v.median()) for v in above[h].values()) for h in MAIN)
     measured = f"cross entropy above the bound after {' / '.join(str(n) for n in last.values())} iterations: {text}"
     reached = [v.max() <= 0.01 for v in above["fixed"].values()]
     return "the fixed ETF reaches the lower bound of the cross entropy (rule: within 1 %)", "Section 4, Figure 2", measured, _verdict(all(reached), any(reached))
@@ -159,7 +163,7 @@ def _ddn(frame, sizes):
     for iteration in (10, 100, 800):
         loss = _at(frame[frame["head"].isin(pair)], iteration).pivot(index=["size", "seed"], columns="head", values="loss").dropna()
         gaps.append((loss[pair[1]] / loss[pair[0]] - 1).abs().max())
-    measured = "largest difference of the loss at one seed after 10, 100, 800 iterations: " + ", ".join(f"{100 * g:.2g} %" for g in gaps)
+    measured = "largest difference of the loss at one seed after 10, 100, 800 iterations: " + ", ".join(_percent(g) for g in gaps)
     return ("without the gradient through the ETF the result is comparable (rule: within 1 %)", "Section 5, Figure 15", measured,
             _verdict(max(gaps) <= 0.01, min(gaps) <= 0.01))
 

@@ -29,6 +29,11 @@ def with_excess(frame, temperature=5.0):
     return frame.assign(excess=excess.where(excess > 1e-9))
 
 
+def _below(height):
+    """A legend under panels that are so many pixels high together, clear of the title of their axis."""
+    return dict(orientation="h", y=-50 / height, yanchor="top", x=0.5, xanchor="center")
+
+
 def by_size(frame, measures=("accuracy",), heads=None, last=None, title=None):
     """Curves of training: a column of panels for each size, a row for each measure, all heads; Figure 3 with one row.
 
@@ -53,8 +58,8 @@ def by_size(frame, measures=("accuracy",), heads=None, last=None, title=None):
             if measure in LOG:
                 figure.update_yaxes(type="log", exponentformat="power", dtick=_decades(frame[measure]), row=row, col=col)
         figure.update_yaxes(title=LABELS.get(measure, measure), row=row, col=1)
-    legend = dict(orientation="h", y=1.0 + 30 / (250 * len(measures)), yanchor="bottom", x=0.5, xanchor="center")
-    return _layout(figure, 120 + 250 * len(measures), title, headroom=True, legend=legend).update_layout(margin_t=90)
+    height = 230 * len(measures)
+    return _layout(figure, height + 170, title, headroom=True, legend=_below(height)).update_layout(margin=dict(t=80, b=90))
 
 
 def against(table, x, y, heads=None, x_title=None, y_title=None, log_x=True, log_y=True, title=None):
@@ -96,8 +101,7 @@ def class_margins(margins, sizes_of_classes, by, heads=None, title=None):
         figure.add_hline(etf.cosine_margin_bound(len(counts)), line=dict(color=GREY, dash="dash", width=1), row=1, col=col)
         figure.update_xaxes(title="class, largest first", row=1, col=col)
     figure.update_yaxes(title="mean cosine margin", row=1, col=1)
-    legend = dict(orientation="h", y=1.12, yanchor="bottom", x=0.5, xanchor="center")
-    return _layout(figure, 380, title, headroom=True, legend=legend).update_layout(margin_t=90)
+    return _layout(figure, 420, title, headroom=True, legend=_below(250)).update_layout(margin=dict(t=80, b=90))
 
 
 def memory(paper, ours, title=None):
