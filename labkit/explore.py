@@ -98,9 +98,10 @@ class NearestETFExplorer(Explorer):
         vectors, near = (etf.simplex_etf(num_classes, frame=f) for f in (prox, frame))
         fit, at_prox = (((means - v) / root).square().sum().item() for v in (near, vectors))
         margins = metrics.cosine_margins(near.mT, means.mT, torch.arange(num_classes))
+        margins[means.norm(dim=0) < 1e-9] = 0.0  # a mean of zero, but for rounding, has no direction
         return dict(means=means, prox=vectors, near=near, fit=fit, proximal=delta / 2 * (frame - prox).square().sum().item(),
-                    at_prox=at_prox, margins=margins.nan_to_num(0.0),  # a mean of zero has no direction, and no margin
-                    to_means=(near - means).norm().item(), to_prox=(near - vectors).norm().item())
+                    at_prox=at_prox, margins=margins, to_means=(near - means).norm().item(),
+                    to_prox=(near - vectors).norm().item())
 
     def figure(self, **state):
         found = self.solve(**state)

@@ -129,7 +129,8 @@ class UFMExplorer(Explorer):
         points, targets, vectors = run.picture()
         bound, most = etf.cross_entropy_bound(C, s["temperature"]), etf.cosine_margin_bound(C)
         title = (f"{figures.HEADS[s['head']][0]}, step {end}: cross entropy {last['loss']:.4g}, bound {bound:.4g}<br>"
-                 f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}; C = {C}, τ = {s['temperature']:g}, gain {s['gain']:.3g}, seed {s['seed']}")
+                 f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}; "
+                 f"C = {C}, τ = {s['temperature']:g}, gain {s['gain']:.3g}, seed {s['seed']}")
         if s["head"] == "implicit":
             title += f", δ = {s['delta']:.1e}, α = {s['alpha']}"
         limit = max(1.2 * etf.ring(C)[:3].abs().max().item(), 1.05 * np.abs(vectors).max())

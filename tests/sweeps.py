@@ -7,7 +7,7 @@ import numpy as np
 
 
 def positions(widget, count=3):
-    """Values over a control's whole range, both ends among them; every option of a menu. count: how many, or None for every step."""
+    """Values over a control's whole range with both ends, `count` of them or, when None, every step; every option of a menu."""
     if isinstance(widget, ipywidgets.Checkbox):
         return [False, True]
     if hasattr(widget, "options"):

@@ -157,26 +157,26 @@ def test_nearest_means_without_noise_are_an_etf_already():
 
 
 @pytest.mark.parametrize("direction, around", [(0, 0), (60, 40), (90, 270), (180, 0)])
-@pytest.mark.parametrize("C, moved", [(2, 1), (4, 2), (10, 7)])
+@pytest.mark.parametrize("C, moved", [(3, 1), (4, 2), (10, 7)])
 def test_dragging_moves_one_mean_that_far_that_way(C, moved, direction, around):
-    drag = dict(num_classes=C, noise=0.0, moved=moved, direction=direction, around=around)
     clean = etf.ring(C)
     clean = torch.cat([clean, torch.zeros(max(3, C) - len(clean), C, dtype=torch.float64)])
-    # undo the centring and the scaling, of which the means that were not dragged tell
-    means = explore.NearestETFExplorer.means(far=0.7, **drag)
+    means = explore.NearestETFExplorer.means(C, 0.0, moved, 0.7, direction, around)
+    # The figure's means are centred and scaled; how much, the differences between the others tell.
     other = [c for c in range(C) if c != moved]
-    scale = (means[:, other] - means[:, other[:1]]).norm() / (clean[:, other] - clean[:, other[:1]]).norm() if C > 2 else None
-    if scale is None:
-        expected = clean.clone()
-        expected[:, moved] *= 1.7 if direction == 0 else 0.3 if direction == 180 else 1
-        if direction in (0, 180):
-            assert means[:, 0].norm() == pytest.approx(1.0)  # of two centred, scaled means nothing else can be told
-        return
+    scale = (means[:, other[0]] - means[:, other[1]]).norm() / (clean[:, other[0]] - clean[:, other[1]]).norm()
     pulled = (means[:, moved] - means[:, other].mean(-1)) / scale - (clean[:, moved] - clean[:, other].mean(-1))
     assert pulled.norm().item() == pytest.approx(0.7)
-    assert pulled[3:].abs().max() < 1e-12 if len(pulled) > 3 else True
+    assert (pulled[3:].abs() < 1e-12).all()
     own = clean[:3, moved]
     assert (pulled[:3] @ own / (0.7 * own.norm())).item() == pytest.approx(math.cos(math.radians(direction)), abs=1e-12)
+
+
+def test_around_turns_the_direction_about_the_class_vector():
+    vector = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64)
+    ends = [explore._direction(vector, math.pi / 2, around) for around in (0, math.pi / 2, math.pi)]
+    assert abs(ends[0] @ ends[1]) < 1e-12 and (ends[0] @ ends[2]).item() == pytest.approx(-1)
+    assert all(end.norm().item() == pytest.approx(1) and abs(end[2]) < 1e-12 for end in ends)
 
 
 def test_dragging_a_class_there_is_not_drags_the_last():
@@ -184,23 +184,22 @@ def test_dragging_a_class_there_is_not_drags_the_last():
     assert torch.equal(last, beyond)
 
 
-@pytest.mark.parametrize("C", [2, 5, 10])
-def test_means_that_meet_give_the_prox_etf_or_a_margin_of_zero(C):
-    # a mean dragged through the centre by C/(C−1) is the global mean; with two classes both are
+@pytest.mark.parametrize("C, far", [(2, 2.0), (5, 1.25)])
+def test_a_mean_dragged_to_the_global_mean(C, far):
+    # Through the centre by C/(C−1): the mean is then the global mean, and of two classes both are.
     explorer = explore.NearestETFExplorer()
-    ring = etf.ring(C)[:3]
-    state = {**explorer.state, "num_classes": C, "noise": 0.0, "moved": 0, "far": C / (C - 1) if C < 5 else 1.25, "direction": 180}
+    state = {**explorer.state, "num_classes": C, "moved": 0, "far": far, "direction": 180}
     found = explorer.solve(**state)
     check_numbers(explorer.figure(**state))
+    assert found["means"][:, 0].norm() < 1e-12 and found["margins"][0] == 0
     if C == 2:
-        assert not found["means"].any()
+        assert not found["means"].any() and (found["margins"] == 0).all()
         torch.testing.assert_close(found["near"], found["prox"])
-        assert (found["margins"] == 0).all()
-    assert ring.shape[1] == C
 
 
 def test_more_delta_is_nearer_to_the_prox_etf():
-    distances = [solved(delta=delta, noise=0.5)["to_prox"] for delta in positions(explore.NearestETFExplorer().widgets["delta"], 10)]
+    deltas = positions(explore.NearestETFExplorer().widgets["delta"], 10)
+    distances = [solved(delta=delta, noise=0.5)["to_prox"] for delta in deltas]
     assert distances == sorted(distances, reverse=True)
 
 

@@ -30,9 +30,11 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import plotly.graph_objects as go
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from notebooks import LARGEST, PLOTLY, WIDGET, NotebookError, add_setup, execute, figures, parameters, run, save, setup_source, tagged
+from notebooks import (LARGEST, PLOTLY, WIDGET, NotebookError, add_setup, execute, figures, parameters, run, save, setup_source,
+                       tagged, to_html)
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -215,6 +217,14 @@ def test_run_writes_a_table_a_notebook_and_a_page(small, tmp_path, capsys, monke
     assert page.count("This figure needs JavaScript.") == 2
     fetched = re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["'](?!data:)([^"']*)""", page)
     assert all("mathjax" in address for address in fetched), fetched
+
+
+def test_a_figure_with_frames_waits_for_its_slider():
+    frames = [go.Frame(name=str(k), data=[go.Scatter(y=[0, k])]) for k in range(2)]
+    figure = go.Figure(go.Scatter(y=[0, 0]), dict(sliders=[dict(steps=[dict(method="animate", args=[["1"]])])]), frames)
+    output = new_output("display_data", {PLOTLY: figure.to_plotly_json()})
+    page = to_html(new_notebook(cells=[new_code_cell("", outputs=[output], execution_count=1)]), "frames")
+    assert page.count("Plotly.addFrames(") == 1 and "Plotly.animate(" not in page.split("Plotly.addFrames(")[1]
 
 
 def test_save_leaves_a_failing_notebook_as_it_was(small, monkeypatch):

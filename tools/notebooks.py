@@ -181,9 +181,9 @@ def to_html(nb, title):
             config=fig.get("config"),
             default_height=SIZE["height"],
             include_plotlyjs=False,
-            auto_play=False,  # frames are for the figure's slider
             full_html=False,
             validate=False,
+            auto_play=False,  # frames wait for the figure's slider
         )
         still = "<em>This figure needs JavaScript.</em>"
         if "image/png" in out.data:
