@@ -19,7 +19,7 @@ class Shadow:
     per_class: so many features of each class are drawn, the first of the set.
     """
 
-    def __init__(self, recording, classes, per_class=80):
+    def __init__(self, recording, classes, per_class=50):
         points, vectors, labels, self.share = recording.shadow(classes)
         rows = [(labels == c).nonzero().flatten()[:per_class] for c in classes]
         # float32: as good to look at, and half as long in a saved notebook
@@ -68,16 +68,16 @@ def state(recording, classes, epoch, shadow=None, height=560):
 def scrubber(recording, classes=(0, 1, 2), epochs=None, height=640):
     """`state` for many epochs, with a slider and a button of plotly's own: it moves without a kernel.
 
-    epochs: those shown; by default every one up to 20 and then every fifth.
+    epochs: those shown; by default every one up to 20 and then every tenth.
     """
     last = recording.history.frame["iteration"].max()
-    epochs = list(epochs or dict.fromkeys([*range(min(last, 20) + 1), *range(20, last + 1, 5), last]))
+    epochs = list(epochs or dict.fromkeys([*range(min(last, 20) + 1), *range(20, last + 1, 10), last]))
     epochs = [e for e in epochs if e <= last]
     shadow = Shadow(recording, classes)
     figure = state(recording, classes, epochs[0], shadow, height)
     moving = list(range(2 * len(classes) + len(MEASURES)))  # the first traces of `state`
-    figure.frames = [go.Frame(name=str(e), data=[_place(t) for t in (*shadow.traces(e), *_dots(recording, e))], traces=moving,
-                              layout=dict(title=dict(text=_title(recording, shadow, e)))) for e in epochs]
+    figure.frames = [go.Frame(name=str(e), traces=moving, layout=dict(title=dict(text=_title(recording, shadow, e))),
+                              data=[_place(trace) for trace in (*shadow.traces(e), *_dots(recording, e))]) for e in epochs]
 
     def play(names, milliseconds):
         return dict(method="animate", args=[names, dict(mode="immediate", fromcurrent=True, transition=dict(duration=0),
@@ -94,7 +94,7 @@ def scrubber(recording, classes=(0, 1, 2), epochs=None, height=640):
 
 def strip(recording, classes=(0, 1, 2), epochs=(0, 1, 5, 60), height=330):
     """The 3-D picture of `state` at several epochs side by side."""
-    shadow = Shadow(recording, classes, per_class=60)
+    shadow = Shadow(recording, classes, per_class=40)
     titles = [f"epoch {e}" if e else "before training" for e in epochs]
     figure = make_subplots(1, len(epochs), specs=[[{"type": "scene"}] * len(epochs)], subplot_titles=titles,
                            horizontal_spacing=0.01)
@@ -115,7 +115,8 @@ def grams(pictures, across="class", up="class", height=340):
     figure.update_yaxes(autorange="reversed", constrain="domain", dtick=1)
     for k in range(1, len(pictures) + 1):
         figure.update_yaxes(scaleanchor="x" if k == 1 else f"x{k}", title=up if k == 1 else None, row=1, col=k)
-    return _layout(figure, height, coloraxis=dict(colorscale="RdBu", cmin=-1, cmax=1, colorbar=dict(title=dict(text="cosine", side="right"))))
+    bar = dict(title=dict(text="cosine", side="right"))
+    return _layout(figure, height, coloraxis=dict(colorscale="RdBu", cmin=-1, cmax=1, colorbar=bar))
 
 
 def sheet(images, labels, rows=4, height=230):

@@ -49,9 +49,9 @@ class Recording:
         return left @ right
 
     def shadow(self, classes):
-        """The features of three classes seen along `axes`: points (E+1, n, 3), class vectors (E+1, 3, 3), labels (n,), share (E+1,).
+        """The features of three classes seen along `axes`: points (E+1, n, 3), class vectors (E+1, 3, 3), labels (n,), share.
 
-        share: the part of the features' squared length that is in the picture, 1 where nothing is hidden.
+        share (E+1,): the part of the features' squared length that is in the picture, 1 where nothing is hidden.
         """
         axes, mine = self.axes(classes), torch.isin(self.labels, torch.tensor(classes))
         features = self.features[:, mine].double()
