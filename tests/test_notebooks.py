@@ -45,6 +45,7 @@ RUN = re.search(r"^NOTEBOOK\s*=\s*(\S+)", (ROOT / "Makefile").read_text(), re.MU
 #   "05-ufm-10": dict(SEEDS=(3,), ITERATIONS=20),
 OTHER_PARAMETERS = {
     "00-start-here": dict(SEED=3, ITERATIONS=30),
+    "01-what-neural-collapse-is": dict(SEED=3, EPOCHS=10, DIGITS=[3, 5, 8]),
     "02-simplex-etf": dict(CLASSES=4, DIM=6, TEMPERATURE=10.0, SEED=1),
     "03-nearest-simplex-etf": dict(CLASSES=6, DIM=12, DELTA=0.1, NOISE=1.0, SEED=3),
     "04-differentiating-through-the-argmin": dict(CLASSES=5, DIM=9, DELTA=0.01, SEED=3),

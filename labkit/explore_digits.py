@@ -1,0 +1,40 @@
+"""The interactive figure of recorded trainings; see `labkit.explore` for how such a figure is made."""
+
+import ipywidgets as widgets
+
+from . import figures, figures_digits
+from .explore import _WIDE, Explorer, _slider
+
+
+class DigitsExplorer(Explorer):
+    """Any three classes of recorded trainings, at any epoch, with NC1 to NC4.
+
+    recordings: {head: Recording}.
+    """
+
+    def __init__(self, recordings):
+        self.recordings = recordings
+        self._shadows = {}
+        super().__init__()
+
+    def controls(self):
+        wide = dict(style=_WIDE, layout=widgets.Layout(width="520px"))
+        last = min(r.history.frame["iteration"].max() for r in self.recordings.values())
+        classes = range(next(iter(self.recordings.values())).weights.shape[-2])
+        return {
+            "head": widgets.Dropdown(description="head", options=[(figures.HEADS[h][0], h) for h in self.recordings], **wide),
+            "first": widgets.Dropdown(description="first digit", options=classes, value=0, **wide),
+            "second": widgets.Dropdown(description="second digit", options=classes, value=1, **wide),
+            "third": widgets.Dropdown(description="third digit", options=classes, value=2, **wide),
+            "epoch": _slider(widgets.IntSlider, "epoch", 0, 0, int(last), 1),
+        }
+
+    def figure(self, head, first, second, third, epoch):
+        classes = [first, second, third]
+        for k in (1, 2):  # a digit chosen twice gives way to the next that is free
+            while classes[k] in classes[:k]:
+                classes[k] = (classes[k] + 1) % self.recordings[head].weights.shape[-2]
+        key = (head, *classes)
+        if key not in self._shadows:
+            self._shadows[key] = figures_digits.Shadow(self.recordings[head], tuple(classes))
+        return figures_digits.state(self.recordings[head], tuple(classes), epoch, self._shadows[key])
