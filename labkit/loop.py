@@ -47,9 +47,9 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, preci
     """One run to its end, or from where it was stopped, or from its file if it is finished; returns the History.
 
     settings: dict with the keys of PRESETS["digits"]: data (of data.NAMES), count (only the first so many images of each
-        split; None is all), backbone (of backbones.NAMES, or "small"), stem, epochs, batch_size (over all processes), optimizer ("sgd" with momentum 0.9, or "agd"), lr (of AGD the gain),
-        weight_decay (of matrices and convolutions; not for AGD), schedule, augment (flips, rotations and crops),
-        temperature.
+        split; None is all), backbone (of backbones.NAMES, or "small"), stem, epochs, batch_size (over all processes),
+        optimizer ("sgd" with momentum 0.9, or "agd"), lr (of AGD the gain), weight_decay (of matrices and convolutions; not
+        for AGD), schedule, augment (flips, rotations and crops), temperature.
     head: of heads.HEADS. seed: of weights, batches and augmentation; at one seed all heads start from the same backbone.
     folder: of this run alone; None keeps nothing. root, download: as in data.load. precision: as in processes.accelerator.
     """
@@ -72,7 +72,7 @@ def make(settings, head, seed=0, folder=None, *, root=None, download=False, prec
     return trainer.Trainer(
         backbone, module, optimizer(settings, backbone, module), train, clean, test, name=head, seed=seed,
         epochs=settings["epochs"], schedule=settings["schedule"], folder=folder, on=on, progress=progress,
-        settings={"run": settings, "images": title})
+        settings={"run": settings, "images": title, "classes": len(train.images.classes)})
 
 
 def batches_of(settings, seed, root, download, here):

@@ -22,6 +22,7 @@ DATA = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "STL10": "stl10", "ImageNe
 NETWORKS = {"ResNet18": "resnet18", "ResNet50": "resnet50", "VGG13": "vgg13"}
 MEASURES = {1: "accuracy", 2: "test_accuracy"}  # of the two tables
 ROW = ["dataset", "network", "epoch"]
+SAME = ("run", "images", "classes")  # settings that all runs of a file share
 RANKS = 1001  # margins kept of a run: the sorted ones, from the smallest to the largest, at evenly spaced ranks
 NOT_RUN, OTHER, LOST = "not run yet", "other settings", "lost in our copy"
 
@@ -71,8 +72,8 @@ def collect(folder, out):
     out/<data>-<backbone>.parquet.
 
     Runs that such a file has already, of other heads or seeds, stay in it. Of the margins, RANKS are kept of each run, sorted,
-    so that a file stays small. Its settings hold "run" (those of the loop), "images" (their title) and "runs" (the rest, of
-    each run).
+    so that a file stays small. Its settings hold "run" (those of the loop), "images" (their title), "classes" (their
+    number) and "runs" (the rest, of each run).
 
     Returns the paths written, and {folder of a run: why it was left out}. Raises ValueError where runs that belong into one
     file had other settings or images.
@@ -148,22 +149,21 @@ def _name(run):
 def _together(found):
     """Runs [(path, History)] of one set and backbone as one History."""
     path, first = found[0]
-    same = ("run", "images")
     for other, run in found[1:]:
-        for key in same:
+        for key in SAME:
             if run.settings[key] != first.settings[key]:
                 raise ValueError(f"{other} and {path} are of one set and backbone, but differ in {key!r}: "
                                  f"{run.settings[key]!r} and {first.settings[key]!r}; collect them apart")
     runs = sorted((run for _, run in found), key=_name)
-    settings = {key: first.settings[key] for key in same}
-    rest = [{key: value for key, value in run.settings.items() if key not in same} for run in runs]
+    settings = {key: first.settings[key] for key in SAME}
+    rest = [{key: value for key, value in run.settings.items() if key not in SAME} for run in runs]
     return History(pd.concat([run.frame for run in runs], ignore_index=True), {**settings, "runs": rest},
                    pd.concat([_thin(run.margins) for run in runs], ignore_index=True))
 
 
 def _apart(history):
     """The other way: a History of several runs as one for each."""
-    shared = {key: history.settings[key] for key in ("run", "images")}
+    shared = {key: history.settings[key] for key in SAME}
     for rest in history.settings["runs"]:
         part = history.where(head=rest["head"], seed=rest["seed"])
         yield History(part.frame, {**shared, **rest}, part.margins)

@@ -40,7 +40,8 @@ def test_panels(history):
     mine = history.margins[history.margins["head"] == "implicit"].groupby("seed")["margin"]
     assert margins.y[0] == pytest.approx(mine.min().median()) and margins.y[-1] == pytest.approx(mine.max().median())
     assert np.all(np.diff(margins.y) >= 0) and (margins.x[0], margins.x[-1]) == (0, 1)
-    assert [s.y0 for s in figure.layout.shapes] == [cross_entropy_bound(10, 5.0), cosine_margin_bound(10), cosine_margin_bound(10)]
+    bounds = [cross_entropy_bound(10, 5.0), cosine_margin_bound(10), cosine_margin_bound(10)]
+    assert [s.y0 for s in figure.layout.shapes] == bounds
 
 
 def test_tables_explorer_draws_the_printed_numbers():

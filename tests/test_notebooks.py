@@ -45,6 +45,7 @@ OTHER_PARAMETERS = {
     "05-ufm-10": dict(SEEDS=[3, 4], CLASSES=5, SAMPLES=100, DIM=16, TEMPERATURE=4.0, ITERATIONS=150),
     "07-apa-and-aglu": dict(PRESET="paper", KAPPA=1.5, LAMBDA=1.2, SEEDS=[5, 6], EPOCHS=1),
     "08-aglu-inside-networks": dict(NETWORKS=["se", "silu"], EPOCHS=1, SEED=3),
+    "09-cifar-and-stl": dict(EPOCHS=2, COUNT=200, BATCH=8, SEED=3),
 }
 
 MUST_HAVE = {

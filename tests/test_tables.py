@@ -30,7 +30,7 @@ def made_up(folder, head, seed, done=200, images=TITLE, samples=5000, **changes)
                           "test_accuracy": accuracy(head, seed, epochs) - 0.1})
     margins = sample_margins(head, [seed], [np.random.default_rng(seed).permutation(samples) / samples])
     kept = {"head": head, "seed": seed, "epochs": settings["epochs"], "precision": "no", "device": "cuda", "run": settings,
-            "images": images}
+            "images": images, "classes": 10}
     History(frame, kept, margins).save(loop.place_of(folder, settings, head, seed) / trainer.HISTORY)
 
 
@@ -139,6 +139,7 @@ def test_a_real_run_is_gathered(tmp_path):
     history = tables.load(tmp_path / "out")[("digits", "small")]
     assert path.name == "digits-small.parquet" and left_out == {}
     assert history.settings["images"] == "scikit-learn's digits" and len(history.margins) == 200
+    assert history.settings["classes"] == 10
     assert json.dumps(history.settings["run"]) == json.dumps(loop.PRESETS["digits"] | {"epochs": 1, "count": 200})
 
 
