@@ -21,7 +21,8 @@ def image_panels(history, num_classes, temperature=5.0, title=None):
     """What the paper draws of a training on images (Figures 4 and 6–11), against epochs, from a History of `labkit.loop`.
 
     All measures are of the training images without augmentation, but for the test accuracy. Dashed lines are the bounds of
-    the cross entropy and of the margin. Lines are medians over seeds, bands their ranges.
+    the cross entropy and of the margin. Lines are medians over seeds, bands their ranges. Epoch 0, before training, may lie
+    outside the panels of accuracy and NC4, which would otherwise show little else.
     """
     table = history.frame.assign(equinorm_gap=(history.frame["equinorm_means"] - history.frame["equinorm_weights"]).abs())
     bounds = {"loss": etf.cross_entropy_bound(num_classes, temperature), "cosine_margin": etf.cosine_margin_bound(num_classes)}
@@ -41,8 +42,11 @@ def image_panels(history, num_classes, temperature=5.0, title=None):
             figure.update_xaxes(title="training images, sorted", tickformat=".0%", title_standoff=5, **at)
             continue
         figure.update_xaxes(title="epoch" if k >= 6 else None, **at)
+        if k >= 6 and (trained := table.loc[table["iteration"] > 0, measure]).size:
+            room = 0.05 * (trained.max() - trained.min()) + 0.001
+            figure.update_yaxes(range=[trained.min() - room, trained.max() + room], **at)
         figure.update_yaxes(type=scale, exponentformat="power", dtick=_decades(table[measure]) if scale == "log" else None,
-                            tickformat=".0%" if measure in ("accuracy", "test_accuracy", "nc4") else None, **at)
+                            tickformat=".3~%" if k >= 6 else None, **at)
     legend = dict(orientation="h", y=1.05, yanchor="bottom", x=0.5, xanchor="center")
     return _layout(figure, 820, title, legend=legend, headroom=True).update_layout(margin_t=90)
 
@@ -62,9 +66,12 @@ def _sorted_margins(margins, head, points=300):
 def accuracies(paper, ours, title=None):
     """Medians (black marks) and ranges (bars) of accuracy by dataset and network, the paper's on the left and ours on the right.
 
-    paper, ours: columns dataset, network, head, median, low, high, in percent; one epoch. Ours may be all NaN.
+    paper, ours: columns dataset, network, head, median, low, high, in percent; one epoch. Ours, as from `tables.our_rows`, has
+        a column images too, and may be all NaN.
     """
-    figure = make_subplots(1, 2, subplot_titles=["paper", "ours"], shared_yaxes=True, horizontal_spacing=0.03)
+    copies = [images for images in ours["images"].unique() if "re-encoded" in images]  # not what the paper had
+    title_of_ours = f"ours ({', '.join(copies)})" if copies else "ours"
+    figure = make_subplots(1, 2, subplot_titles=["paper", title_of_ours], shared_yaxes=True, horizontal_spacing=0.03)
     names = list(dict.fromkeys(f"{r.dataset}, {r.network}" for r in paper.itertuples()))
     for col, table in enumerate((paper, ours), start=1):
         for k, head in enumerate(SYMBOLS):
@@ -102,7 +109,7 @@ def head_costs(table, title=None):
                                        line=dict(width=1, color="white")))
     figure.update_xaxes(type="log", title="forward and backward pass of a batch, milliseconds", dtick=1)
     figure.update_yaxes(autorange="reversed")
-    legend = dict(orientation="h", y=1.03, yanchor="bottom", x=0.5, xanchor="center")
+    legend = dict(orientation="h", y=1.03, yanchor="bottom", x=1, xanchor="right")
     return _layout(figure, 300, title, legend=legend, headroom=True).update_layout(margin_l=160)
 
 

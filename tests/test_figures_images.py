@@ -9,7 +9,7 @@ import pytest
 from labkit import loop, tables
 from labkit.etf import cosine_margin_bound, cross_entropy_bound
 from labkit.explore_images import TablesExplorer, watch
-from labkit.figures_images import PANELS, head_costs, image_panels, pictures
+from labkit.figures_images import PANELS, accuracies, head_costs, image_panels, pictures
 from labkit.training import History
 
 PAPER = Path(__file__).resolve().parent.parent / "data" / "paper"
@@ -73,3 +73,14 @@ def test_costs_and_pictures():
     assert figure.layout.xaxis.type == "log"
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert np.array_equal(pictures({"a": pixels, "b": pixels}).data[1].z, pixels)
+
+
+def test_ours_are_drawn_apart_and_say_what_they_are_of():
+    paper = tables.printed(2, PAPER).query("epoch == 200")
+    ours = tables.our_rows(paper, {}, "test_accuracy")
+    ours.loc[ours.index[2], ["median", "low", "high", "seeds", "images"]] = [80.0, 79.0, 82.0, 5, "CIFAR-10, JPEG re-encoded"]
+    figure = accuracies(paper, ours)
+    marks = {t.name: t for t in figure.data if t.mode == "markers" and t.xaxis == "x2"}
+    assert list(marks["implicit ETF"].x) == [80.0] and marks["implicit ETF"].customdata.tolist() == [[79.0, 82.0]]
+    assert len(marks["standard"].x) == len(marks["fixed ETF"].x) == 0
+    assert [a.text for a in figure.layout.annotations] == ["paper", "ours (CIFAR-10, JPEG re-encoded)"]
