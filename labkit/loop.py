@@ -28,12 +28,12 @@ SMALL = "small"  # the one backbone that is not of labkit.backbones
 OPTIMIZERS = ("sgd", "agd")
 PRESETS = {
     # A network of three layers on digits of 8×8 pixels. In 60 epochs, a few seconds, NC1 falls by about a thousand.
-    "digits": dict(data="digits", backbone=SMALL, stem=None, epochs=60, batch_size=64, optimizer="sgd", lr=0.1,
-                   weight_decay=5e-4, schedule=None, augment=False, temperature=5.0),
+    "digits": dict(data="digits", count=None, backbone=SMALL, stem=None, epochs=60, batch_size=64, optimizer="sgd",
+                   lr=0.1, weight_decay=5e-4, schedule=None, augment=False, temperature=5.0),
     # Section 4 of Markou et al. 2024; the ImageNet stem also on small images, as in the released code. That flips, rotations
     # and crops were used is printed, but not by how much: 15 degrees and an eighth of the side are our choice.
-    "guiding": dict(data="cifar10", backbone="resnet18", stem=None, epochs=200, batch_size=256, optimizer="agd", lr=10.0,
-                    weight_decay=0.0, schedule=None, augment=True, temperature=5.0),
+    "guiding": dict(data="cifar10", count=None, backbone="resnet18", stem=None, epochs=200, batch_size=256, optimizer="agd",
+                    lr=10.0, weight_decay=0.0, schedule=None, augment=True, temperature=5.0),
 }
 CLEAN_BATCH = 500
 SHOWN = ("accuracy", "test_accuracy", "loss", "nc1")
@@ -46,10 +46,10 @@ _load = lru_cache(maxsize=2)(data.load)  # one run after another on the same set
 def run(settings, head, seed=0, folder=None, *, root=None, download=False, precision="no", progress=False):
     """One run to its end, or from where it was stopped, or from its file if it is finished; returns the History.
 
-    settings: dict with the keys of PRESETS["digits"]: data (of data.NAMES), backbone (of backbones.NAMES, or "small"), stem,
-        epochs, batch_size (over all processes), optimizer ("sgd" with momentum 0.9, or "agd"), lr (of AGD the gain),
-        weight_decay (of matrices and convolutions; not for AGD), schedule, augment (flips, rotations and crops),
-        temperature.
+    settings: dict with the keys of PRESETS["digits"]: data (of data.NAMES), count (only the first so many images of each
+        split; None is all), backbone (of backbones.NAMES, or "small"), stem, epochs, batch_size (over all processes),
+        optimizer ("sgd" with momentum 0.9, or "agd"), lr (of AGD the gain), weight_decay (of matrices and convolutions; not
+        for AGD), schedule, augment (flips, rotations and crops), temperature.
     head: of heads.HEADS. seed: of weights, batches and augmentation; at one seed all heads start from the same backbone.
     folder: of this run alone; None keeps nothing. root, download: as in data.load. precision: as in processes.accelerator.
     """
@@ -64,24 +64,25 @@ def make(settings, head, seed=0, folder=None, *, root=None, download=False, prec
     """The Trainer of `run`, for those who want to look at each epoch: `for row in make(...).each_epoch(): ...`."""
     settings = check(settings)
     on = processes.accelerator(precision)
-    train, clean, test, shape = batches_of(settings, seed, root, download, processes.place(on))
+    train, clean, test, shape, title = batches_of(settings, seed, root, download, processes.place(on))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = network(settings, *shape)
         module = HEADS[head](backbone.num_features, len(train.images.classes), settings["temperature"])
     return trainer.Trainer(
         backbone, module, optimizer(settings, backbone, module), train, clean, test, name=head, seed=seed,
-        epochs=settings["epochs"], schedule=settings["schedule"], folder=folder, settings={"run": settings}, on=on,
-        progress=progress)
+        epochs=settings["epochs"], schedule=settings["schedule"], folder=folder, on=on, progress=progress,
+        settings={"run": settings, "images": title, "classes": len(train.images.classes)})
 
 
 def batches_of(settings, seed, root, download, here):
-    """Batches to train on, of the training set in order, and of the test set (None where there is none); (channels, side).
+    """Batches to train on, of the training set in order, and of the test set (None where there is none); (channels, side);
+    and what the images are called, such as "CIFAR-10, JPEG re-encoded".
 
     Training batches are stratified whatever the head, as in the paper.
     """
     name, size = settings["data"], settings["batch_size"]
-    train, *test = (_load(name, split, root, download=download) for split in data.splits(name))
+    train, *test = (_load(name, split, root, settings["count"], download=download) for split in data.splits(name))
     if isinstance(train, data.ImageFiles):
         from torchvision.transforms import v2  # here, as torchvision can need the help that labkit.backbones gives
 
@@ -96,7 +97,7 @@ def batches_of(settings, seed, root, download, here):
     shuffled, in_order = kinds
     clean = [in_order(part, CLEAN_BATCH, transforms=[norm], order="sequential", **here) for part in (train, *test)]
     batches = shuffled(train, size, transforms=[*augment, norm], order="stratified", seed=seed, **here)
-    return batches, clean[0], clean[1] if test else None, shape
+    return batches, clean[0], clean[1] if test else None, shape, train.title
 
 
 def network(settings, in_chans, side):
@@ -175,6 +176,7 @@ def main(arguments=None):
     parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="mixed precision (%(default)s)")
     changes = parser.add_argument_group("in place of what the preset says")
     changes.add_argument("--data", choices=data.NAMES)
+    changes.add_argument("--count", type=int, help="only the first so many images of each split, for trials")
     changes.add_argument("--backbone", choices=(SMALL, *backbones.NAMES))
     changes.add_argument("--stem", choices=backbones.STEMS)
     changes.add_argument("--optimizer", choices=OPTIMIZERS)

@@ -59,8 +59,8 @@ def test_sgd_decays_matrices_only():
 # Data
 
 def test_the_test_set_is_normalised_as_the_training_set():
-    train, clean, test, shape = loop.batches_of(DIGITS, 0, None, False, CPU)
-    assert shape == (1, 8) and (train.order, clean.order, test.order) == ("stratified", "sequential", "sequential")
+    train, clean, test, shape, title = loop.batches_of(DIGITS, 0, None, False, CPU)
+    assert shape == (1, 8) and title == "scikit-learn's digits" and (train.order, clean.order, test.order) == ("stratified", "sequential", "sequential")
     images = torch.cat([images for images, _ in clean.epoch(0)])
     assert images.mean().item() == pytest.approx(0, abs=1e-5) and images.std().item() == pytest.approx(1, abs=1e-3)
     raw = data.load("digits", "test").floats()[0]
@@ -71,7 +71,7 @@ def test_the_test_set_is_normalised_as_the_training_set():
 
 
 def test_augmentation_is_for_training_alone():
-    train, clean, test, _ = loop.batches_of(DIGITS | {"augment": True}, 0, None, False, CPU)
+    train, clean, test, *_ = loop.batches_of(DIGITS | {"augment": True}, 0, None, False, CPU)
     assert [type(t).__name__ for t in train.transforms] == ["Flip", "Rotation", "PaddedCrop", "Normalise"]
     assert [type(t).__name__ for t in clean.transforms + test.transforms] == ["Normalise"] * 2
 
@@ -85,7 +85,7 @@ def test_imagenet_comes_from_folders(tmp_path):
             for i, size in enumerate([(260, 300), (400, 240)]):
                 Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     settings = loop.PRESETS["guiding"] | {"data": "imagenet", "backbone": "resnet50"}
-    train, clean, test, shape = loop.batches_of(settings, 0, tmp_path, False, CPU)
+    train, clean, test, shape, title = loop.batches_of(settings, 0, tmp_path, False, CPU)
     for batches in (train, clean, test):
         batches.workers = 0
         (images, labels), = batches.epoch(0)
@@ -124,11 +124,13 @@ def test_command_line_runs_goes_on_and_skips(tmp_path, capsys):
 
 def test_command_line_settings(tmp_path):
     changes = ["--lr", "0.5", "--weight-decay", "0", "--schedule", "cosine", "--batch-size", "100", "--augment", "--precision",
-               "bf16"]
+               "bf16", "--count", "500"]
     assert command(tmp_path, "--head", "standard", "--seeds", "1", *changes) == 0
     settings = History.load(tmp_path / "digits-small-standard-1" / trainer.HISTORY).settings
-    assert settings["run"] == DIGITS | dict(lr=0.5, weight_decay=0.0, schedule="cosine", batch_size=100, augment=True, epochs=2)
-    assert settings["precision"] == "bf16" and settings["schedule"] == "cosine" and settings["steps"] == 13
+    assert settings["run"] == DIGITS | dict(lr=0.5, weight_decay=0.0, schedule="cosine", batch_size=100, augment=True, epochs=2,
+                                       count=500)
+    assert settings["precision"] == "bf16" and settings["schedule"] == "cosine" and settings["steps"] == 5  # of 500 images
+    assert settings["images"] == "scikit-learn's digits"
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):

@@ -53,6 +53,7 @@ OTHER_PARAMETERS = {
     "06-ufm-100-to-1000": dict(SIZE="UFM-10", ITERATIONS=8, SEED=2),
     "07-apa-and-aglu": dict(PRESET="paper", KAPPA=1.5, LAMBDA=1.2, SEEDS=[5, 6], EPOCHS=1),
     "08-aglu-inside-networks": dict(NETWORKS=["se", "silu"], EPOCHS=1, SEED=3),
+    "09-cifar-and-stl": dict(EPOCHS=2, COUNT=200, BATCH=8, SEED=3),
 }
 
 MUST_HAVE = {

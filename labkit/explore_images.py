@@ -1,0 +1,47 @@
+"""Trainings on images to watch, and the guiding paper's accuracy tables to look through."""
+
+import math
+import time
+
+import ipywidgets as widgets
+
+from . import loop, tables
+from .explore import _WIDE, Explorer, LiveFigure
+from .figures_images import accuracies, image_panels
+from .heads import HEADS
+from .training import History
+
+
+def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0):
+    """Train the heads side by side as `labkit.loop` does, and redraw the panels after about each `every` seconds.
+
+    settings, root: as in `loop.run`. Returns the History of all heads.
+    """
+    runs = [loop.make(settings, head, seed, root=root) for head in heads]
+    live, drawn = LiveFigure(), -math.inf
+    for _ in zip(*(run.each_epoch() for run in runs)):
+        if time.monotonic() - drawn > every or runs[0].epoch == settings["epochs"]:
+            history = History.concat(run.history() for run in runs)
+            live.draw(image_panels(history, len(runs[0].head.weight), settings["temperature"]))
+            drawn = time.monotonic()
+    return history
+
+
+class TablesExplorer(Explorer):
+    """Tables 1 and 2 as marks and ranges, at either epoch, beside what our runs had."""
+
+    def __init__(self, histories, folder="data/paper"):
+        self.histories, self.folder = histories, folder
+        super().__init__()
+
+    def controls(self):
+        wide = dict(style=_WIDE, layout=widgets.Layout(width="520px"))
+        options = [("training accuracy (Table 1)", 1), ("test accuracy (Table 2)", 2)]
+        return {"table": widgets.Dropdown(description="table", options=options, value=2, **wide),
+                "epoch": widgets.Dropdown(description="epoch", options=[50, 200], value=200, **wide)}
+
+    def figure(self, table, epoch):
+        paper = tables.printed(table, self.folder).query("epoch == @epoch")
+        ours = tables.our_rows(paper, self.histories, tables.MEASURES[table])
+        kind = {1: "training", 2: "test"}[table]
+        return accuracies(paper, ours, title=f"{kind} accuracy after {epoch} epochs: median and range of five seeds")
