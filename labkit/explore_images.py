@@ -44,4 +44,4 @@ class TablesExplorer(Explorer):
         paper = tables.printed(table, self.folder).query("epoch == @epoch")
         ours = tables.our_rows(paper, self.histories, tables.MEASURES[table])
         kind = {1: "training", 2: "test"}[table]
-        return accuracies(paper, ours, title=f"{kind} accuracy after {epoch} epochs: median and range of five seeds")
+        return accuracies(paper, ours, title=f"{kind} accuracy after {epoch} epochs: median and range over seeds")

@@ -47,7 +47,7 @@ def image_panels(history, num_classes, temperature=5.0, title=None):
             figure.update_yaxes(range=[trained.min() - room, trained.max() + room], **at)
         figure.update_yaxes(type=scale, exponentformat="power", dtick=_decades(table[measure]) if scale == "log" else None,
                             tickformat=".3~%" if k >= 6 else None, **at)
-    legend = dict(orientation="h", y=1.05, yanchor="bottom", x=0.5, xanchor="center")
+    legend = dict(orientation="h", y=1.05, yanchor="bottom", x=1, xanchor="right")
     return _layout(figure, 820, title, legend=legend, headroom=True).update_layout(margin_t=90)
 
 
