@@ -8,9 +8,9 @@ FOLDER = "labkit-course"
 
 
 def enter():
-    """Make `../data` what it is in a checkout: nothing where it is there; else in a folder of its own, which becomes the present one.
+    """Go where `../data` is what it is in a checkout: nowhere if it is there already, else to a new folder with a copy beside it.
 
-    The package carries the tables and results of data/; they are copied, so that what notebooks write beside them harms nothing.
+    The package carries the tables and results of data/; they are copied so that what notebooks write beside them harms nothing.
     Raises FileNotFoundError where labkit is neither in a checkout nor installed with its data.
     """
     if Path("../data/paper").is_dir():

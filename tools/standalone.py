@@ -2,8 +2,8 @@
 
     python tools/standalone.py [NAME ...]
 
-The environment is a fresh one with PyTorch and a kernel, as Colab has them; the first cell installs labkit, from the last commit of
-this checkout instead of the address in pyproject.toml. It takes some minutes, and needs a package index.
+The environment is a fresh one with PyTorch and a kernel, as Colab has them. The first cell installs labkit, from the last commit
+of this checkout instead of the address in pyproject.toml. It takes some minutes, and needs a package index.
 """
 
 import os
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import nbformat
+
 from notebooks import PLOTLY, ROOT, setup_source, tagged
 
 THERE = ["ipykernel", "nbclient", "torch", "torchvision", "numpy", "pandas"]  # before the notebook comes

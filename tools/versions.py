@@ -31,7 +31,8 @@ def main(options):
             path = os.pathsep.join(filter(None, [folder, str(ROOT), os.environ.get("PYTHONPATH")]))
             env = os.environ | {"PYTHONPATH": path, "JUPYTER_PATH": str(Path(folder, "share/jupyter"))}
             found = "import ipywidgets, plotly; print(ipywidgets.__version__, plotly.__version__)"
-            versions = subprocess.run([sys.executable, "-c", found], env=env, cwd=ROOT, capture_output=True, text=True).stdout.split()
+            asked = subprocess.run([sys.executable, "-c", found], env=env, cwd=ROOT, capture_output=True, text=True)
+            versions = asked.stdout.split()
             if versions != [widgets, plotly]:
                 sys.exit(f"wanted {widgets} and {plotly}, Python finds {versions}")
             print(f"== {name}", flush=True)

@@ -195,7 +195,8 @@ class Explorer:
 
     def pause(self):
         """Press the button. Returns milliseconds from there to the last drawing, 0 if there was none."""
-        self.page.evaluate("() => addEventListener('click', () => (window.pressed = performance.now()), { once: true, capture: true })")
+        self.page.evaluate("""() => addEventListener(
+          "click", () => (window.pressed = performance.now()), { once: true, capture: true })""")
         self.button("pause").click()
         self.page.wait_for_timeout(3500)
         return self.page.evaluate("() => Math.max(0, times.at(-1) - pressed)")

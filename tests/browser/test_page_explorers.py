@@ -44,6 +44,28 @@ def curve(figure, name):
     return np.array(trace.x, float), np.array(trace.y, float)
 
 
+def test_etf(run, lab, measured):
+    """Unit vectors with all cosines −1/(C−1), wherever they are turned; with noise, no more."""
+    lab.write("etf", "from labkit import explore", "explore.ETFExplorer()")
+    explorer = run("etf").explorer("turn (degrees)")
+    before = points(explorer.figure(), "class vectors")
+    measured("ETF, " + latency(explorer, "turn (degrees)"))
+    explorer.drag("turn (degrees)", 0.5)
+    angle = numbers(explorer.read_out("turn (degrees)"))[0]
+    turn = np.exp(1j * np.radians(angle))
+
+    def is_turned(figure):
+        found = points(figure, "class vectors")
+        np.testing.assert_allclose(found @ found.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-5)
+        np.testing.assert_allclose(found[:, 0] + 1j * found[:, 1], turn * (before[:, 0] + 1j * before[:, 1]), atol=1e-5)
+        np.testing.assert_allclose(found[:, 2], before[:, 2], atol=1e-5)
+        return True
+
+    explorer.wait(is_turned)
+    explorer.drag("noise", 1.0)
+    explorer.wait(lambda figure: np.ptp(np.linalg.norm(points(figure, "class vectors"), axis=1)) > 0.1)
+
+
 def test_nearest_etf(run, measured):
     """A small δ gives the ETF nearest to the means, a large one the prox ETF; both are what the figure says they are."""
     explorer = run("03-nearest-simplex-etf").explorer("proximal δ")
@@ -61,7 +83,12 @@ def test_nearest_etf(run, measured):
     np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
     left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
     np.testing.assert_allclose(near, math.sqrt(4 / 3) * left @ right, atol=1e-3)  # the polar factor: no other ETF is nearer
+    fit = numbers(figure.layout.title.text)[2]  # after δ and the objective
+    assert fit == pytest.approx(((means - near) ** 2).sum() / 4, rel=0.01)
     measured("nearest ETF, " + latency(explorer, "proximal δ"))
+    explorer.drag("classes C", 1.0)
+    explorer.wait(lambda figure: len(points(figure, "nearest ETF")) == 10)
+    measured("nearest ETF of ten classes, " + latency(explorer, "proximal δ"))
 
 
 def test_apa(run, measured):
@@ -71,7 +98,7 @@ def test_apa(run, measured):
     def is_aglu(figure):
         kappa, lam = (numbers(explorer.read_out(label))[0] for label in ("κ", "λ"))
         z, y = curve(figure, "AGLU")
-        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ is read to two digits
+        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ: 2 digits
         return True
 
     explorer.wait(is_aglu)
@@ -88,9 +115,8 @@ def test_apa(run, measured):
 
 
 def test_start_here(run):
-    """The picture of a collapse: at its end the class vectors are the simplex ETF of four classes; watch_ufm drew its last step."""
-    notebook = run("00-start-here")
-    explorer = notebook.explorer("iteration")
+    """The picture of a collapse: at its end the class vectors are the simplex ETF of four classes."""
+    explorer = run("00-start-here").explorer("iteration")
     explorer.drag("iteration", 1.0)
     last = numbers(explorer.read_out("iteration"))[0]
     figure = explorer.wait(lambda figure: f"iteration {last:.0f}:" in figure.layout.title.text)
