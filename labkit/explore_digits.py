@@ -3,7 +3,7 @@
 import ipywidgets as widgets
 
 from . import figures, figures_digits
-from .explore import _WIDE, Explorer, _slider
+from .controls import Explorer, menu, slider
 
 
 class DigitsExplorer(Explorer):
@@ -18,15 +18,15 @@ class DigitsExplorer(Explorer):
         super().__init__()
 
     def controls(self):
-        wide = dict(style=_WIDE, layout=widgets.Layout(width="520px"))
         last = min(r.history.frame["iteration"].max() for r in self.recordings.values())
-        classes = range(next(iter(self.recordings.values())).weights.shape[-2])
+        digits = list(range(next(iter(self.recordings.values())).weights.shape[-2]))
+        heads = [(figures.HEADS[h][0], h) for h in self.recordings]
         return {
-            "head": widgets.Dropdown(description="head", options=[(figures.HEADS[h][0], h) for h in self.recordings], **wide),
-            "first": widgets.Dropdown(description="first digit", options=classes, value=0, **wide),
-            "second": widgets.Dropdown(description="second digit", options=classes, value=1, **wide),
-            "third": widgets.Dropdown(description="third digit", options=classes, value=2, **wide),
-            "epoch": _slider(widgets.IntSlider, "epoch", 0, 0, int(last), 1),
+            "head": menu("head", heads, heads[0][1]),
+            "epoch": slider(widgets.IntSlider, "epoch", 0, 0, int(last), 1),
+            "first": menu("first digit", digits, 0),
+            "second": menu("second digit", digits, 1),
+            "third": menu("third digit", digits, 2),
         }
 
     def figure(self, head, first, second, third, epoch):

@@ -3,12 +3,11 @@
 import math
 import time
 
-import ipywidgets as widgets
-
 from . import loop, tables
-from .explore import _WIDE, Explorer, LiveFigure
+from .controls import Explorer, menu
 from .figures_images import accuracies, image_panels
 from .heads import HEADS
+from .live import LiveFigure
 from .training import History
 
 
@@ -35,10 +34,8 @@ class TablesExplorer(Explorer):
         super().__init__()
 
     def controls(self):
-        wide = dict(style=_WIDE, layout=widgets.Layout(width="520px"))
         options = [("training accuracy (Table 1)", 1), ("test accuracy (Table 2)", 2)]
-        return {"table": widgets.Dropdown(description="table", options=options, value=2, **wide),
-                "epoch": widgets.Dropdown(description="epoch", options=[50, 200], value=200, **wide)}
+        return {"table": menu("table", options, 2), "epoch": menu("epoch", [50, 200], 200)}
 
     def figure(self, table, epoch):
         paper = tables.printed(table, self.folder).query("epoch == @epoch")

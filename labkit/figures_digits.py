@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from .figures import CLASS_COLOURS, GREY, _add_sphere, _decades, _heads_in, _layout, curve_traces
+from .figures import CLASS_COLOURS, GREY, _decades, _heads_in, _layout, _sphere, curve_traces
 
 MEASURES = {"nc1": "NC1", "nc2_means": "NC2 (means)", "nc3": "NC3", "nc4": "NC4"}
 SYMBOLS = ("circle", "square", "diamond")
@@ -59,7 +59,7 @@ def state(recording, classes, epoch, shadow=None, height=560):
     last = frame["iteration"].max()
     figure.update_xaxes(range=[-0.05 * last, 1.05 * last])
     figure.update_xaxes(title="epoch", row=4, col=2)
-    _add_sphere(figure)
+    figure.add_trace(_sphere())
     figure.update_scenes(**_box(EYE))
     _layout(figure, height, _title(recording, shadow, epoch), legend=dict(x=0, y=1, itemsizing="constant"))
     return figure.update_layout(margin=dict(l=10, r=20, t=60, b=50), title_x=0.02)

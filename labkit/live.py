@@ -103,4 +103,5 @@ class LiveFigure:
             self._handle = display(first, raw=True, display_id=True)
             if in_colab:
                 return
-        self._handle.update(content, raw=True)
+        if self._handle is not None:  # as it is outside of a notebook
+            self._handle.update(content, raw=True)
