@@ -44,7 +44,8 @@ def main():
             done = subprocess.run([sys.executable, __file__, "--one", size, variant], capture_output=True, text=True, check=True)
             imported, whole = map(float, done.stdout.split())
             rows.append({"head": head, "seed": 0, "iteration": 3, "size": size, "imported_mib": imported, "peak_mib": whole})
-            print(f"{size:9} {head:21} {whole:7.0f} MiB for the whole process, of which {imported:4.0f} before there is a model", flush=True)
+            print(f"{size:9} {head:21} {whole:7.0f} MiB for the whole process, of which {imported:4.0f} before there is a model",
+                  flush=True)
     if args.out:
         History(pd.DataFrame(rows), {"command": "python benchmarks/ufm_memory.py", **provenance()}).save(args.out)
 

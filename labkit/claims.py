@@ -90,7 +90,8 @@ def _same_rate(frame, sizes):
     growth = {h: steps[h][sizes[-1]].median() / steps[h][sizes[0]].median() for h in MAIN}
     measured = f"steps to 100 % accuracy, {' / '.join(sizes)}: {_list(steps['implicit'])}"
     verdict = _verdict(growth["implicit"] <= 1.5, growth["implicit"] < min(growth["standard"], growth["fixed"]))
-    return "the implicit ETF converges at the same rate as C grows (rule: at most 1.5 × the steps)", "Section 4, Figure 3", measured, verdict
+    return ("the implicit ETF converges at the same rate as C grows (rule: at most 1.5 × the steps)", "Section 4, Figure 3",
+            measured, verdict)
 
 
 def _others_slower(frame, sizes):
@@ -106,17 +107,21 @@ def _identical(frame, sizes):
     done = [(rows.loc[rows["size"] == s, "accuracy"] == 1).all() for s in sizes]
     nc1 = rows.groupby(["size", "head"])["nc1"].median().unstack()[MAIN]
     gap = (nc1.max(axis=1) / nc1.min(axis=1)).max()
-    measured = f"accuracy 100 % in every run: {', '.join(s for s, d in zip(sizes, done) if d) or 'nowhere'}; but NC1 differs by up to {gap:.2g} ×"
-    return "after 800 iterations all have converged to identical results (rule: accuracy)", "Figure 3", measured, _verdict(all(done), any(done))
+    places = ", ".join(s for s, d in zip(sizes, done) if d) or "nowhere"
+    measured = f"accuracy 100 % in every run: {places}; but NC1 differs by up to {gap:.2g} ×"
+    return ("after 800 iterations all have converged to identical results (rule: accuracy)", "Figure 3", measured,
+            _verdict(all(done), any(done)))
 
 
 def _bound(frame, sizes):
     last, rows = _end(frame[frame["head"].isin(MAIN)], sizes)
-    above = {h: {s: v / etf.cross_entropy_bound(num_classes(s), 5.0) - 1 for s, v in _by(rows, sizes, h, "loss").items()} for h in MAIN}
+    bounds = {s: etf.cross_entropy_bound(num_classes(s), 5.0) for s in sizes}
+    above = {h: {s: v / bounds[s] - 1 for s, v in _by(rows, sizes, h, "loss").items()} for h in MAIN}
     text = "; ".join(f"{h} " + ", ".join(_percent(v.median()) for v in above[h].values()) for h in MAIN)
     measured = f"cross entropy above the bound after {' / '.join(str(n) for n in last.values())} iterations: {text}"
     reached = [v.max() <= 0.01 for v in above["fixed"].values()]
-    return "the fixed ETF reaches the lower bound of the cross entropy (rule: within 1 %)", "Section 4, Figure 2", measured, _verdict(all(reached), any(reached))
+    return ("the fixed ETF reaches the lower bound of the cross entropy (rule: within 1 %)", "Section 4, Figure 2", measured,
+            _verdict(all(reached), any(reached)))
 
 
 def _collapse(frame, sizes):
@@ -132,7 +137,8 @@ def _collapse(frame, sizes):
     late = [b for i, b in cells if i == 800]
     measured = (f"of the three heads it has the smallest NC1 and NC3 in {sum(best)} of {len(best)} comparisons "
                 f"({sum(early)} of {len(early)} after 10 iterations, {sum(late)} of {len(late)} after 800)")
-    return "the implicit ETF is best at reaching collapse (rule: NC1 and NC3 after 10, 100, 800)", "Section 4, Figure 2", measured, _verdict(all(best), sum(best) > len(best) / 2)
+    return ("the implicit ETF is best at reaching collapse (rule: NC1 and NC3 after 10, 100, 800)", "Section 4, Figure 2",
+            measured, _verdict(all(best), sum(best) > len(best) / 2))
 
 
 def _variability(frame, sizes):
@@ -153,15 +159,18 @@ def _variability(frame, sizes):
 def _normalisation(frame, sizes):
     steps = {h: _by(steps_to(frame), sizes, h) for h in ("standard", "standard_no_norm")}
     faster = [steps["standard"][s].median() < steps["standard_no_norm"][s].median() for s in sizes]
-    measured = f"standard head, steps to 100 %, {' / '.join(sizes)}: normalised {_list(steps['standard'])}; not {_list(steps['standard_no_norm'])}"
-    return "normalising features and weights accelerates convergence (rule: fewer steps)", "Section 4, Figure 17", measured, _verdict(all(faster), any(faster))
+    measured = (f"standard head, steps to 100 %, {' / '.join(sizes)}: normalised {_list(steps['standard'])}; "
+                f"not {_list(steps['standard_no_norm'])}")
+    return ("normalising features and weights accelerates convergence (rule: fewer steps)", "Section 4, Figure 17", measured,
+            _verdict(all(faster), any(faster)))
 
 
 def _ddn(frame, sizes):
     pair = ["implicit", "implicit_without_ddn"]
     gaps = []
     for iteration in (10, 100, 800):
-        loss = _at(frame[frame["head"].isin(pair)], iteration).pivot(index=["size", "seed"], columns="head", values="loss").dropna()
+        rows = _at(frame[frame["head"].isin(pair)], iteration)
+        loss = rows.pivot(index=["size", "seed"], columns="head", values="loss").dropna()
         gaps.append((loss[pair[1]] / loss[pair[0]] - 1).abs().max())
     measured = "largest difference of the loss at one seed after 10, 100, 800 iterations: " + ", ".join(_percent(g) for g in gaps)
     return ("without the gradient through the ETF the result is comparable (rule: within 1 %)", "Section 5, Figure 15", measured,

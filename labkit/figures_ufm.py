@@ -74,8 +74,8 @@ def against(table, x, y, heads=None, x_title=None, y_title=None, log_x=True, log
         label, colour, dash = STYLES[head]
         by = table[table["head"] == head].groupby(x)[y]
         median = by.median()
-        spread = dict(type="data", symmetric=False, array=by.max() - median, arrayminus=median - by.min(), thickness=1, width=4)
-        figure.add_scatter(x=median.index, y=median, error_y=spread, mode="lines+markers", name=label,
+        spread = dict(type="data", symmetric=False, array=by.max() - median, arrayminus=median - by.min())
+        figure.add_scatter(x=median.index, y=median, error_y=spread | dict(thickness=1, width=4), mode="lines+markers", name=label,
                            line=dict(color=colour, dash=dash, width=2))
     figure.update_xaxes(title=x_title or x, type="log" if log_x else "linear", tickvals=sorted(table[x].unique()))
     figure.update_yaxes(title=y_title or LABELS.get(y, y), type="log" if log_y else "linear",
@@ -90,7 +90,8 @@ def class_margins(margins, sizes_of_classes, by, heads=None, title=None):
     sorted by class. Lines are medians over seeds, bands their range; dashed is the margin of a collapsed simplex ETF.
     """
     values = list(sizes_of_classes)
-    figure = make_subplots(1, len(values), subplot_titles=[f"{by} {v:g}" for v in values], shared_yaxes=True, horizontal_spacing=0.02)
+    titles = [f"{by} {v:g}" for v in values]
+    figure = make_subplots(1, len(values), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
     for col, value in enumerate(values, start=1):
         counts = np.asarray(sizes_of_classes[value])
         mine = margins[margins[by] == value]

@@ -76,9 +76,11 @@ def expand(grid):
     for part in [grid] if isinstance(grid, dict) else grid:
         known = {"spec", "head", "seed", *OPTIONS}
         if not isinstance(part, dict) or not {"spec", "head"} <= set(part) <= known:
-            raise ValueError(f"a grid is a dict with spec, head and any of seed, {', '.join(OPTIONS)}; or a list of them; got {part!r}")
-        if empty := [key for key, values in part.items() if isinstance(values, str) or not hasattr(values, "__iter__") or not len(values)]:
-            raise ValueError(f"a grid needs a list of values for {empty[0]}, got {part[empty[0]]!r}")
+            raise ValueError(f"a grid is a dict with spec, head and any of seed, {', '.join(OPTIONS)}; or a list of them; "
+                             f"got {part!r}")
+        for key, values in part.items():
+            if isinstance(values, str) or not hasattr(values, "__iter__") or not len(values):
+                raise ValueError(f"a grid needs a list of values for {key}, got {values!r}")
         for values in itertools.product(*part.values()):
             run = {"seed": 0, **OPTIONS, **dict(zip(part, values))}
             checks.one_of("head", run["head"], tuple(VARIANTS))

@@ -209,7 +209,8 @@ def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.
     nc2 (of the weights), nc3, nc4, equinorm_means, equinorm_weights, cosine_margin (mean over samples), and every
     sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖, and the global mean is that of the
     samples, which with imbalanced classes is not the mean of the class means. A seed's rows do not depend on the seeds
-    beside it, beyond rounding. The settings hold seconds_per_step, without the measuring. Raises ValueError for bad settings, FloatingPointError when the loss is not finite.
+    beside it, beyond rounding. The settings hold seconds_per_step, without the measuring. Raises ValueError for bad settings,
+    FloatingPointError when the loss is not finite.
     """
     if not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
