@@ -181,6 +181,7 @@ def to_html(nb, title):
             config=fig.get("config"),
             default_height=SIZE["height"],
             include_plotlyjs=False,
+            auto_play=False,  # frames are for the figure's slider
             full_html=False,
             validate=False,
         )
