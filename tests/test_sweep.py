@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from unittest import mock
 
 import joblib
 import numpy as np
@@ -61,7 +62,9 @@ def test_side_by_side_and_one_by_one_agree(tmp_path):
 def test_on_a_dask_cluster():
     distributed = pytest.importorskip("distributed")
     alone = sweep(GRID, jobs=1, progress=False).frame
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    # Dask sets the number of threads for its workers in this process's environment too, where it would outlive the cluster.
+    with mock.patch.dict(os.environ), distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         with distributed.Client(cluster), joblib.parallel_config("dask"):
             found = sweep(GRID, progress=False).frame
     pd.testing.assert_frame_equal(found, alone, rtol=1e-4, atol=1e-6)
