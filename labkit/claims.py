@@ -142,7 +142,8 @@ def _collapse(frame, sizes):
 
 
 def _variability(frame, sizes):
-    several = [s for s in sizes if frame.loc[frame["size"] == s, "seed"].nunique() > 1]
+    seeds = frame.groupby(["size", "head"])["seed"].nunique()
+    several = [s for s in sizes if min(seeds[s, h] for h in MAIN) > 1]  # one seed has no range
     smallest = []
     for iteration in (10, 100, 800):
         rows = _at(frame[frame["head"].isin(MAIN)], iteration)

@@ -75,6 +75,14 @@ def test_steps_to_an_accuracy():
     assert found["steps"].tolist() == [10] * 3 + [np.inf] * 3
 
 
+def test_a_head_with_one_seed_does_not_win_the_smallest_range():
+    one = {"standard": dict(steps=5, jitter=0.1), "fixed": dict(steps=2, jitter=0.2), "implicit": dict(steps=1, jitter=0.01)}
+    made = pd.concat(runs(h, s, **kw) for s in ("UFM-10", "UFM-100") for h, kw in one.items())
+    single = (made["size"] == "UFM-100") & (made["head"] == "fixed") & (made["seed"] > 0)
+    row = claims.claims(made[~single]).iloc[5]
+    assert "3 of 3 comparisons (UFM-10;" in row["measured"] and row["verdict"] == HOLDS
+
+
 def test_a_head_that_is_missing_is_named():
     with pytest.raises(ValueError, match=r"no runs of \[\('UFM-10', 'standard'\), \('UFM-10', 'implicit'\)\]"):
         claims.claims(runs("fixed", "UFM-10", 2))
