@@ -36,13 +36,24 @@ def notebook(lab, tab):
     notebook.close()
 
 
+def turn(explorer, page, first):
+    """Drag until the camera is well away from where it was (a busy browser drops moves), and let it come to rest."""
+    for _ in range(5):
+        explorer.turn()
+        seen, now = None, page.evaluate(CAMERA, explorer.plot)
+        while now != seen:
+            page.wait_for_timeout(200)
+            seen, now = now, page.evaluate(CAMERA, explorer.plot)
+        if max(abs(now["eye"][axis] - first["eye"][axis]) for axis in "xyz") > 0.05:
+            return now
+    pytest.fail(f"dragging did not turn the figure: {first} before, {now} after")
+
+
 def test_updates_in_jupyterlab(notebook, tab):
     notebook.run_cell(0)
     explorer = Explorer(tab.page.locator(".jp-Cell").first)
     first = tab.page.evaluate(CAMERA, explorer.plot)
-    explorer.turn()
-    turned = tab.page.evaluate(CAMERA, explorer.plot)
-    assert abs(turned["eye"]["x"] - first["eye"]["x"]) > 0.1
+    turned = turn(explorer, tab.page, first)
     contexts = tab.page.evaluate("() => contexts.size")
     tab.page.evaluate("(gd) => { window.drawings = 0; gd.on('plotly_afterplot', () => (drawings += 1)); }", explorer.plot)
     notebook.run_cell(1)
@@ -88,8 +99,7 @@ def test_updates_in_colab(tab):
     page.wait_for_selector(".gl-container canvas")
     explorer = Explorer(page.locator("body"))
     explorer.wait(lambda figure: figure.layout.title.text == "2")
-    explorer.turn()
-    turned = page.evaluate(CAMERA, explorer.plot)
+    turned = turn(explorer, page, page.evaluate(CAMERA, explorer.plot))
     contexts = page.evaluate("() => contexts.size")
     for k in range(3, 23):
         show(k)
