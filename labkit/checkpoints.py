@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from .training import written_whole
+
 KEEP = 2
 _MAGIC = "labkit-checkpoint-1"
 _SUFFIX = ".checkpoint"
@@ -25,21 +27,13 @@ class DamagedCheckpoint(ValueError):
 def save(folder, epoch, state):
     """Write `state`, a dict of tensors and plain values, as the checkpoint of an epoch, and remove old ones. Returns its path."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, epoch)
     content = io.BytesIO()
     torch.save(state, content)
     content = content.getbuffer()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(f"{_MAGIC} {hashlib.sha256(content).hexdigest()}\n".encode())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(f"{_MAGIC} {hashlib.sha256(content).hexdigest()}\n".encode())
+        file.write(content)
     _flush(folder)  # the new name is on the disk before an old one goes
     for old in saved(folder)[:-KEEP]:
         old.unlink()

@@ -12,9 +12,10 @@ import pandas as pd
 
 from . import etf, sweep
 from .figures_ufm import num_classes
+from .heads import HEADS
 
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
-MAIN = ["standard", "fixed", "implicit"]
+MAIN = list(HEADS)
 
 
 def steps_to(frame, accuracy=1.0):
@@ -61,8 +62,14 @@ def _verdict(good, some):
 
 
 def _by(table, sizes, head, column="steps"):
-    """{size: values over seeds}."""
+    """{size: values of a column over seeds}."""
     return {s: table.loc[(table["size"] == s) & (table["head"] == head), column] for s in sizes}
+
+
+def _steps(frame, sizes, heads):
+    """{head: {size: steps to 100 %, over seeds}}."""
+    table = steps_to(frame)
+    return {head: _by(table, sizes, head) for head in heads}
 
 
 def _at(frame, iteration):
@@ -86,7 +93,7 @@ def _percent(share):
 
 
 def _same_rate(frame, sizes):
-    steps = {h: _by(steps_to(frame), sizes, h) for h in MAIN}
+    steps = _steps(frame, sizes, MAIN)
     growth = {h: steps[h][sizes[-1]].median() / steps[h][sizes[0]].median() for h in MAIN}
     measured = f"steps to 100 % accuracy, {' / '.join(sizes)}: {_list(steps['implicit'])}"
     verdict = _verdict(growth["implicit"] <= 1.5, growth["implicit"] < min(growth["standard"], growth["fixed"]))
@@ -95,7 +102,7 @@ def _same_rate(frame, sizes):
 
 
 def _others_slower(frame, sizes):
-    steps = {h: _by(steps_to(frame), sizes, h) for h in ("standard", "fixed")}
+    steps = _steps(frame, sizes, ("standard", "fixed"))
     slower = [steps[h][sizes[-1]].median() > steps[h][sizes[0]].median() for h in steps]
     measured = f"steps to 100 %: standard {_list(steps['standard'])}; fixed {_list(steps['fixed'])}"
     return ("the standard and the fixed head need more time the larger C (rule: more steps at the largest than at the smallest)",
@@ -125,20 +132,18 @@ def _bound(frame, sizes):
 
 
 def _collapse(frame, sizes):
-    best, cells = [], []
-    for iteration in (10, 100, 800):
+    best = {10: [], 100: [], 800: []}  # at each iteration, whether it is the smallest: by size and measure
+    for iteration in best:
         rows = _at(frame[frame["head"].isin(MAIN)], iteration)
         for size in sizes:
             for measure in ("nc1", "nc3"):
                 medians = rows[rows["size"] == size].groupby("head")[measure].median()
-                best.append(medians.idxmin() == "implicit")
-                cells.append((iteration, best[-1]))
-    early = [b for i, b in cells if i == 10]
-    late = [b for i, b in cells if i == 800]
-    measured = (f"of the three heads it has the smallest NC1 and NC3 in {sum(best)} of {len(best)} comparisons "
-                f"({sum(early)} of {len(early)} after 10 iterations, {sum(late)} of {len(late)} after 800)")
+                best[iteration].append(medians.idxmin() == "implicit")
+    whole = sum(best.values(), [])
+    measured = (f"of the three heads it has the smallest NC1 and NC3 in {sum(whole)} of {len(whole)} comparisons "
+                f"({sum(best[10])} of {len(best[10])} after 10 iterations, {sum(best[800])} of {len(best[800])} after 800)")
     return ("the implicit ETF is best at reaching collapse (rule: NC1 and NC3 after 10, 100, 800)", "Section 4, Figure 2",
-            measured, _verdict(all(best), sum(best) > len(best) / 2))
+            measured, _verdict(all(whole), sum(whole) > len(whole) / 2))
 
 
 def _variability(frame, sizes):
@@ -158,7 +163,7 @@ def _variability(frame, sizes):
 
 
 def _normalisation(frame, sizes):
-    steps = {h: _by(steps_to(frame), sizes, h) for h in ("standard", "standard_no_norm")}
+    steps = _steps(frame, sizes, ("standard", "standard_no_norm"))
     faster = [steps["standard"][s].median() < steps["standard_no_norm"][s].median() for s in sizes]
     measured = (f"standard head, steps to 100 %, {' / '.join(sizes)}: normalised {_list(steps['standard'])}; "
                 f"not {_list(steps['standard_no_norm'])}")

@@ -1,5 +1,6 @@
 """History: what a training run leaves behind, as a tidy table that is written whole or not at all."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -17,6 +18,24 @@ from . import __version__
 MARGIN_COLUMNS = ["head", "seed", "sample", "margin"]  # and, of many runs together, what else tells them apart
 _KEY = b"labkit"
 _VERSION = 1
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """A binary file that appears at `path`, flushed to the disk, when the block ends, and not at all where it raises.
+
+    Its folder is made. Until then it is there under the name .NAME.PROCESS.tmp, which stays where the process is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class History:
@@ -77,16 +96,8 @@ class History:
         header = {_KEY: json.dumps({"version": _VERSION, "settings": self.settings, "runs_by": keys}).encode()}
         table = table.replace_schema_metadata({**table.schema.metadata, **header})
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(path) as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         return path
 
     @classmethod
