@@ -28,7 +28,8 @@ CLASSES = {
 }
 
 TITLES = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10",
-          "imagenet": "ImageNet", "imagenet-one-per-class": "ImageNet, one 96-pixel picture of each class"}
+          "imagenet": "ImageNet", "imagenet-one-per-class": "ImageNet, one 96-pixel picture of each class",
+          "patterns": "random patterns, one of each class"}
 
 # Where each set can lie under the root: a Parquet file for each split, and a folder as torchvision leaves it.
 _PARQUET = {name: name + "-{split}.parquet" for name in ("cifar10", "cifar100", "stl10")}
@@ -70,6 +71,11 @@ class ImageSet:
     def floats(self):
         """Images float32 in [0, 1] and labels, as two tensors."""
         return self.images.float() / self.white, self.labels
+
+    def resized(self, side):
+        """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey levels."""
+        resize = compat.import_torchvision().transforms.v2.functional.resize
+        return replace(self, images=resize(self.images, [side, side], antialias=True))
 
     def normalise(self):
         """The transform (labkit.augment) that gives these images mean 0 and deviation 1 in every channel.
@@ -120,7 +126,9 @@ def load(name, split, root=None, count=None, download=False):
         "cifar10" and "cifar100", 32×32, 50000 and 10000 (Krizhevsky 2009);
         "stl10", 96×96, 5000 and 8000 (Coates et al. 2011);
         "imagenet", the 1000 classes of ILSVRC 2012 (Russakovsky et al. 2015), one folder of pictures a class;
-        "imagenet-one-per-class", one 96×96 picture of each of these, "train" only.
+        "imagenet-one-per-class", one 96×96 picture of each of these, "train" only;
+        "patterns", a thousand classes of one smooth random pattern each, 96×96, "train" only, offline: made up, to stand in
+        for the last where that is not at hand.
     root: folder of the sets, see `find` for the files in it. None is the environment variable LABKIT_DATA, or data/ under
         the working directory where that is not set.
     count: only the first so many images, for trials; None is all.
@@ -133,8 +141,8 @@ def load(name, split, root=None, count=None, download=False):
     _check(name, split)
     if download and name not in _TORCHVISION:
         raise ValueError(f"download=True is for {', '.join(_TORCHVISION)}; got {name!r}")
-    if name == "digits":
-        return _digits(split)[:count]
+    if name in _OFFLINE:
+        return _OFFLINE[name](split)[:count]
     try:
         path = find(name, split, root)
     except FileNotFoundError:
@@ -180,7 +188,7 @@ def find(name, split, root=None):
 def present(name, root=None):
     """Whether all splits of a set can be loaded."""
     try:
-        return name == "digits" or all(find(name, split, root) for split in splits(name))
+        return name in _OFFLINE or all(find(name, split, root) for split in splits(name))
     except FileNotFoundError:
         return False
 
@@ -188,7 +196,7 @@ def present(name, root=None):
 def splits(name):
     """The splits that a set has."""
     checks.one_of("name", name, NAMES)
-    return SPLITS[:1] if name == "imagenet-one-per-class" else SPLITS
+    return SPLITS[:1] if name in ("imagenet-one-per-class", "patterns") else SPLITS
 
 
 def read_parquet(path, count=None, classes=None):
@@ -248,6 +256,17 @@ def _digits(split):
     images = torch.from_numpy(pixels[kept].astype(np.uint8)).reshape(-1, 1, 8, 8)
     return ImageSet(images, torch.from_numpy(labels[kept].astype(np.int64)), tuple("0123456789"), white=16,
                     title=TITLES["digits"])
+
+
+def _patterns(split, classes=1000, side=96, detail=8):
+    """Noise on a grid of 8×8 points, with smooth transitions between them."""
+    coarse = torch.rand(classes, 3, detail, detail, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear", align_corners=True)
+    names = tuple(f"pattern {c}" for c in range(classes))
+    return ImageSet((255 * images).round().to(torch.uint8), torch.arange(classes), names, title=TITLES["patterns"])
+
+
+_OFFLINE = {"digits": _digits, "patterns": _patterns}
 
 
 def _torchvision(name, split, root, download):

@@ -3,25 +3,27 @@
 import math
 import time
 
+import ipywidgets as widgets
+
 from . import loop, tables
-from .controls import Explorer, menu
-from .figures_images import accuracies, image_panels
+from .controls import Explorer, log_slider, menu, slider
+from .figures_images import MAIN, accuracies, best_probabilities, image_panels
 from .heads import HEADS
 from .live import LiveFigure
 from .training import History
 
 
-def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0):
+def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0, panels=MAIN):
     """Train the heads side by side as `labkit.loop` does, and redraw the panels after about each `every` seconds.
 
-    settings, root: as in `loop.run`. Returns the History of all heads.
+    settings, root: as in `loop.run`. panels: as in `figures_images.image_panels`. Returns the History of all heads.
     """
     runs = [loop.make(settings, head, seed, root=root) for head in heads]
     live, drawn = LiveFigure(), -math.inf
     for _ in zip(*(run.each_epoch() for run in runs)):
         if time.monotonic() - drawn > every or runs[0].epoch == settings["epochs"]:
             history = History.concat(run.history() for run in runs)
-            live.draw(image_panels(history, len(runs[0].head.weight), settings["temperature"]))
+            live.draw(image_panels(history, len(runs[0].head.weight), settings["temperature"], panels=panels))
             drawn = time.monotonic()
     return history
 
@@ -42,3 +44,16 @@ class TablesExplorer(Explorer):
         ours = tables.our_rows(paper, self.histories, tables.MEASURES[table])
         kind = {1: "training", 2: "test"}[table]
         return accuracies(paper, ours, title=f"{kind} accuracy after {epoch} epochs: median and range over seeds")
+
+
+class TemperatureExplorer(Explorer):
+    """How sure a collapsed network can be: the probability of the right class and the loss for any τ and number of classes."""
+
+    def controls(self):
+        return {
+            "num_classes": log_slider("classes C", 1000.0, 0.5, 4, "number of classes", step=0.05, readout_format=".0f"),
+            "temperature": slider(widgets.FloatSlider, "temperature τ", 5.0, 0.5, 30.0, 0.5, "norm of the features a head sees"),
+        }
+
+    def figure(self, num_classes, temperature):
+        return best_probabilities([10, 100, 1000, round(num_classes)], temperature)

@@ -1,5 +1,7 @@
 """Figures of trainings on images: the panels of a run, accuracy tables as ranges, times of head and backbone, and pictures."""
 
+import math
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -8,28 +10,32 @@ from . import etf
 from .figures import GREY, STYLES, _decades, _heads_in, _layout, _rgba, curve_traces
 
 SYMBOLS = {"standard": "circle", "fixed": "diamond", "implicit": "square"}
-PANELS = [  # measure, axis, title
-    ("loss", "log", "(a) cross entropy"), ("cosine_margin", "linear", "(b) mean cosine margin"),
-    ("margins", None, "(c) margins at the end"),
-    ("nc1", "log", "(d) NC1"), ("nc3", "log", "(e) NC3"), ("equinorm_gap", "log", "(f) equinorm: |means − weights|"),
-    ("accuracy", "linear", "(g) training accuracy"), ("test_accuracy", "linear", "(h) test accuracy"),
-    ("nc4", "linear", "(i) NC4"),
-]
+PANELS = {  # measure: axis, title
+    "loss": ("log", "cross entropy"), "cosine_margin": ("linear", "mean cosine margin"), "margins": (None, "margins at the end"),
+    "nc1": ("log", "NC1"), "nc3": ("log", "NC3"), "equinorm_gap": ("log", "equinorm: |means − weights|"),
+    "accuracy": ("linear", "training accuracy"), "test_accuracy": ("linear", "test accuracy"), "nc4": ("linear", "NC4"),
+    "nc2": ("log", "NC2 of the weights"),
+}
+MAIN = tuple(PANELS)[:9]
+SHARES = ("accuracy", "test_accuracy", "nc4")
 
 
-def image_panels(history, num_classes, temperature=5.0, title=None):
-    """What the paper draws of a training on images (Figures 4 and 6–11), against epochs, from a History of `labkit.loop`.
+def image_panels(history, num_classes, temperature=5.0, title=None, panels=MAIN):
+    """What the paper draws of a training on images (Figures 4, 6–11, 15, 17 and 18), against epochs, from a History of `labkit.loop`.
 
-    All measures are of the training images without augmentation, but for the test accuracy. Dashed lines are the bounds of
-    the cross entropy and of the margin. Lines are medians over seeds, bands their ranges. Epoch 0, before training, may lie
-    outside the panels of accuracy and NC4, which would otherwise show little else.
+    panels: names in PANELS, three in a row. All measures are of the training images without augmentation, but for the test
+    accuracy. Dashed lines are the bounds of the cross entropy and of the margin; with a head that does not normalise they
+    bound nothing. Lines are medians over seeds, bands their ranges. Epoch 0, before training, may lie outside the panels of
+    accuracy and NC4, which would otherwise show little else.
     """
     table = history.frame.assign(equinorm_gap=(history.frame["equinorm_means"] - history.frame["equinorm_weights"]).abs())
     bounds = {"loss": etf.cross_entropy_bound(num_classes, temperature), "cosine_margin": etf.cosine_margin_bound(num_classes)}
     bounds["margins"] = bounds["cosine_margin"]
-    figure = make_subplots(3, 3, subplot_titles=[title for *_, title in PANELS], horizontal_spacing=0.08, vertical_spacing=0.14)
-    for k, (measure, scale, _) in enumerate(PANELS):
-        at = dict(row=k // 3 + 1, col=k % 3 + 1)
+    rows = math.ceil(len(panels) / 3)
+    titles = [f"({chr(97 + k)}) {PANELS[measure][1]}" for k, measure in enumerate(panels)]
+    figure = make_subplots(rows, 3, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.42 / rows)
+    for k, measure in enumerate(panels):
+        at, scale = dict(row=k // 3 + 1, col=k % 3 + 1), PANELS[measure][0]
         for head in _heads_in(table):
             if measure == "margins":
                 traces = _sorted_margins(history.margins, head)
@@ -41,14 +47,21 @@ def image_panels(history, num_classes, temperature=5.0, title=None):
         if measure == "margins":
             figure.update_xaxes(title="training images, sorted", tickformat=".0%", title_standoff=5, **at)
             continue
-        figure.update_xaxes(title="epoch" if k >= 6 else None, **at)
-        if k >= 6 and (trained := table.loc[table["iteration"] > 0, measure]).size:
+        figure.update_xaxes(title="epoch" if at["row"] == rows else None, **at)
+        if measure in SHARES and (trained := table.loc[table["iteration"] > 0, measure]).size:
             room = 0.05 * (trained.max() - trained.min()) + 0.001
             figure.update_yaxes(range=[trained.min() - room, trained.max() + room], **at)
-        figure.update_yaxes(type=scale, exponentformat="power", dtick=_decades(table[measure]) if scale == "log" else None,
-                            tickformat=".3~%" if k >= 6 else None, **at)
-    legend = dict(orientation="h", y=1.05, yanchor="bottom", x=1, xanchor="right")
-    return _layout(figure, 820, title, legend=legend, headroom=True).update_layout(margin_t=90)
+        figure.update_yaxes(type=scale, exponentformat="power", dtick=_steps(table[measure]) if scale == "log" else None,
+                            tickformat=".3~%" if measure in SHARES else None, **at)
+    legend = dict(orientation="h", y=1 + 0.15 / rows, yanchor="bottom", x=1, xanchor="right")
+    above = 120 if title else 90
+    return _layout(figure, 70 + above + 220 * rows, title, legend=legend, headroom=True).update_layout(margin_t=above)
+
+
+def _steps(values):
+    """The dtick of a logarithmic axis: whole decades where there are some, else what plotly finds between two."""
+    shown = values[values > 0]
+    return _decades(values) if len(shown) and shown.max() > 50 * shown.min() else None
 
 
 def _sorted_margins(margins, head, points=300):
@@ -98,19 +111,19 @@ def accuracies(paper, ours, title=None):
 def head_costs(table, title=None):
     """Milliseconds of the backbone and of each head by network, on a logarithmic axis.
 
-    table: columns network, part ("backbone" or a head), milliseconds.
+    table: columns network, part ("backbone" or a head or variant), milliseconds.
     """
     figure = go.Figure()
-    for part in ("backbone", *SYMBOLS):
+    for part in [part for part in ("backbone", *STYLES) if part in set(table["part"])]:
         label, colour, _ = STYLES.get(part, ("backbone", "#000000", None))
         mine = table[table["part"] == part]
         figure.add_scatter(x=mine["milliseconds"], y=mine["network"], mode="markers", name=label,
-                           marker=dict(symbol=SYMBOLS.get(part, "triangle-up"), size=12, color=colour,
+                           marker=dict(symbol=(SYMBOLS | {"backbone": "triangle-up"}).get(part, "square-open"), size=12, color=colour,
                                        line=dict(width=1, color="white")))
     figure.update_xaxes(type="log", title="forward and backward pass of a batch, milliseconds", dtick=1)
     figure.update_yaxes(autorange="reversed")
     legend = dict(orientation="h", y=1.03, yanchor="bottom", x=1, xanchor="right")
-    return _layout(figure, 300, title, legend=legend, headroom=True).update_layout(margin_l=160)
+    return _layout(figure, 320, title, legend=legend, headroom=True).update_layout(margin=dict(l=160, t=90))
 
 
 def pictures(images, height=300):
@@ -121,3 +134,33 @@ def pictures(images, height=300):
     figure.update_xaxes(showticklabels=False, showgrid=False)
     figure.update_yaxes(showticklabels=False, showgrid=False)
     return _layout(figure, height).update_layout(margin=dict(l=5, r=5, t=35, b=5))
+
+
+def best_probabilities(num_classes, temperature, largest=30.0):
+    """What a collapsed network says at best, against the temperature τ: the probability of the right class, and the loss.
+
+    num_classes: one line for each number of classes in this list; the last is drawn thick, with a mark at `temperature`.
+    p = 1/(1 + (C−1)·exp(−τ·C/(C−1))), and −log p is the bound of the cross entropy (Yaras et al. 2022, Theorem 1).
+    """
+    figure = make_subplots(1, 2, subplot_titles=["probability of the right class", "smallest cross entropy"],
+                           horizontal_spacing=0.1)
+    taus = np.linspace(0.5, largest, 119)
+    *others, chosen = num_classes
+    for k, C in enumerate([*others, chosen]):
+        bounds = np.array([etf.cross_entropy_bound(C, tau) for tau in taus])
+        mine = C == chosen and k == len(others)
+        line = dict(color="#000000", width=3) if mine else dict(color=GREY, width=1, dash=("dot", "dash", "dashdot")[k % 3])
+        for col, values in enumerate((np.exp(-bounds), bounds), start=1):
+            figure.add_scatter(x=taus, y=values, mode="lines", line=line, name=f"C = {C}", legendgroup=str(k),
+                               showlegend=col == 1, row=1, col=col)
+    bound = etf.cross_entropy_bound(chosen, temperature)
+    for col, value in enumerate((math.exp(-bound), bound), start=1):
+        figure.add_scatter(x=[temperature], y=[value], mode="markers", showlegend=False, row=1, col=col,
+                           marker=dict(size=12, color="#009E73", line=dict(width=1, color="white")))
+    figure.update_xaxes(title="temperature τ")
+    figure.update_yaxes(range=[0, 1.05], tickformat=".0%", row=1, col=1)
+    figure.update_yaxes(type="log", range=[-4, 1], dtick=1, exponentformat="power", row=1, col=2)
+    title = (f"C = {chosen}, τ = {temperature:g}: cross entropy at least {bound:.4g}, "
+             f"so the right class gets {math.exp(-bound):.1%} at most")
+    legend = dict(orientation="h", y=-0.2, yanchor="top", x=0.5, xanchor="center")
+    return _layout(figure, 420, title, headroom=True, legend=legend).update_layout(margin=dict(t=90, b=90))

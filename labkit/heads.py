@@ -238,3 +238,19 @@ def _frames(head, frame, generators):
 
 
 HEADS = {"standard": LinearHead, "fixed": FixedETFHead, "implicit": ImplicitETFHead}
+
+VARIANTS = {  # the heads of the guiding paper's comparisons, as they are called in results: a kind of HEADS and its options
+    "standard": dict(head="standard"),
+    "fixed": dict(head="fixed"),
+    "implicit": dict(head="implicit"),
+    "implicit_without_ddn": dict(head="implicit", backprop_through_etf=False),  # Table 3's and Figure 15's other column
+    "fixed_haar": dict(head="fixed", frame="haar"),  # Figure 18
+    "standard_no_norm": dict(head="standard", normalized=False),  # Figure 17
+}
+
+
+def make(name, dim, num_classes, temperature=5.0, **options):
+    """The head that VARIANTS calls `name`; options: more of its constructor's."""
+    checks.one_of("head", name, tuple(VARIANTS))
+    kind = VARIANTS[name]["head"]
+    return HEADS[kind](dim, num_classes, temperature, **{k: v for k, v in VARIANTS[name].items() if k != "head"}, **options)

@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import backbones, checks, data, processes, trainer
+from . import backbones, checks, data, heads, processes, trainer
 from .augment import Flip, Normalise, PaddedCrop, Rotation
 from .batches import Batches, FileBatches
-from .heads import HEADS
 from .optim import AGD, agd_init_
 from .training import History
 
@@ -28,17 +27,20 @@ SMALL = "small"  # the one backbone that is not of labkit.backbones
 OPTIMIZERS = ("sgd", "agd")
 PRESETS = {
     # A network of three layers on digits of 8×8 pixels. In 60 epochs, a few seconds, NC1 falls by about a thousand.
-    "digits": dict(data="digits", count=None, backbone=SMALL, stem=None, epochs=60, batch_size=64, optimizer="sgd",
+    "digits": dict(data="digits", count=None, side=None, backbone=SMALL, stem=None, epochs=60, batch_size=64, optimizer="sgd",
                    lr=0.1, weight_decay=5e-4, schedule=None, augment=False, temperature=5.0),
     # Section 4 of Markou et al. 2024; the ImageNet stem also on small images, as in the released code. That flips, rotations
     # and crops were used is printed, but not by how much: 15 degrees and an eighth of the side are our choice.
-    "guiding": dict(data="cifar10", count=None, backbone="resnet18", stem=None, epochs=200, batch_size=256, optimizer="agd",
+    "guiding": dict(data="cifar10", count=None, side=None, backbone="resnet18", stem=None, epochs=200, batch_size=256, optimizer="agd",
                     lr=10.0, weight_decay=0.0, schedule=None, augment=True, temperature=5.0),
+    # ResNet-50 learns one small picture of each of ImageNet's classes by heart: the paper's largest head on any computer.
+    "thousand": dict(data="imagenet-one-per-class", count=None, side=32, backbone="resnet50", stem=None, epochs=40,
+                     batch_size=250, optimizer="sgd", lr=0.5, weight_decay=0.0, schedule=None, augment=False, temperature=5.0),
 }
 CLEAN_BATCH = 500
 SHOWN = ("accuracy", "test_accuracy", "loss", "nc1")
 IMAGENET = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of pixels between 0 and 1
-SIDE = 224  # of ImageNet's pictures, which come in all sizes
+SIDE = 224  # of ImageNet's pictures, which come in all sizes, if the settings do not say
 
 _load = lru_cache(maxsize=2)(data.load)  # one run after another on the same set
 
@@ -47,13 +49,13 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, preci
     """One run to its end, or from where it was stopped, or from its file if it is finished; returns the History.
 
     settings: dict with the keys of PRESETS["digits"]: data (of data.NAMES), count (only the first so many images of each
-        split; None is all), backbone (of backbones.NAMES, or "small"), stem, epochs, batch_size (over all processes),
+        split; None is all), side (pixels that pictures are brought to; None leaves them as they are, and takes 224 for
+        ImageNet's files), backbone (of backbones.NAMES, or "small"), stem, epochs, batch_size (over all processes),
         optimizer ("sgd" with momentum 0.9, or "agd"), lr (of AGD the gain), weight_decay (of matrices and convolutions; not
         for AGD), schedule, augment (flips, rotations and crops), temperature.
-    head: of heads.HEADS. seed: of weights, batches and augmentation; at one seed all heads start from the same backbone.
+    head: of heads.VARIANTS. seed: of weights, batches and augmentation; at one seed all heads start from the same backbone.
     folder: of this run alone; None keeps nothing. root, download: as in data.load. precision: as in processes.accelerator.
     """
-    checks.one_of("head", head, tuple(HEADS))
     settings = check(settings)
     if folder is not None and (found := finished(folder, settings, head, seed)):
         return found
@@ -62,13 +64,14 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, preci
 
 def make(settings, head, seed=0, folder=None, *, root=None, download=False, precision="no", progress=False):
     """The Trainer of `run`, for those who want to look at each epoch: `for row in make(...).each_epoch(): ...`."""
+    checks.one_of("head", head, tuple(heads.VARIANTS))
     settings = check(settings)
     on = processes.accelerator(precision)
     train, clean, test, shape, title = batches_of(settings, seed, root, download, processes.place(on))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = network(settings, *shape)
-        module = HEADS[head](backbone.num_features, len(train.images.classes), settings["temperature"])
+        module = heads.make(head, backbone.num_features, len(train.images.classes), settings["temperature"])
     return trainer.Trainer(
         backbone, module, optimizer(settings, backbone, module), train, clean, test, name=head, seed=seed,
         epochs=settings["epochs"], schedule=settings["schedule"], folder=folder, on=on, progress=progress,
@@ -83,14 +86,18 @@ def batches_of(settings, seed, root, download, here):
     """
     name, size = settings["data"], settings["batch_size"]
     train, *test = (_load(name, split, root, settings["count"], download=download) for split in data.splits(name))
+    side = settings["side"]
     if isinstance(train, data.ImageFiles):
+        side = side or SIDE
         from torchvision.transforms import v2  # here, as torchvision can need the help that labkit.backbones gives
 
-        random = [v2.RandomResizedCrop(SIDE), v2.RandomHorizontalFlip()]
-        middle = [v2.Resize(SIDE * 8 // 7), v2.CenterCrop(SIDE)]
+        random = [v2.RandomResizedCrop(side), v2.RandomHorizontalFlip()]
+        middle = [v2.Resize(side * 8 // 7), v2.CenterCrop(side)]
         some, whole = (v2.Compose([v2.PILToTensor(), *steps]) for steps in (random if settings["augment"] else middle, middle))
-        kinds, norm, shape, augment = (partial(FileBatches, picture=p) for p in (some, whole)), IMAGENET, (3, SIDE), []
+        kinds, norm, shape, augment = (partial(FileBatches, picture=p) for p in (some, whole)), IMAGENET, (3, side), []
     else:
+        if side:
+            train, *test = (part.resized(side) for part in (train, *test))
         train = train.to(here["device"])
         kinds, norm, shape = (Batches, Batches), train.normalise(), (train.images.shape[1], train.images.shape[-1])
         augment = [Flip(), Rotation(15), PaddedCrop(shape[1] // 8)] if settings["augment"] else []
@@ -142,6 +149,8 @@ def check(settings):
     checks.one_of("backbone", settings["backbone"], (SMALL, *backbones.NAMES))
     checks.one_of("optimizer", settings["optimizer"], OPTIMIZERS)
     checks.positive("lr", settings["lr"])
+    if (side := settings["side"]) is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
+        raise ValueError(f"side must be a whole number of pixels from 1 on, or None, got {side!r}")
     if settings["optimizer"] == "agd" and settings["weight_decay"]:
         raise ValueError(f"AGD has no weight decay, got weight_decay={settings['weight_decay']!r}")
     return dict(settings)
@@ -168,7 +177,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m labkit.loop", description="Train heads on images.",
                                      epilog="The same command again goes on where it was stopped.")
     parser.add_argument("--preset", choices=PRESETS, default="guiding", help="settings to start from (%(default)s)")
-    parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="one or more heads (all)")
+    parser.add_argument("--head", nargs="+", choices=heads.VARIANTS, default=list(heads.HEADS), help="one or more heads (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one or more seeds (0 1 2 3 4)")
     parser.add_argument("--folder", required=True, help="where the runs are kept, each in a folder of its own")
     parser.add_argument("--root", help="folder of the data (LABKIT_DATA, else data/)")
@@ -177,6 +186,7 @@ def main(arguments=None):
     changes = parser.add_argument_group("in place of what the preset says")
     changes.add_argument("--data", choices=data.NAMES)
     changes.add_argument("--count", type=int, help="only the first so many images of each split, for trials")
+    changes.add_argument("--side", type=int, help="pixels that pictures are brought to")
     changes.add_argument("--backbone", choices=(SMALL, *backbones.NAMES))
     changes.add_argument("--stem", choices=backbones.STEMS)
     changes.add_argument("--optimizer", choices=OPTIMIZERS)

@@ -16,18 +16,10 @@ import joblib
 from tqdm import tqdm
 
 from . import checks, ufm
+from .heads import VARIANTS
 from .training import History
 
 SIZES = {"UFM-10": ufm.UFM_10, "UFM-100": ufm.UFM_100, "UFM-200": ufm.UFM_200, "UFM-1000": ufm.UFM_1000}
-
-VARIANTS = {  # name in the column `head`: arguments of train_ufm
-    "standard": dict(head="standard"),
-    "fixed": dict(head="fixed"),
-    "implicit": dict(head="implicit"),
-    "implicit_without_ddn": dict(head="implicit", backprop_through_etf=False),  # Table 3's and Figure 15's other column
-    "fixed_haar": dict(head="fixed", frame="haar"),  # Figure 18
-    "standard_no_norm": dict(head="standard", normalized=False),  # Figure 17
-}
 
 # What a run is told apart by, beside its model, head and seed; the defaults are those of train_ufm.
 OPTIONS = {name: inspect.signature(ufm.train_ufm).parameters[name].default
@@ -37,7 +29,7 @@ OPTIONS = {name: inspect.signature(ufm.train_ufm).parameters[name].default
 def sweep(grid, folder=None, jobs=-1, device="cpu", progress=True):
     """Train every combination of a grid, and return all of them as one `History`.
 
-    grid: dict of lists, or a list of such dicts: "spec" (UFMs), "head" (names in VARIANTS), "seed", and any of OPTIONS. What is
+    grid: dict of lists, or a list of such dicts: "spec" (UFMs), "head" (names in heads.VARIANTS), "seed", and any of OPTIONS. What is
         not named has train_ufm's default; spec and head must be there, seed is 0 by default.
     folder: where each run is saved when it ends, in one file named after its settings. A run whose file is there is not trained
         again; a damaged file is named in a warning, and made anew. None keeps nothing.

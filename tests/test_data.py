@@ -346,3 +346,14 @@ def test_imagenet_one_per_class_counts_its_classes_as_folders_would():
     table = pq.read_table(data.find("imagenet-one-per-class", "train"), columns=["label", "wnid"])
     wnids = dict(zip(table["label"].to_pylist(), table["wnid"].to_pylist()))
     assert [wnids[c] for c in range(1000)] == sorted(wnids.values())
+
+
+def test_patterns_are_a_thousand_different_pictures():
+    found = data.load("patterns", "train")
+    assert found.images.shape == (1000, 3, 96, 96) and found.labels.tolist() == list(range(1000))
+    assert len({picture.numpy().tobytes() for picture in found.images}) == 1000
+    assert torch.equal(found.images, data.load("patterns", "train").images) and data.present("patterns")
+    steps = found.images.int().diff(dim=-1).abs().float()
+    assert steps.mean() < 10 and found.images.float().std() > 40  # smooth, and not flat
+    with pytest.raises(ValueError, match="split must be one of 'train'; got 'test'"):
+        data.load("patterns", "test")

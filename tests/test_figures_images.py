@@ -8,8 +8,8 @@ import pytest
 
 from labkit import loop, tables
 from labkit.etf import cosine_margin_bound, cross_entropy_bound
-from labkit.explore_images import TablesExplorer, watch
-from labkit.figures_images import PANELS, accuracies, head_costs, image_panels, pictures
+from labkit.explore_images import TablesExplorer, TemperatureExplorer, watch
+from labkit.figures_images import MAIN, PANELS, accuracies, best_probabilities, head_costs, image_panels, pictures
 from labkit.training import History
 
 PAPER = Path(__file__).resolve().parent.parent / "data" / "paper"
@@ -27,8 +27,8 @@ def traces(figure, axis, width=2):
 
 def test_panels(history):
     figure = image_panels(history, 10)
-    assert [a.text for a in figure.layout.annotations] == [title for *_, title in PANELS]
-    for k, (measure, _, _) in enumerate(PANELS):
+    assert [a.text for a in figure.layout.annotations] == [f"({'abcdefghi'[k]}) {PANELS[m][1]}" for k, m in enumerate(MAIN)]
+    for k, measure in enumerate(MAIN):
         drawn = traces(figure, f"x{k + 1}" if k else "x")
         assert [t.name for t in drawn] == ["fixed ETF", "implicit ETF"]
         if measure in history.frame:
@@ -84,3 +84,36 @@ def test_ours_are_drawn_apart_and_say_what_they_are_of():
     assert list(marks["implicit ETF"].x) == [80.0] and marks["implicit ETF"].customdata.tolist() == [[79.0, 82.0]]
     assert len(marks["standard"].x) == len(marks["fixed ETF"].x) == 0
     assert [a.text for a in figure.layout.annotations] == ["paper", "ours (CIFAR-10, JPEG re-encoded)"]
+
+
+def test_chosen_panels_without_test_images(history):
+    without = History(history.frame.drop(columns=["test_accuracy", "test_loss"]), history.settings, history.margins)
+    figure = image_panels(without, 10, panels=("accuracy", "nc1", "nc3", "equinorm_gap"))
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles == ["(a) training accuracy", "(b) NC1", "(c) NC3", "(d) equinorm: |means − weights|"]
+    assert figure.layout.xaxis4.title.text == "epoch" and figure.layout.yaxis.range[1] <= 1.06
+    assert len(figure.layout.shapes) == 0
+
+
+@pytest.mark.parametrize("num_classes, temperature", [(2, 0.5), (10, 5.0), (1000, 5.0), (20000, 30.0)])
+def test_best_probabilities(num_classes, temperature):
+    figure = best_probabilities([3, num_classes], temperature)
+    marks = [t for t in figure.data if t.mode == "markers"]
+    logits = np.full(num_classes, -temperature / (num_classes - 1))  # of a feature that is τ times its class vector of an ETF
+    logits[0] = temperature
+    wanted = np.exp(logits[0]) / np.exp(logits).sum()
+    assert marks[0].y[0] == pytest.approx(wanted, rel=1e-9) and marks[1].y[0] == pytest.approx(-np.log(wanted), rel=1e-6, abs=1e-12)
+    lines = [t for t in figure.data if t.mode == "lines"]
+    assert [t.name for t in lines] == ["C = 3"] * 2 + [f"C = {num_classes}"] * 2
+    assert np.all(np.diff(lines[2].y) >= 0) and np.all(np.diff(lines[3].y) <= 0)
+
+
+def test_temperature_explorer_over_its_whole_range():
+    explorer = TemperatureExplorer()
+    for name, widget in explorer.widgets.items():
+        for value in (10**widget.min, 10**widget.max) if name == "num_classes" else (widget.min, widget.max):
+            explorer.set(**{name: value})
+            mark = next(t for t in explorer.present().data if t.mode == "markers")
+            assert 1 / round(explorer.state["num_classes"]) < mark.y[0] < 1 + 1e-12
+    explorer.reset()
+    assert "C = 1000, τ = 5: cross entropy at least 2.041, so the right class gets 13.0% at most" in explorer.present().layout.title.text
