@@ -27,7 +27,8 @@ def means_of(sums, counts):
     if bool((counts == 0).any()):
         num_classes = counts.shape[-1]
         missing = (counts == 0).reshape(-1, num_classes).any(0).nonzero().flatten().tolist()
-        raise ValueError(f"every class needs a sample, but classes {missing} of {num_classes} have none")
+        few = ", ".join(map(str, missing[:5])) + (f", … ({len(missing)} in all)" if len(missing) > 5 else "")
+        raise ValueError(f"every class needs a sample, but classes [{few}] of {num_classes} have none")
     return sums / counts.unsqueeze(-1), sums.sum(-2) / counts.sum(-1, keepdim=True)
 
 

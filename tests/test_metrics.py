@@ -200,3 +200,9 @@ def test_bad_targets_of_nc1(targets):
 def test_features_of_integers_are_refused():
     with pytest.raises(TypeError, match="features .*int64"):
         metrics.nc1(torch.ones(4, 2).long(), torch.arange(4))
+
+
+def test_many_missing_classes_are_counted_not_listed():
+    features, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"classes \[4, 5, 6, 7, 8, … \(996 in all\)\] of 1000 have none"):
+        metrics.class_means(features, targets, 1000)

@@ -54,7 +54,7 @@ OTHER_PARAMETERS = {
     "07-apa-and-aglu": dict(PRESET="paper", KAPPA=1.5, LAMBDA=1.2, SEEDS=[5, 6], EPOCHS=1),
     "08-aglu-inside-networks": dict(NETWORKS=["se", "silu"], EPOCHS=1, SEED=3),
     "09-cifar-and-stl": dict(EPOCHS=2, COUNT=200, BATCH=8, SEED=3),
-    "11-imagenet": dict(SEED=3, SIDE=24, COUNT=40),
+    "11-imagenet": dict(SEED=3, SIDE=8),
 }
 
 MUST_HAVE = {
