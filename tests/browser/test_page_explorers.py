@@ -159,3 +159,22 @@ def test_train_and_pause(training, measured):
     assert losses(further)[1][-1] <= loss[-1] + 1e-3
     training.button("reset").click()
     training.wait(lambda figure: len(losses(figure)[0]) <= 2)
+
+
+def test_temperature(run, lab, measured):
+    """The mark of notebook 11's explorer is at the probability that the formula gives."""
+    lab.write("temperature", "from labkit.explore_images import TemperatureExplorer", "TemperatureExplorer()")
+    explorer = run("temperature").explorer("temperature τ")
+    measured("temperature, " + latency(explorer, "temperature τ"))
+
+    def is_there(figure):
+        tau = float(explorer.read_out("temperature τ"))
+        bound = etf.cross_entropy_bound(1000, tau)
+        marks = [trace for trace in figure.data if trace.mode == "markers"]
+        np.testing.assert_allclose([(*mark.x, *mark.y) for mark in marks], [(tau, math.exp(-bound)), (tau, bound)], rtol=1e-6)
+        return True
+
+    for share in (0.3, 0.1):
+        explorer.drag("temperature τ", share)
+        explorer.wait(is_there)
+        assert abs(float(explorer.read_out("temperature τ")) - (0.5 + 29.5 * share)) < 1
