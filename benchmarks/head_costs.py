@@ -9,13 +9,13 @@ step in which the features take a made-up gradient, with no head.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from ufm_memory import peak
 
 from labkit import backbones, heads, tables
 from labkit.training import History, provenance
@@ -32,16 +32,14 @@ def setting(args, names):
     return backbone, made, images, torch.arange(args.batch, device=args.device) % args.classes
 
 
-def peak(device):
+def most(device):
     """Most memory so far, in MiB."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
+    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else peak()
 
 
 def memory(args):
     """Peak MiB of two steps with one head, or with none."""
-    before = peak(args.device)
+    before = most(args.device)
     backbone, made, images, labels = setting(args, [] if args.one == "backbone" else [args.one])
     for _ in range(2):
         features = backbone.train()(images)
@@ -49,7 +47,7 @@ def memory(args):
             features = F.cross_entropy(head.train()(features, labels), labels)
         features.backward(torch.ones_like(features))
         backbone.zero_grad(), [head.zero_grad() for head in made.values()]
-    return peak(args.device) - before
+    return most(args.device) - before
 
 
 def main():

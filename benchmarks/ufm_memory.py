@@ -11,7 +11,7 @@ import sys
 
 import pandas as pd
 
-from labkit import sweep, ufm
+from labkit import heads, sweep, ufm
 from labkit.training import History, provenance
 
 HEADS = {"standard": "standard", "fixed": "fixed", "implicit_without_ddn": "implicit_without_ddn", "implicit_with_ddn": "implicit"}
@@ -25,7 +25,7 @@ def peak():
 def measure(size, variant, steps=3):
     """Peak MiB of this process after importing labkit, and after some steps of training."""
     before = peak()
-    trainer = ufm.Trainer(sweep.SIZES[size], **sweep.VARIANTS[variant])
+    trainer = ufm.Trainer(sweep.SIZES[size], **heads.VARIANTS[variant])
     for _ in range(steps):
         trainer.step()
     return before, peak()

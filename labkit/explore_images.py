@@ -7,23 +7,23 @@ import ipywidgets as widgets
 
 from . import loop, tables
 from .controls import Explorer, log_slider, menu, slider
-from .figures_images import MAIN, accuracies, best_probabilities, image_panels
+from .figures_images import accuracies, best_probabilities, image_panels
 from .heads import HEADS
 from .live import LiveFigure
 from .training import History
 
 
-def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0, panels=MAIN):
+def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0):
     """Train the heads side by side as `labkit.loop` does, and redraw the panels after about each `every` seconds.
 
-    settings, root: as in `loop.run`. panels: as in `figures_images.image_panels`. Returns the History of all heads.
+    settings, root: as in `loop.run`. Returns the History of all heads.
     """
     runs = [loop.make(settings, head, seed, root=root) for head in heads]
     live, drawn = LiveFigure(), -math.inf
     for _ in zip(*(run.each_epoch() for run in runs)):
         if time.monotonic() - drawn > every or runs[0].epoch == settings["epochs"]:
             history = History.concat(run.history() for run in runs)
-            live.draw(image_panels(history, len(runs[0].head.weight), settings["temperature"], panels=panels))
+            live.draw(image_panels(history, len(runs[0].head.weight), settings["temperature"]))
             drawn = time.monotonic()
     return history
 

@@ -74,9 +74,14 @@ def curve_traces(table, x, y, head, legend=True):
 
 
 def _decades(values):
-    """Decades between two labels of a logarithmic axis, so that there are at most seven."""
+    """The dtick of a logarithmic axis: decades between two labels, so that there are at most seven.
+
+    None, which lets plotly label numbers between powers of ten, where values hardly span two of these.
+    """
     shown = values[values > 0]
-    return max(1, math.ceil(math.log10(shown.max() / shown.min()) / 7)) if len(shown) else 1
+    if not len(shown) or shown.max() < 50 * shown.min():
+        return None
+    return math.ceil(math.log10(shown.max() / shown.min()) / 7)
 
 
 def _heads_in(table):

@@ -7,26 +7,24 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from . import etf
-from .figures import GREY, STYLES, _decades, _heads_in, _layout, _rgba, curve_traces
+from .figures import GREY, ORANGE, STYLES, _decades, _heads_in, _layout, _rgba, curve_traces
 
 SYMBOLS = {"standard": "circle", "fixed": "diamond", "implicit": "square"}
 PANELS = {  # measure: axis, title
     "loss": ("log", "cross entropy"), "cosine_margin": ("linear", "mean cosine margin"), "margins": (None, "margins at the end"),
     "nc1": ("log", "NC1"), "nc3": ("log", "NC3"), "equinorm_gap": ("log", "equinorm: |means − weights|"),
     "accuracy": ("linear", "training accuracy"), "test_accuracy": ("linear", "test accuracy"), "nc4": ("linear", "NC4"),
-    "nc2": ("log", "NC2 of the weights"),
 }
-MAIN = tuple(PANELS)[:9]
 SHARES = ("accuracy", "test_accuracy", "nc4")
 
 
-def image_panels(history, num_classes, temperature=5.0, title=None, panels=MAIN):
-    """What the paper draws of a training on images (Figures 4, 6–11, 15, 17 and 18), against epochs, from a History of `labkit.loop`.
+def image_panels(history, num_classes, temperature=5.0, title=None, panels=tuple(PANELS)):
+    """What the paper draws of a training on images (Figures 4, 6–11, 15, 17 and 18), against epochs.
 
-    panels: names in PANELS, three in a row. All measures are of the training images without augmentation, but for the test
-    accuracy. Dashed lines are the bounds of the cross entropy and of the margin; with a head that does not normalise they
-    bound nothing. Lines are medians over seeds, bands their ranges. Epoch 0, before training, may lie outside the panels of
-    accuracy and NC4, which would otherwise show little else.
+    history: of `labkit.loop`. panels: names in PANELS, three in a row. All measures are of the training images without
+    augmentation, but for the test accuracy. Dashed lines are the bounds of the cross entropy and of the margin; with a head
+    that does not normalise they bound nothing. Lines are medians over seeds, bands their ranges. Epoch 0, before training, may
+    lie outside the panels of accuracy and NC4, which would otherwise show little else.
     """
     table = history.frame.assign(equinorm_gap=(history.frame["equinorm_means"] - history.frame["equinorm_weights"]).abs())
     bounds = {"loss": etf.cross_entropy_bound(num_classes, temperature), "cosine_margin": etf.cosine_margin_bound(num_classes)}
@@ -51,17 +49,11 @@ def image_panels(history, num_classes, temperature=5.0, title=None, panels=MAIN)
         if measure in SHARES and (trained := table.loc[table["iteration"] > 0, measure]).size:
             room = 0.05 * (trained.max() - trained.min()) + 0.001
             figure.update_yaxes(range=[trained.min() - room, trained.max() + room], **at)
-        figure.update_yaxes(type=scale, exponentformat="power", dtick=_steps(table[measure]) if scale == "log" else None,
+        figure.update_yaxes(type=scale, exponentformat="power", dtick=_decades(table[measure]) if scale == "log" else None,
                             tickformat=".3~%" if measure in SHARES else None, **at)
     legend = dict(orientation="h", y=1 + 0.15 / rows, yanchor="bottom", x=1, xanchor="right")
     above = 120 if title else 90
     return _layout(figure, 70 + above + 220 * rows, title, legend=legend, headroom=True).update_layout(margin_t=above)
-
-
-def _steps(values):
-    """The dtick of a logarithmic axis: whole decades where there are some, else what plotly finds between two."""
-    shown = values[values > 0]
-    return _decades(values) if len(shown) and shown.max() > 50 * shown.min() else None
 
 
 def _sorted_margins(margins, head, points=300):
@@ -113,12 +105,12 @@ def head_costs(table, title=None):
 
     table: columns network, part ("backbone" or a head or variant), milliseconds.
     """
-    figure = go.Figure()
+    figure, symbols = go.Figure(), SYMBOLS | {"backbone": "triangle-up"}
     for part in [part for part in ("backbone", *STYLES) if part in set(table["part"])]:
         label, colour, _ = STYLES.get(part, ("backbone", "#000000", None))
         mine = table[table["part"] == part]
         figure.add_scatter(x=mine["milliseconds"], y=mine["network"], mode="markers", name=label,
-                           marker=dict(symbol=(SYMBOLS | {"backbone": "triangle-up"}).get(part, "square-open"), size=12, color=colour,
+                           marker=dict(symbol=symbols.get(part, "square-open"), size=12, color=colour,
                                        line=dict(width=1, color="white")))
     figure.update_xaxes(type="log", title="forward and backward pass of a batch, milliseconds", dtick=1)
     figure.update_yaxes(autorange="reversed")
@@ -136,7 +128,7 @@ def pictures(images, height=300):
     return _layout(figure, height).update_layout(margin=dict(l=5, r=5, t=35, b=5))
 
 
-def best_probabilities(num_classes, temperature, largest=30.0):
+def best_probabilities(num_classes, temperature):
     """What a collapsed network says at best, against the temperature τ: the probability of the right class, and the loss.
 
     num_classes: one line for each number of classes in this list; the last is drawn thick, with a mark at `temperature`.
@@ -144,19 +136,20 @@ def best_probabilities(num_classes, temperature, largest=30.0):
     """
     figure = make_subplots(1, 2, subplot_titles=["probability of the right class", "smallest cross entropy"],
                            horizontal_spacing=0.1)
-    taus = np.linspace(0.5, largest, 119)
-    *others, chosen = num_classes
-    for k, C in enumerate([*others, chosen]):
+    taus = np.linspace(0.5, 30, 119)
+    chosen = num_classes[-1]
+    for k, C in enumerate(num_classes):
         bounds = np.array([etf.cross_entropy_bound(C, tau) for tau in taus])
-        mine = C == chosen and k == len(others)
-        line = dict(color="#000000", width=3) if mine else dict(color=GREY, width=1, dash=("dot", "dash", "dashdot")[k % 3])
+        line = dict(color=GREY, width=1, dash=("dot", "dash", "dashdot")[k % 3])
+        if k == len(num_classes) - 1:
+            line = dict(color="#000000", width=3)
         for col, values in enumerate((np.exp(-bounds), bounds), start=1):
             figure.add_scatter(x=taus, y=values, mode="lines", line=line, name=f"C = {C}", legendgroup=str(k),
                                showlegend=col == 1, row=1, col=col)
     bound = etf.cross_entropy_bound(chosen, temperature)
     for col, value in enumerate((math.exp(-bound), bound), start=1):
         figure.add_scatter(x=[temperature], y=[value], mode="markers", showlegend=False, row=1, col=col,
-                           marker=dict(size=12, color="#009E73", line=dict(width=1, color="white")))
+                           marker=dict(size=12, color=ORANGE, line=dict(width=1, color="white")))
     figure.update_xaxes(title="temperature τ")
     figure.update_yaxes(range=[0, 1.05], tickformat=".0%", row=1, col=1)
     figure.update_yaxes(type="log", range=[-4, 1], dtick=1, exponentformat="power", row=1, col=2)

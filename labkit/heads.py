@@ -252,5 +252,5 @@ VARIANTS = {  # the heads of the guiding paper's comparisons, as they are called
 def make(name, dim, num_classes, temperature=5.0, **options):
     """The head that VARIANTS calls `name`; options: more of its constructor's."""
     checks.one_of("head", name, tuple(VARIANTS))
-    kind = VARIANTS[name]["head"]
-    return HEADS[kind](dim, num_classes, temperature, **{k: v for k, v in VARIANTS[name].items() if k != "head"}, **options)
+    options = VARIANTS[name] | options
+    return HEADS[options.pop("head")](dim, num_classes, temperature, **options)

@@ -31,8 +31,8 @@ PRESETS = {
                    lr=0.1, weight_decay=5e-4, schedule=None, augment=False, temperature=5.0),
     # Section 4 of Markou et al. 2024; the ImageNet stem also on small images, as in the released code. That flips, rotations
     # and crops were used is printed, but not by how much: 15 degrees and an eighth of the side are our choice.
-    "guiding": dict(data="cifar10", count=None, side=None, backbone="resnet18", stem=None, epochs=200, batch_size=256, optimizer="agd",
-                    lr=10.0, weight_decay=0.0, schedule=None, augment=True, temperature=5.0),
+    "guiding": dict(data="cifar10", count=None, side=None, backbone="resnet18", stem=None, epochs=200, batch_size=256,
+                    optimizer="agd", lr=10.0, weight_decay=0.0, schedule=None, augment=True, temperature=5.0),
     # ResNet-50 learns one small picture of each of ImageNet's classes by heart: the paper's largest head on any computer.
     "thousand": dict(data="imagenet-one-per-class", count=None, side=32, backbone="resnet50", stem=None, epochs=40,
                      batch_size=250, optimizer="sgd", lr=0.5, weight_decay=0.0, schedule=None, augment=False, temperature=5.0),
@@ -177,7 +177,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m labkit.loop", description="Train heads on images.",
                                      epilog="The same command again goes on where it was stopped.")
     parser.add_argument("--preset", choices=PRESETS, default="guiding", help="settings to start from (%(default)s)")
-    parser.add_argument("--head", nargs="+", choices=heads.VARIANTS, default=list(heads.HEADS), help="one or more heads (%(default)s)")
+    parser.add_argument("--head", nargs="+", choices=heads.VARIANTS, default=list(heads.HEADS),
+                        help="one or more heads (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one or more seeds (0 1 2 3 4)")
     parser.add_argument("--folder", required=True, help="where the runs are kept, each in a folder of its own")
     parser.add_argument("--root", help="folder of the data (LABKIT_DATA, else data/)")

@@ -29,8 +29,8 @@ OPTIONS = {name: inspect.signature(ufm.train_ufm).parameters[name].default
 def sweep(grid, folder=None, jobs=-1, device="cpu", progress=True):
     """Train every combination of a grid, and return all of them as one `History`.
 
-    grid: dict of lists, or a list of such dicts: "spec" (UFMs), "head" (names in heads.VARIANTS), "seed", and any of OPTIONS. What is
-        not named has train_ufm's default; spec and head must be there, seed is 0 by default.
+    grid: dict of lists, or a list of such dicts: "spec" (UFMs), "head" (names in heads.VARIANTS), "seed", and any of OPTIONS.
+        What is not named has train_ufm's default; spec and head must be there, seed is 0 by default.
     folder: where each run is saved when it ends, in one file named after its settings. A run whose file is there is not trained
         again; a damaged file is named in a warning, and made anew. None keeps nothing.
     jobs: runs at a time, −1 for one on each core. Inside joblib.parallel_config("dask"), with a dask.distributed Client at

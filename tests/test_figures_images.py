@@ -9,7 +9,7 @@ import pytest
 from labkit import loop, tables
 from labkit.etf import cosine_margin_bound, cross_entropy_bound
 from labkit.explore_images import TablesExplorer, TemperatureExplorer, watch
-from labkit.figures_images import MAIN, PANELS, accuracies, best_probabilities, head_costs, image_panels, pictures
+from labkit.figures_images import PANELS, accuracies, best_probabilities, head_costs, image_panels, pictures
 from labkit.training import History
 
 PAPER = Path(__file__).resolve().parent.parent / "data" / "paper"
@@ -27,8 +27,8 @@ def traces(figure, axis, width=2):
 
 def test_panels(history):
     figure = image_panels(history, 10)
-    assert [a.text for a in figure.layout.annotations] == [f"({'abcdefghi'[k]}) {PANELS[m][1]}" for k, m in enumerate(MAIN)]
-    for k, measure in enumerate(MAIN):
+    assert [a.text for a in figure.layout.annotations] == [f"({'abcdefghi'[k]}) {PANELS[m][1]}" for k, m in enumerate(PANELS)]
+    for k, measure in enumerate(PANELS):
         drawn = traces(figure, f"x{k + 1}" if k else "x")
         assert [t.name for t in drawn] == ["fixed ETF", "implicit ETF"]
         if measure in history.frame:
