@@ -274,7 +274,6 @@ def main():
             if method.startswith("Prop") and 6 * 8 * (d * C) ** 2 > args.memory * 2**30:
                 break
             print(f"{method}, C={C}, d={d} ...", file=sys.stderr, flush=True)
-            begin = time.perf_counter()
             child = subprocess.run([sys.executable, __file__, "--one", method, str(C), str(d), "--device", args.device],
                                    stdout=subprocess.PIPE, text=True)
             if child.returncode:

@@ -150,32 +150,31 @@ class ImplicitETFHead(Head):
         ValueError for sums that are not finite; nothing moves then.
         """
         checks.finite("features", sums)  # before anything moves
-        C, state, eps = self.num_classes, self.class_means, torch.finfo(self.frame.dtype).eps
+        C, state = self.num_classes, self.class_means
         xp, take = polar.backend(self.frame)
         sums, counts, prox = take(sums), take(counts), take(self.frame)
         means, alpha, global_mean = state.update(sums, counts)
         norm = xp.sqrt((means * means).sum(axis=(-2, -1), keepdims=True))
         # Means that are equal, but for rounding, count as zero: then U* = U_prox, and no gradient comes through U*.
-        norm[norm <= 100 * eps * self.temperature * math.sqrt(C)] = math.inf
+        norm[norm <= 100 * torch.finfo(self.frame.dtype).eps * self.temperature * math.sqrt(C)] = math.inf
         means = means / norm
         if state.step == 1:
             self.frame.copy_(nearest.start_frame(torch.as_tensor(means).to(self.frame.dtype), self.frame))
             prox = take(self.frame)
         solution = nearest.Solution(means, prox, self.delta)
         self.frame.copy_(torch.as_tensor(solution.u))
-        centred = solution.u - solution.u.mean(axis=-1, keepdims=True)
-        weight = math.sqrt(C / (C - 1)) * centred.mT
+        weight = math.sqrt(C / (C - 1)) * nearest.centred(solution.u).mT
         bias = -(weight @ global_mean[..., None])[..., 0]
 
         def chain(grad_weight, grad_bias):
             grad_bias = take(grad_bias)
             total = counts.sum(axis=-1)[..., None]
-            grad_mean = -(weight * grad_bias[..., None]).sum(axis=-2)  # b = −W μ_G
+            grad_mean = -(grad_bias[..., None, :] @ weight)[..., 0, :]  # b = −W μ_G
             if grad_weight is None:
                 return torch.as_tensor(xp.zeros_like(sums) + (grad_mean / total)[..., None, :])
             # W = √(C/(C−1)) (U P)ᵀ; then U*(H̃); then H̃ = H̄/‖H̄‖; then the running average, and the centring
             grad_weight = take(grad_weight) - grad_bias[..., None] * global_mean[..., None, :]
-            grad_frame = math.sqrt(C / (C - 1)) * (grad_weight - grad_weight.mean(axis=-2, keepdims=True)).mT
+            grad_frame = math.sqrt(C / (C - 1)) * nearest.centred(grad_weight.mT)
             grad_means = solution.vjp(grad_frame)
             inner = (grad_means * means).sum(axis=(-2, -1), keepdims=True)
             grad_means = ((grad_means - inner * means) * (alpha[..., None, :] / norm)).mT
@@ -218,8 +217,7 @@ class ClassMeans(nn.Module):
         means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
         global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
         batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]
-        self.step += 1
-        alpha = self.alpha or max(2 / (int(self.step) + 1), 1e-4)
+        alpha = self.alpha or max(2 / (int(self.step.add_(1)) + 1), 1e-4)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
         present = xp.clip(counts, 0, 1)
         weight = present * (1 - (1 - alpha) * seen)

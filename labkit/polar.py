@@ -62,10 +62,9 @@ class Spectral:
         xp = np if isinstance(b, np.ndarray) else torch
         self.like = like or b.dtype
         squared, self.v = xp.linalg.eigh(b.mT @ b)
-        extremes = squared[..., [0, -1]].reshape(-1, 2).tolist()
-        worst = WORST_CONDITION[str(b.dtype).removeprefix("torch.")]
         self.precise = b.dtype != torch.float32
-        if any(low * worst**2 < high for low, high in extremes):
+        worst = WORST_CONDITION["float64" if self.precise else "float32"]
+        if (squared[..., 0] * worst**2 < squared[..., -1]).any():
             if self.precise:
                 left, singular, right = xp.linalg.svd(b, full_matrices=False)
                 floor = xp.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite

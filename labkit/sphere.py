@@ -1,15 +1,14 @@
 """The arithmetic of the heads: logits of features on a sphere, and class sums, as autograd functions.
 
 Composed from `Head.normalize`, a product and `class_sums`, with plain autograd, these would be a few lines (the tests do
-that and compare). Written out, no pass stores h, nor several arrays of the size of the features: on a CPU a training step
-costs little more than the traffic of such arrays, and the plain version took about twice as long (UFM-10).
+that and compare). Written out, no pass stores several arrays of the size of the features: on a CPU a training step costs
+little more than the traffic of such arrays, and the plain version took about twice as long (UFM-10).
 """
 
 import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .nearest import Once, plain
 
@@ -27,25 +26,6 @@ def class_sums(features, targets, num_classes):
     index = _numbered_on(labels, num_classes)
     sums = features.new_zeros(runs * num_classes, d).index_add_(0, index, features.reshape(-1, d))
     return sums.reshape(*batch, num_classes, d), _counts(labels, num_classes).reshape(*batch, num_classes)
-
-
-def _bags(flat, radius, labels, num_classes):
-    """`class_sums` of the features h = r·z, (runs, C, d) and (runs, C), from z (runs, N, d), r (runs, N, 1), labels (runs, N).
-
-    No array of the size of z is written: each class is summed by its samples' numbers, in their order.
-    """
-    runs, n, d = flat.shape
-    numbered = _numbered_on(labels, num_classes)
-    if numbered.device.type == "cpu":  # a third of the time of what follows
-        array = numbered.numpy()
-        counts, order = np.bincount(array, minlength=runs * num_classes), torch.from_numpy(np.argsort(array, kind="stable"))
-        counts, starts = torch.from_numpy(counts), torch.from_numpy(counts.cumsum() - counts)
-    else:
-        counts = torch.bincount(numbered, minlength=runs * num_classes)
-        order, starts = torch.argsort(numbered, stable=True), counts.cumsum(0) - counts
-    weights = radius.reshape(-1)[order]
-    sums = F.embedding_bag(order, flat.reshape(runs * n, d), starts, mode="sum", per_sample_weights=weights)
-    return sums.reshape(runs, num_classes, d), counts.reshape(runs, num_classes)
 
 
 def _numbered_on(labels, num_classes):
@@ -105,6 +85,11 @@ class ImplicitLogits(torch.autograd.Function):
     Two paths lead back to the features (Figure 1): a direct one from the logits, and an indirect one through the class sums,
     that is through μ_G and U*. Both are added up block by block, before the normalisation is differentiated once for the two.
 
+    One array of the size of z is made, for h, and becomes the gradient. With two of them, freed one soon after the other, the C
+    library gave the memory back to the system, and each step of UFM-10 spent about 1 ms on 500 page faults to get it again.
+    torch's embedding_bag sums z without h, and faster; but after it, until the cross entropy, every matrix product took 2.5 times
+    as long (torch 2.13 on a CPU with AVX-512).
+
     With several processes of torch.distributed the class sums are those of all their batches together, and the indirect
     gradient is that of the sum of all their losses: as in one process with the whole batch.
     """
@@ -116,7 +101,11 @@ class ImplicitLogits(torch.autograd.Function):
         C, runs = head.num_classes, math.prod(batch)
         flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
         radius = radius_of(flat, head.temperature)
-        sums, counts = over_processes(*_bags(flat, radius, labels, C))
+        ctx.room, sums = torch.empty_like(flat), flat.new_zeros(runs, C, d)
+        for run, rows in _blocks(flat):
+            h = torch.mul(flat[run, rows], radius[run, rows], out=ctx.room[run, rows])
+            sums[run].index_add_(0, labels[run, rows], h)
+        sums, counts = over_processes(sums, _counts(labels, C))
         weight, bias, ctx.chain = head.solve(sums.reshape(*batch, C, d), counts.reshape(*batch, C))
         weight = weight.to(z.dtype).reshape(runs, C, d).contiguous()
         ctx.temperature, ctx.through_etf = head.temperature, head.backprop_through_etf
@@ -141,14 +130,23 @@ def _implicit_vjp(ctx, grad):
     if ctx.through_etf:
         grad_weight, = over_processes(((g * radius).mT @ flat).reshape(*batch, C, d))
     grad_sums = ctx.chain(grad_weight, grad_bias).to(z.dtype).reshape(runs, C, d)
-    grad_z = torch.empty_like(flat)
+    grad_z, ctx.room = ctx.room, None
+    if grad_z is None:  # a second pass back through the same graph
+        grad_z = torch.empty_like(flat)
     for run, rows in _blocks(flat):
         part, r = flat[run, rows], radius[run, rows]
         out = torch.index_select(grad_sums[run], 0, labels[run, rows], out=grad_z[run, rows])
         out.addmm_(g[run, rows], weight[run])
-        along = (part * out).sum(-1, keepdim=True) * (r / ctx.temperature).square()
+        along = _inner(part, out) * (r / ctx.temperature).square()
         out.addcmul_(part, along, value=-1).mul_(r)
     return grad_z.reshape(*batch, n, d)
+
+
+def _inner(a, b):
+    """⟨a_n, b_n⟩ of the rows of a and b (N, d), shape (N, 1). On a CPU without an array a·b: see `ImplicitLogits`."""
+    if a.device.type == "cpu":
+        return torch.from_numpy(np.einsum("nd,nd->n", a.numpy(), b.numpy())).unsqueeze(-1)
+    return (a * b).sum(-1, keepdim=True)
 
 
 def over_processes(*tensors):

@@ -133,9 +133,9 @@ class Trainer:
     def step(self):
         """One step of AGD on the cross entropy of all samples, or of a random batch of them."""
         features, targets = self.batch()
+        self.optimizer.zero_grad()  # before the head takes memory: see `sphere.ImplicitLogits`
         logits = self.head(features, targets)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-        self.optimizer.zero_grad()
         (loss / targets.shape[-1]).backward()  # a sum over seeds: no run sees another
         self.optimizer.step()
         self.head.after_step()

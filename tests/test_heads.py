@@ -196,6 +196,17 @@ def test_more_samples_than_a_block():
     compare(head, Naive(head), *batch_of(0, n=n))
 
 
+def test_back_twice_through_the_same_graph():
+    # The array that held h becomes the gradient: the second pass must not write into the first's.
+    z, targets = batch_of(0)
+    z.requires_grad_()
+    loss = F.cross_entropy(make("implicit").train()(z, targets), targets)
+    first, = torch.autograd.grad(loss, z, retain_graph=True)
+    kept = first.clone()
+    second, = torch.autograd.grad(loss, z)
+    assert torch.equal(first, kept) and torch.equal(second, kept) and first.data_ptr() != second.data_ptr()
+
+
 def test_labels_shared_by_all_runs():
     (z, targets), one, two = batch_of(0, 3), make("implicit", 3), make("implicit", 3)
     torch.testing.assert_close(one(z, targets[0]), two(z, targets[:1].expand(3, N)), rtol=0, atol=0)
