@@ -151,6 +151,12 @@ def test_was_run_without_error(nb):
     assert [out for out in outputs(nb) if out.output_type == "error" or out.get("name") == "stderr"] == []
 
 
+def test_text_of_a_cell_is_in_one_piece(nb):
+    for cell in code_cells(nb):
+        kinds = [out.output_type for out in cell.outputs]
+        assert ("stream", "stream") not in zip(kinds, kinds[1:])
+
+
 def test_figures_show_without_scripts(nb):
     assert all("image/png" in out.data for out in figures(nb))
     assert not any(WIDGET in out.get("data", {}) for out in outputs(nb))

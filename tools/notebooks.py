@@ -27,6 +27,7 @@ from jinja2 import DictLoader
 from kaleido.errors import ChromeNotFoundError
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -146,6 +147,7 @@ def tidy(nb):
         for out in cell.outputs:
             if WIDGET in out.get("data", {}):  # without a kernel it would be shown as an error
                 out.data = nbformat.from_dict({"text/plain": "(interactive: run this notebook to use it)"})
+    CoalesceStreamsPreprocessor().preprocess(nb, {})  # a cell's text comes in pieces, by the time that passed between them
 
 
 def add_pictures(nb):
