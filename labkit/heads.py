@@ -217,7 +217,8 @@ class ClassMeans(nn.Module):
         means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
         global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
         batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]
-        alpha = self.alpha or max(2 / (int(self.step.add_(1)) + 1), 1e-4)
+        step = int(self.step.add_(1))
+        alpha = self.alpha or max(2 / (step + 1), 1e-4)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
         present = xp.clip(counts, 0, 1)
         weight = present * (1 - (1 - alpha) * seen)

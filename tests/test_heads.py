@@ -50,7 +50,7 @@ class Naive:
         present = (counts > 0).unsqueeze(-2)
         centred = torch.where(present, h.mT @ one_hot / counts.clamp(min=1).unsqueeze(-2) - mu.unsqueeze(-1), 0.0)
         self.step += 1
-        alpha = max(2 / (self.step + 1), 1e-4)
+        alpha = self.head.class_means.alpha or max(2 / (self.step + 1), 1e-4)
         moved = torch.where(torch.as_tensor(self.seen), alpha * centred + (1 - alpha) * self.average, centred)
         average = torch.where(present, moved, self.average)
         means = average / torch.linalg.matrix_norm(average, keepdim=True)
@@ -194,6 +194,15 @@ def test_more_samples_than_a_block():
     n = 2 * sphere.BLOCK // D + 3
     head = make("implicit")
     compare(head, Naive(head), *batch_of(0, n=n))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_constant_weight_of_a_batch_in_training(alpha):
+    head = make("implicit", alpha=alpha)
+    naive = Naive(head)
+    for step in range(4):
+        compare(head, naive, *batch_of(step), seed=step)
+    assert head.class_means.step == 4
 
 
 def test_back_twice_through_the_same_graph():
