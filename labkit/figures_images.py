@@ -131,17 +131,19 @@ def pictures(images, height=300):
 def best_probabilities(num_classes, temperature):
     """What a collapsed network says at best, against the temperature τ: the probability of the right class, and the loss.
 
-    num_classes: one line for each number of classes in this list; the last is drawn thick, with a mark at `temperature`.
+    num_classes: one line for each number of classes in this list; the last is drawn thick and once, with a mark at `temperature`.
     p = 1/(1 + (C−1)·exp(−τ·C/(C−1))), and −log p is the bound of the cross entropy (Yaras et al. 2022, Theorem 1).
     """
     figure = make_subplots(1, 2, subplot_titles=["probability of the right class", "smallest cross entropy"],
                            horizontal_spacing=0.1)
     taus = np.linspace(0.5, 30, 119)
-    chosen = num_classes[-1]
+    *others, chosen = num_classes
     for k, C in enumerate(num_classes):
+        if k < len(others) and C == chosen:
+            continue
         bounds = np.array([etf.cross_entropy_bound(C, tau) for tau in taus])
         line = dict(color=GREY, width=1, dash=("dot", "dash", "dashdot")[k % 3])
-        if k == len(num_classes) - 1:
+        if C == chosen:
             line = dict(color="#000000", width=3)
         for col, values in enumerate((np.exp(-bounds), bounds), start=1):
             figure.add_scatter(x=taus, y=values, mode="lines", line=line, name=f"C = {C}", legendgroup=str(k),

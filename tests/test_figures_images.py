@@ -108,6 +108,11 @@ def test_best_probabilities(num_classes, temperature):
     assert np.all(np.diff(lines[2].y) >= 0) and np.all(np.diff(lines[3].y) <= 0)
 
 
+def test_best_probabilities_draws_the_last_once():
+    lines = [t for t in best_probabilities([10, 100, 10], 5.0).data if t.mode == "lines"]
+    assert [(t.name, t.line.width) for t in lines] == [("C = 100", 1)] * 2 + [("C = 10", 3)] * 2
+
+
 def test_temperature_explorer_over_its_whole_range():
     explorer = TemperatureExplorer()
     for name, widget in explorer.widgets.items():
