@@ -101,11 +101,8 @@ class ImplicitLogits(torch.autograd.Function):
         C, runs = head.num_classes, math.prod(batch)
         flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
         radius = radius_of(flat, head.temperature)
-        ctx.room, sums = torch.empty_like(flat), flat.new_zeros(runs, C, d)
-        for run, rows in _blocks(flat):
-            h = torch.mul(flat[run, rows], radius[run, rows], out=ctx.room[run, rows])
-            sums[run].index_add_(0, labels[run, rows], h)
-        sums, counts = over_processes(sums, _counts(labels, C))
+        ctx.room = flat * radius
+        sums, counts = over_processes(*class_sums(ctx.room, labels, C))
         weight, bias, ctx.chain = head.solve(sums.reshape(*batch, C, d), counts.reshape(*batch, C))
         weight = weight.to(z.dtype).reshape(runs, C, d).contiguous()
         ctx.temperature, ctx.through_etf = head.temperature, head.backprop_through_etf
