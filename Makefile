@@ -8,10 +8,10 @@ ARGS      =
 
 # GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
 # processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
-run lab test test-browser test-versions notebooks results: export GOMP_SPINCOUNT ?= 1000
+run lab test test-browser test-versions notebooks results check: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab test test-browser test-versions notebooks results bench help
+.PHONY: run lab check test test-browser test-versions notebooks results bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -22,6 +22,11 @@ run: $(READY) ## the paper's first experiment: progress, a table, a notebook and
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@$(VENV) -m jupyterlab notebooks $(ARGS)
+
+check: $(READY) ## style and layout: ruff, and who may import whom
+	@$(VENV) -m ruff check .
+	@$(VENV) -m ruff format --check --quiet . || { echo "Not formatted: run .venv/bin/ruff format ." >&2; exit 1; }
+	@.venv/bin/lint-imports
 
 test: $(READY) ## all tests but those in a browser; the notebooks are among them, cell by cell
 	@$(VENV) -m pytest --nbval-lax tests notebooks --ignore=tests/browser $(ARGS)
@@ -36,7 +41,7 @@ notebooks: $(READY) ## run all notebooks afresh and save them with their picture
 	@$(VENV) tools/notebooks.py save $(ARGS)
 
 results: $(READY) ## the UFM runs of the paper, into data/results/ufm; hours without a GPU, finished runs are skipped
-	@$(VENV) -m labkit.sweep $(ARGS)
+	@$(VENV) -m labkit.studies.sweep $(ARGS)
 
 bench: $(READY) ## all side-by-side measurements in benchmarks/, one after the other
 	@set -e; for file in benchmarks/*.py; do \

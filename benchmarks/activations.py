@@ -89,6 +89,7 @@ def compiler_missing(device):
     """What torch.compile would lack on the device, or None."""
     if device == "cuda":
         from torch.utils._triton import has_triton
+
         return None if has_triton() else "Triton"
     names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     return None if any(map(shutil.which, names)) else "a C++ compiler (g++ or clang++)"
@@ -102,21 +103,29 @@ def report(device, dtype, shape, repeats, steps):
     steppers = {f"{name}, eager": stepper(f, arguments, grad) for name, f in FORMS.items()}
     missing = compiler_missing(device)
     if missing is None:
-        steppers |= {f"{name}, compiled": stepper(torch.compile(f, dynamic=False), arguments, grad)
-                     for name, f in {"labkit": aglu, "composite": composite, "SiLU": silu}.items()}
+        steppers |= {
+            f"{name}, compiled": stepper(torch.compile(f, dynamic=False), arguments, grad)
+            for name, f in {"labkit": aglu, "composite": composite, "SiLU": silu}.items()
+        }
     rows = blocks(steppers, repeats, steps, device)
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"z of shape {' × '.join(map(str, shape))}, {str(dtype)[6:]}, {where}, torch {torch.__version__}")
     print("median ms, forward + backward")
     for name in steppers:
         print(f"  {name:28s} {statistics.median(row[name] for row in rows):8.2f}")
-    goals = [("eager: labkit / composite", ratio(rows, "labkit, eager", "composite, eager"), 1.0),
-             ("eager: labkit / Eq. 4", ratio(rows, "labkit, eager", "Eq. 4, eager"), None)]
+    goals = [
+        ("eager: labkit / composite", ratio(rows, "labkit, eager", "composite, eager"), 1.0),
+        ("eager: labkit / Eq. 4", ratio(rows, "labkit, eager", "Eq. 4, eager"), None),
+    ]
     if missing is None:
         goal = 1.2 if device == "cuda" else 1.5
-        goals += [("compiled: labkit / SiLU", ratio(rows, "labkit, compiled", "SiLU, compiled"), goal),
-                  ("compiled: labkit / composite", ratio(rows, "labkit, compiled", "composite, compiled"), None)]
-    goals += [(f"memory kept / z: {name}", kept(f, *arguments), 2.0 if f is aglu else None) for name, f in FORMS.items()]
+        goals += [
+            ("compiled: labkit / SiLU", ratio(rows, "labkit, compiled", "SiLU, compiled"), goal),
+            ("compiled: labkit / composite", ratio(rows, "labkit, compiled", "composite, compiled"), None),
+        ]
+    goals += [
+        (f"memory kept / z: {name}", kept(f, *arguments), 2.0 if f is aglu else None) for name, f in FORMS.items()
+    ]
     print("ratio                                             measured   goal")
     for name, value, goal in goals:
         verdict = "" if goal is None else f"   ≤ {goal:g}{'' if value <= goal else '   MISSED'}"
@@ -131,9 +140,10 @@ def report(device, dtype, shape, repeats, steps):
 def error_table(lambdas=None, zs=None):
     """Relative errors of AGLU and of its derivative in λ at κ = 1, the largest over zs, against mpmath at 50 digits.
 
-    lambdas: values of λ, 1e-8 to 10 when omitted. zs: values of z, −1.5 to 8 when omitted, where |ln η| < 5 for every λ.
-    Returns a table with the columns lambda, dtype, quantity ("value" or "λ-gradient"), formula (those of FORMS) and error,
-    infinite where a result is not finite. The truth is taken at the numbers as rounded to the dtype.
+    lambdas: values of λ, 1e-8 to 10 when omitted. zs: values of z, −1.5 to 8 when omitted, where |ln η| < 5 for every
+        λ.
+    Returns a table with the columns lambda, dtype, quantity ("value" or "λ-gradient"), formula (those of FORMS) and
+    error, infinite where a result is not finite. The truth is taken at the numbers as rounded to the dtype.
     """
     lambdas = [10 ** (i / 4) for i in range(-32, 5)] if lambdas is None else lambdas
     zs = [-1.5 + 0.5 * i for i in range(20) if i != 3] if zs is None else zs
@@ -145,7 +155,7 @@ def error_table(lambdas=None, zs=None):
             true = [truth(x, lam[0].item()) for x in z[0].tolist()]
             for name, function in FORMS.items():
                 out = function(z, torch.ones_like(lam), lam)
-                slope, = torch.autograd.grad(out.sum(), lam)
+                (slope,) = torch.autograd.grad(out.sum(), lam)
                 for quantity, found, exact in zip(("value", "λ-gradient"), (out[0], slope), zip(*true)):
                     errors = [float(abs(mpf(a) - b) / abs(b)) for a, b in zip(found.tolist(), exact)]
                     worst = max(errors) if all(e == e for e in errors) else float("inf")
@@ -165,13 +175,29 @@ def truth(z, lam):
 def error_figure(table):
     """The table as a log-log figure, a panel for each dtype and quantity."""
     dtypes, quantities = table["dtype"].unique(), table["quantity"].unique()
-    figure = make_subplots(len(quantities), len(dtypes), shared_xaxes=True, shared_yaxes="columns",
-                           subplot_titles=[f"{q}, {d}" for q in quantities for d in dtypes])
+    figure = make_subplots(
+        len(quantities),
+        len(dtypes),
+        shared_xaxes=True,
+        shared_yaxes="columns",
+        subplot_titles=[f"{q}, {d}" for q in quantities for d in dtypes],
+    )
     for (quantity, dtype, name), part in table.groupby(["quantity", "dtype", "formula"], sort=False):
         row, col = list(quantities).index(quantity) + 1, list(dtypes).index(dtype) + 1
         colour = dict(zip(FORMS, ("#009E73", "#D55E00", "#0072B2")))[name]
-        figure.add_trace(go.Scatter(x=part["lambda"], y=part["error"].clip(1e-17), mode="lines", name=name, legendgroup=name,
-                                    line_color=colour, showlegend=row == col == 1), row, col)
+        figure.add_trace(
+            go.Scatter(
+                x=part["lambda"],
+                y=part["error"].clip(1e-17),
+                mode="lines",
+                name=name,
+                legendgroup=name,
+                line_color=colour,
+                showlegend=row == col == 1,
+            ),
+            row,
+            col,
+        )
     figure.update_xaxes(type="log", exponentformat="power").update_yaxes(type="log", exponentformat="power", dtick=4)
     figure.update_xaxes(title="λ", row=len(quantities)).update_yaxes(title="relative error", col=1)
     title = "AGLU: largest relative error over −1.5 ≤ z ≤ 8, κ = 1"

@@ -1,11 +1,12 @@
-"""What a head costs beside its backbone: time and peak memory of a training step, forward and backward, with 1000 classes.
+"""What a head costs beside its backbone: time and peak memory of a training step, forward and backward, with 1000
+classes.
 
     python benchmarks/head_costs.py                                     ResNet-50 on 32 images of 224 pixels
     python benchmarks/head_costs.py --device cuda --batch 256 --out data/results/head-costs.parquet
 
-Times are of one process, in which the parts take turns. Memory is that of a process for each head: of the GPU the most that
-PyTorch had allocated, on a CPU the largest resident size of the process less its size before there was a model. "Backbone" is a
-step in which the features take a made-up gradient, with no head.
+Times are of one process, in which the parts take turns. Memory is that of a process for each head: of the GPU the most
+that PyTorch had allocated, on a CPU the largest resident size of the process less its size before there was a model.
+"Backbone" is a step in which the features take a made-up gradient, with no head.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from ufm_memory import peak
 
-from labkit import backbones, heads, tables
-from labkit.training import History, provenance
+from labkit import heads
+from labkit.history import History, provenance
+from labkit.studies import tables
+from labkit.vision import backbones
 
 VARIANTS = ("standard", "fixed", "implicit_without_ddn", "implicit")
 
@@ -68,7 +71,10 @@ def main():
         done = subprocess.run([sys.executable, *sys.argv, "--one", part], capture_output=True, text=True, check=True)
         peaks[part] = float(done.stdout)
     times = tables.costs(*setting(args, VARIANTS), repeats=args.repeats)
-    rows = [{"head": part, "seed": 0, "iteration": 0, "milliseconds": times[part], "peak_mib": peaks[part]} for part in peaks]
+    rows = [
+        {"head": part, "seed": 0, "iteration": 0, "milliseconds": times[part], "peak_mib": peaks[part]}
+        for part in peaks
+    ]
     for part in peaks:
         share = times[part] / times["backbone"]
         print(f"{part:21} {times[part]:9.1f} ms ({share:7.1%} of the backbone), peak {peaks[part]:8.0f} MiB")

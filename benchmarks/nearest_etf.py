@@ -1,7 +1,8 @@
 """nearest_etf against the number of classes: time, peak memory and gradient error, beside the papers' own algorithms.
 
-Each method is measured at each size in a process of its own, so that its peak memory is its own. A method that took longer than
---limit seconds is not tried at larger sizes. The table goes to --out, with its provenance, and is resumed from there.
+Each method is measured at each size in a process of its own, so that its peak memory is its own. A method that took
+longer than --limit seconds is not tried at larger sizes. The table goes to --out, with its provenance, and is resumed
+from there.
 
     python benchmarks/nearest_etf.py                      the whole table, about 15 minutes on two cores
     python benchmarks/nearest_etf.py --classes 10 100     two sizes
@@ -22,18 +23,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from labkit import etf, nearest, reference, training
+from labkit import etf, nearest, reference
+from labkit.history import History, provenance
 
 DIMS = {10: 512, 20: 512, 2000: 2048}  # 1024 for the others, as the paper's UFMs
 DELTA = 1e-3
 
 
 def problem(d, C, device="cpu", dtype=torch.float64):
-    """Class means as in training, near a simplex ETF; the frame of the step before, a small rotation away; a cotangent."""
+    """Class means as in training, near a simplex ETF; the frame of the step before, a small rotation away; a
+    cotangent.
+    """
     g = torch.Generator().manual_seed(0)
     means = etf.simplex_etf(C, frame=etf.haar_frame(d, C, g, dtype=torch.float64))
     noise = torch.randn(2, d, C, generator=g, dtype=torch.float64) / d**0.5
-    means, before = (m / m.norm() for m in (m - m.mean(-1, keepdim=True) for m in (means + 0.5 * noise[0], means + 0.5 * noise[0] + 0.05 * noise[1])))
+    means, before = (
+        m / m.norm()
+        for m in (
+            m - m.mean(-1, keepdim=True) for m in (means + 0.5 * noise[0], means + 0.5 * noise[0] + 0.05 * noise[1])
+        )
+    )
     prox = nearest.start_frame(before)
     cotangent = torch.randn(d, C, generator=g, dtype=torch.float64)
     return tuple(t.to(device, dtype) for t in (means, prox, cotangent))
@@ -66,7 +75,9 @@ class Closed:
 class SVD(Closed):
     def solve(self, means, prox):
         C = means.shape[-1]
-        left, _, right = torch.linalg.svd(2 / (C - 1) ** 0.5 * (means - means.mean(-1, keepdim=True)) + DELTA * prox, full_matrices=False)
+        left, _, right = torch.linalg.svd(
+            2 / (C - 1) ** 0.5 * (means - means.mean(-1, keepdim=True)) + DELTA * prox, full_matrices=False
+        )
         return left @ right
 
 
@@ -77,7 +88,9 @@ class Polar(Closed):
 
 
 class TrustRegion:
-    """The paper's forward pass: cold from a random frame, as in its first step; warm from the frame of the step before."""
+    """The paper's forward pass: cold from a random frame, as in its first step; warm from the frame of the step
+    before.
+    """
 
     dtype = torch.float64
 
@@ -112,7 +125,9 @@ METHODS = {
 
 
 def seconds(functions, device, repeats):
-    """Median time of a call of each of the functions, which take turns, so that a machine whose speed drifts treats them alike."""
+    """Median time of a call of each of the functions, which take turns, so that a machine whose speed drifts treats
+    them alike.
+    """
     return [statistics.median(times) for times in zip(*([once(f, device) for f in functions] for _ in range(repeats)))]
 
 
@@ -132,7 +147,9 @@ def once(function, device):
 
 
 class Peak:
-    """Peak memory since it was made, beyond what was in use then, MiB. On a CPU that of the process, which Linux tells."""
+    """Peak memory since it was made, beyond what was in use then, MiB. On a CPU that of the process, which Linux
+    tells.
+    """
 
     def __init__(self, device):
         self.cuda = device == "cuda"
@@ -160,16 +177,22 @@ def gradient_error(gradient, means, prox, cotangent):
     C, g, errors = means.shape[-1], torch.Generator().manual_seed(7), []
 
     def value(means):
-        left, _, right = torch.linalg.svd(2 / (C - 1) ** 0.5 * (means - means.mean(-1, keepdim=True)) + DELTA * prox, full_matrices=False)
+        left, _, right = torch.linalg.svd(
+            2 / (C - 1) ** 0.5 * (means - means.mean(-1, keepdim=True)) + DELTA * prox, full_matrices=False
+        )
         return ((left @ right) * cotangent).sum()
 
     for _ in range(4 if C <= 200 else 1):
         direction = torch.randn(means.shape, generator=g, dtype=torch.float64)
-        direction = direction / direction.norm() + gradient.cpu().double() / gradient.cpu().double().norm()  # not orthogonal to the gradient
+        direction = (
+            direction / direction.norm() + gradient.cpu().double() / gradient.cpu().double().norm()
+        )  # not orthogonal to the gradient
         h = 1e-4 / C**0.5
         # Four-point differences: their own error is of order h⁴.
-        slope = (8 * (value(means + h * direction) - value(means - h * direction))
-                 - (value(means + 2 * h * direction) - value(means - 2 * h * direction))) / (12 * h)
+        slope = (
+            8 * (value(means + h * direction) - value(means - h * direction))
+            - (value(means + 2 * h * direction) - value(means - 2 * h * direction))
+        ) / (12 * h)
         errors.append(abs((gradient.cpu().double() * direction).sum() - slope) / abs(slope))
     return float(max(errors))
 
@@ -195,9 +218,21 @@ def measure(name, C, d, device):
         first = time.perf_counter() - begin
         used = peak()
         repeats = 0 if first > 5 else 5 if first > 1 else 15
-        took, unit = seconds([function, lambda: product[1] @ product[0]], device, repeats) if repeats else (first, math.nan)
-        rows.append({"method": name, "num_classes": C, "dim": d, "dtype": str(method.dtype).removeprefix("torch."), "quantity": quantity,
-                     "milliseconds": took * 1e3, "peak_mib": used, "product_ms": unit * 1e3})
+        took, unit = (
+            seconds([function, lambda: product[1] @ product[0]], device, repeats) if repeats else (first, math.nan)
+        )
+        rows.append(
+            {
+                "method": name,
+                "num_classes": C,
+                "dim": d,
+                "dtype": str(method.dtype).removeprefix("torch."),
+                "quantity": quantity,
+                "milliseconds": took * 1e3,
+                "peak_mib": used,
+                "product_ms": unit * 1e3,
+            }
+        )
         return result
 
     if not isinstance(method, Dense):  # its forward pass is ours
@@ -219,7 +254,9 @@ def report(table):
     print(shown.to_string(float_format=lambda x: f"{x:.3g}", na_rep=""), "\n(milliseconds)\n")
     memory = table.pivot_table(index=["method", "quantity"], columns="num_classes", values="peak_mib", sort=False)
     print(memory.to_string(float_format=lambda x: f"{x:.0f}", na_rep=""), "\n(additional peak memory, MiB)\n")
-    errors = table.dropna(subset="gradient_error").pivot_table(index="method", columns="num_classes", values="gradient_error", sort=False)
+    errors = table.dropna(subset="gradient_error").pivot_table(
+        index="method", columns="num_classes", values="gradient_error", sort=False
+    )
     print(errors.to_string(float_format=lambda x: f"{x:.1e}", na_rep=""), "\n(relative error of the gradient)\n")
     for (method, quantity), part in table.groupby(["method", "quantity"], sort=False):
         if not np.isnan(power := exponent(part)):
@@ -227,27 +264,37 @@ def report(table):
     goal = table[(table["method"] == "closed form") & (table["num_classes"] == 1000)]
     for row, limit in zip(goal.itertuples(), (12, 24)):
         numbers = 4 * (row.dim * 1000 + 1000**2) / 2**20
-        print(f"C=1000, d={row.dim}, float32, {row.quantity}: {row.milliseconds / row.product_ms:.1f} products of (1000×d)·(d×1000)  "
-              f"(goal ≤ {limit}); peak memory {row.peak_mib / numbers:.1f} × (dC + C²) numbers  (goal ≤ 12)")
+        print(
+            f"C=1000, d={row.dim}, float32, {row.quantity}: {row.milliseconds / row.product_ms:.1f} products of (1000×d)·(d×1000)  "
+            f"(goal ≤ {limit}); peak memory {row.peak_mib / numbers:.1f} × (dC + C²) numbers  (goal ≤ 12)"
+        )
     against_the_reference(table)
 
 
 def against_the_reference(table, C=100):
-    """Trust region and dense Proposition 1 over ours, at C classes. The dense one does not fit there: its time is taken from the
-    largest size measured, by the power of dC between the two largest, and that at most a solve's, 3; a higher one would flatter us."""
+    """Trust region and dense Proposition 1 over ours, at C classes. The dense one does not fit there: its time is taken
+    from the largest size measured, by the power of dC between the two largest, and that at most a solve's, 3; a higher
+    one would flatter us."""
+
     def times(method, quantity):
         return table[(table["method"] == method) & (table["quantity"] == quantity)].sort_values("num_classes")
 
     both = "forward + backward"
-    ours, region, dense = times("closed form", both), times("trust region, cold", "forward"), times("Proposition 1, dense", both)
+    ours, region, dense = (
+        times("closed form", both),
+        times("trust region, cold", "forward"),
+        times("Proposition 1, dense", both),
+    )
     ours, region = (part[part["num_classes"] == C]["milliseconds"] for part in (ours, region))
     if ours.empty or region.empty or len(dense) < 2:
         return
     size, took = (dense["num_classes"] * dense["dim"]).to_numpy()[-2:], dense["milliseconds"].to_numpy()[-2:]
     power = min(3.0, np.log(took[1] / took[0]) / np.log(size[1] / size[0]))
     extrapolated = took[1] * (C * DIMS.get(C, 1024) / size[1]) ** power
-    print(f"C={C}: trust region / ours {region.item() / ours.item():.0f} ×; with dense Proposition 1, {extrapolated / 1e3:.3g} s by (dC)^{power:.2f} "
-          f"from dC={size[1]}, {(region.item() + extrapolated) / ours.item():.2g} ×  (goal ≥ 1000 ×)")
+    print(
+        f"C={C}: trust region / ours {region.item() / ours.item():.0f} ×; with dense Proposition 1, {extrapolated / 1e3:.3g} s by (dC)^{power:.2f} "
+        f"from dC={size[1]}, {(region.item() + extrapolated) / ours.item():.2g} ×  (goal ≥ 1000 ×)"
+    )
 
 
 def main():
@@ -256,7 +303,9 @@ def main():
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=20, help="seconds: a slower method is not tried at larger sizes")
-    parser.add_argument("--memory", type=float, default=8, help="GiB: Proposition 1 is not tried where its matrices need more")
+    parser.add_argument(
+        "--memory", type=float, default=8, help="GiB: Proposition 1 is not tried where its matrices need more"
+    )
     parser.add_argument("--out", type=Path, help="Parquet file to write, and to resume from")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -264,7 +313,7 @@ def main():
         method, C, d = args.one
         print(json.dumps(measure(method, int(C), int(d), args.device)))
         return
-    rows = training.History.load(args.out).frame.to_dict("records") if args.out and args.out.exists() else []
+    rows = History.load(args.out).frame.to_dict("records") if args.out and args.out.exists() else []
     done = {(row["method"], row["num_classes"]) for row in rows}
     for method in args.methods:
         for C in sorted(args.classes):
@@ -274,8 +323,11 @@ def main():
             if method.startswith("Prop") and 6 * 8 * (d * C) ** 2 > args.memory * 2**30:
                 break
             print(f"{method}, C={C}, d={d} ...", file=sys.stderr, flush=True)
-            child = subprocess.run([sys.executable, __file__, "--one", method, str(C), str(d), "--device", args.device],
-                                   stdout=subprocess.PIPE, text=True)
+            child = subprocess.run(
+                [sys.executable, __file__, "--one", method, str(C), str(d), "--device", args.device],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             if child.returncode:
                 print(f"  ended with exit status {child.returncode}", file=sys.stderr)
                 break
@@ -283,7 +335,7 @@ def main():
             rows += found
             if args.out:
                 frame = pd.DataFrame(rows).assign(head=lambda t: t["method"], seed=0, iteration=range(len(rows)))
-                training.History(frame, {"benchmark": "nearest_etf", "delta": DELTA, **training.provenance(args.device)}).save(args.out)
+                History(frame, {"benchmark": "nearest_etf", "delta": DELTA, **provenance(args.device)}).save(args.out)
             if max(row["milliseconds"] for row in found) > args.limit * 1e3:
                 break
     report(pd.DataFrame(rows))

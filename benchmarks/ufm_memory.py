@@ -1,7 +1,7 @@
 """Peak memory of training UFMs, each size and head in a process of its own: Table 3 of the guiding paper on a CPU.
 
-    python benchmarks/ufm_memory.py
-    python benchmarks/ufm_memory.py --out data/results/ufm-memory.parquet
+python benchmarks/ufm_memory.py
+python benchmarks/ufm_memory.py --out data/results/ufm-memory.parquet
 """
 
 import argparse
@@ -11,10 +11,16 @@ import sys
 
 import pandas as pd
 
-from labkit import heads, sweep, ufm
-from labkit.training import History, provenance
+from labkit import heads, ufm
+from labkit.history import History, provenance
+from labkit.studies import sweep
 
-HEADS = {"standard": "standard", "fixed": "fixed", "implicit_without_ddn": "implicit_without_ddn", "implicit_with_ddn": "implicit"}
+HEADS = {
+    "standard": "standard",
+    "fixed": "fixed",
+    "implicit_without_ddn": "implicit_without_ddn",
+    "implicit_with_ddn": "implicit",
+}
 
 
 def peak():
@@ -41,11 +47,17 @@ def main():
     rows = []
     for size in sweep.SIZES:
         for head, variant in HEADS.items():
-            done = subprocess.run([sys.executable, __file__, "--one", size, variant], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", size, variant], capture_output=True, text=True, check=True
+            )
             imported, whole = map(float, done.stdout.split())
-            rows.append({"head": head, "seed": 0, "iteration": 3, "size": size, "imported_mib": imported, "peak_mib": whole})
-            print(f"{size:9} {head:21} {whole:7.0f} MiB for the whole process, of which {imported:4.0f} before there is a model",
-                  flush=True)
+            rows.append(
+                {"head": head, "seed": 0, "iteration": 3, "size": size, "imported_mib": imported, "peak_mib": whole}
+            )
+            print(
+                f"{size:9} {head:21} {whole:7.0f} MiB for the whole process, of which {imported:4.0f} before there is a model",
+                flush=True,
+            )
     if args.out:
         History(pd.DataFrame(rows), {"command": "python benchmarks/ufm_memory.py", **provenance()}).save(args.out)
 

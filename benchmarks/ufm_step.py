@@ -1,4 +1,5 @@
-"""What one UFM training step costs: each head against the standard one and against bare arithmetic, and what logging adds.
+"""What one UFM training step costs: each head against the standard one and against bare arithmetic, and what logging
+adds.
 
 Every number is a ratio of medians of paired blocks taken in turn in one run, so that a machine whose speed drifts does
 not decide it. Five seeds in a batch are measured on UFM-10 only.
@@ -36,7 +37,10 @@ class Arithmetic:
         grad_h = g @ w
         along = (h * grad_h).sum(-1, keepdim=True) / tau**2
         grad_z = grad_h.addcmul_(h, along, value=-1).mul_(radius)
-        layers = [(p, grad, layer_scale(p.shape), float(torch.linalg.matrix_norm(grad))) for p, grad in ((z, grad_z), (w, grad_w))]
+        layers = [
+            (p, grad, layer_scale(p.shape), float(torch.linalg.matrix_norm(grad)))
+            for p, grad in ((z, grad_z), (w, grad_w))
+        ]
         eta = math.log((1 + math.sqrt(1 + 4 * sum(s * n for _, _, s, n in layers) / 2)) / 2)
         for p, grad, s, n in layers:
             p.add_(grad, alpha=-self.gain * eta / 2 * s / n)
@@ -44,7 +48,9 @@ class Arithmetic:
 
 
 def without_solve(trainer):
-    """The trainer's step with the W, b and gradient of class sums found in its first: what is left if the nearest ETF costs nothing."""
+    """The trainer's step with the W, b and gradient of class sums found in its first: what is left if the nearest ETF
+    costs nothing.
+    """
     solve, found = trainer.head.solve, []
 
     def once(sums, counts):
@@ -95,7 +101,9 @@ def main():
     steppers |= {f"{head}, measuring": trainer.measure for head, trainer in trainers.items()}
     rows = blocks(steppers, args.repeats, args.steps)
 
-    print(f"{args.spec} (C={spec.num_classes}, N={spec.num_samples}, d={spec.dim}), {torch.get_num_threads()} threads, torch {torch.__version__}; median ms a step")
+    print(
+        f"{args.spec} (C={spec.num_classes}, N={spec.num_samples}, d={spec.dim}), {torch.get_num_threads()} threads, torch {torch.__version__}; median ms a step"
+    )
     for name in steppers:
         print(f"  {name:28s} {statistics.median(row[name] for row in rows):8.2f}")
     goals = [
@@ -105,18 +113,26 @@ def main():
     ]
     if not small:
         limit = 2.5 if args.spec == "UFM_1000" else 2.0
-        goals += [("fixed / arithmetic alone", ratio(rows, "fixed", "arithmetic"), 1.5),
-                  ("implicit / arithmetic alone", ratio(rows, "implicit", "arithmetic"), limit)]
+        goals += [
+            ("fixed / arithmetic alone", ratio(rows, "fixed", "arithmetic"), 1.5),
+            ("implicit / arithmetic alone", ratio(rows, "implicit", "arithmetic"), limit),
+        ]
     points = len(ufm.log_points(2000)) / 2000
-    goals += [(f"{head}: logging / steps, in a run of 2000", points * ratio(rows, f"{head}, measuring", head), 0.1)
-              for head in ("standard", "fixed", "implicit")]
+    goals += [
+        (f"{head}: logging / steps, in a run of 2000", points * ratio(rows, f"{head}, measuring", head), 0.1)
+        for head in ("standard", "fixed", "implicit")
+    ]
     if small:
         goals.append(("implicit / standard, five seeds in a batch", ratio(rows, "implicit ×5", "standard ×5"), 1.5))
-        goals += [(f"{head}: five seeds in a batch / five runs", ratio(rows, f"{head} ×5", head, 5), 1.0)
-                  for head in ("standard", "fixed", "implicit")]
+        goals += [
+            (f"{head}: five seeds in a batch / five runs", ratio(rows, f"{head} ×5", head, 5), 1.0)
+            for head in ("standard", "fixed", "implicit")
+        ]
     print("ratio                                             measured   goal")
     for name, value, goal in goals:
-        print(f"  {name:46s} {value:8.2f}   {'' if goal == math.inf else f'≤ {goal:g}'}{'' if value <= goal else '   MISSED'}")
+        print(
+            f"  {name:46s} {value:8.2f}   {'' if goal == math.inf else f'≤ {goal:g}'}{'' if value <= goal else '   MISSED'}"
+        )
 
 
 if __name__ == "__main__":

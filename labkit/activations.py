@@ -2,7 +2,8 @@
 
     APA:  η(z; κ, λ) = (λ e^{−κz} + 1)^{−1/λ}        AGLU:  z · η(z; κ, λ)
 
-κ scales and λ > 0 skews: λ = 1 gives sigmoid(κz), and AGLU with κ = λ = 1 is SiLU; λ → 0 gives the Gumbel exp(−e^{−κz}).
+κ scales and λ > 0 skews: λ = 1 gives sigmoid(κz), and AGLU with κ = λ = 1 is SiLU; λ → 0 gives the Gumbel
+exp(−e^{−κz}).
 
 With E = e^{−κz}, u = λE, q = E/(1 + u) = 1/(λ + e^{κz}) and v = λq = u/(1 + u) the derivatives are
 
@@ -16,12 +17,13 @@ import math
 
 import torch
 
-from . import checks
+from labkit import checks
 
 FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
 BLOCK = 1 << 18  # numbers in a block of an eager pass on a CPU, whose temporaries then mostly stay in the caches
 
-# Where −κz exceeds this, E is held there and what is missing is added to ln(1 + u), which is ln λ − κz to the last digit
+# Where −κz exceeds this, E is held there and what is missing is added to ln(1 + u), which is ln λ − κz to the last
+# digit
 # (or so large that η is 0). Nothing overflows, and no λ that leaves η above 0 sees a difference.
 LIMIT = {torch.float32: 64.0, torch.float64: 600.0}
 # From this v on, ln(1 + u) − v has its digits; below, a Padé approximant of the bracket is within 1e-6 and 1e-13 of it.
@@ -33,13 +35,13 @@ def apa(z, kappa, lam, *, lambda_gradient="exact"):
 
     z: floating point, any shape.
     kappa, lam: number, tensor of shape (), or of shape (C,), one for each channel, where z has shape (N, C, …); λ > 0.
-    lambda_gradient: "exact", or "paper" for −(1/λ)·η/(λ + e^{κz}), study only: the supplement differentiates the base and
-        forgets that the exponent depends on λ too. Its sign is opposite to that of the derivative.
+    lambda_gradient: "exact", or "paper" for −(1/λ)·η/(λ + e^{κz}), study only: the supplement differentiates the base
+        and forgets that the exponent depends on λ too. Its sign is opposite to that of the derivative.
 
     Half types are computed in float32. Differentiable any number of times (under torch.compile once, as all is there).
-    Raises TypeError for z that is not floating point, ValueError for λ that is not positive and finite and for a number of
-    channels that does not fit. To see λ the check waits for a GPU that holds it; the modules have none, and there is none
-    under torch.compile and the transforms of torch.func.
+    Raises TypeError for z that is not floating point, ValueError for λ that is not positive and finite and for a number
+    of channels that does not fit. To see λ the check waits for a GPU that holds it; the modules have none, and there is
+    none under torch.compile and the transforms of torch.func.
     """
     return _activate(z, kappa, lam, False, lambda_gradient)
 
@@ -80,12 +82,15 @@ class _Adaptive(torch.nn.Module):
         return _activate(z, self.kappa, lam, self.gated, self.lambda_gradient, check=False)
 
     def extra_repr(self):
-        return (f"kappa_init={self.kappa_init}, lambda_init={self.lambda_init}, num_channels={self.num_channels}, "
-                f"lambda_gradient={self.lambda_gradient!r}")
+        return (
+            f"kappa_init={self.kappa_init}, lambda_init={self.lambda_init}, num_channels={self.num_channels}, "
+            f"lambda_gradient={self.lambda_gradient!r}"
+        )
 
 
 class APA(_Adaptive):
-    """η(z; κ, λ) with κ and λ learnt: parameters `kappa` and `lam` of shape (), or (num_channels,), a pair for each channel.
+    """η(z; κ, λ) with κ and λ learnt: parameters `kappa` and `lam` of shape (), or (num_channels,), a pair for each
+    channel.
 
     kappa_init, lambda_init: ranges (low, high) of the uniform distributions they are drawn from (defaults: supplement,
         Table 2), by the global generator or by `generator`; low = high sets a value.
@@ -93,25 +98,45 @@ class APA(_Adaptive):
     lambda_gradient: "exact" or "paper", as for `apa`.
     inplace: ignored; timm's ResNets build their activations by act_layer(inplace=True).
 
-    The λ used is max(lam, FLOOR). Where lam is below FLOOR its gradient passes if a descent step raises lam, and is 0 if it
+    The λ used is max(lam, FLOOR). Where lam is below FLOOR its gradient passes if a descent step raises lam, and is 0
+    if it
     lowers it further: lam can come back, and does not drift away.
-    Raises ValueError for a range that is reversed or not finite, one of λ with low < 0 or high ≤ 0, and num_channels < 1.
+    Raises ValueError for a range that is reversed or not finite, one of λ with low < 0 or high ≤ 0, and num_channels <
+    1.
     """
 
     gated = False
 
-    def __init__(self, kappa_init=(0.0, 1.0), lambda_init=(0.0, 1.0), num_channels=None, lambda_gradient="exact", *,
-                 generator=None, inplace=False):
+    def __init__(
+        self,
+        kappa_init=(0.0, 1.0),
+        lambda_init=(0.0, 1.0),
+        num_channels=None,
+        lambda_gradient="exact",
+        *,
+        generator=None,
+        inplace=False,
+    ):
         super().__init__(kappa_init, lambda_init, num_channels, lambda_gradient, generator)
 
 
 class AGLU(_Adaptive):
-    """z · η(z; κ, λ) with κ and λ learnt; as `APA` in everything but the default range of κ (supplement, Tables 2 and 5)."""
+    """z · η(z; κ, λ) with κ and λ learnt; as `APA` in everything but the default range of κ (supplement, Tables 2 and
+    5).
+    """
 
     gated = True
 
-    def __init__(self, kappa_init=(1.0, 1.3), lambda_init=(0.0, 1.0), num_channels=None, lambda_gradient="exact", *,
-                 generator=None, inplace=False):
+    def __init__(
+        self,
+        kappa_init=(1.0, 1.3),
+        lambda_init=(0.0, 1.0),
+        num_channels=None,
+        lambda_gradient="exact",
+        *,
+        generator=None,
+        inplace=False,
+    ):
         super().__init__(kappa_init, lambda_init, num_channels, lambda_gradient, generator)
 
 
@@ -147,8 +172,10 @@ def _like(name, value, z, dtype):
     if value.ndim == 0:
         return value
     if value.ndim > 1 or z.ndim < 2:
-        raise ValueError(f"{name} must be a number, or a tensor of shape () or, for z of shape (N, C, …), (C,); "
-                         f"got {name} of shape {tuple(value.shape)}, z of shape {tuple(z.shape)}")
+        raise ValueError(
+            f"{name} must be a number, or a tensor of shape () or, for z of shape (N, C, …), (C,); "
+            f"got {name} of shape {tuple(value.shape)}, z of shape {tuple(z.shape)}"
+        )
     if len(value) != z.shape[1]:
         raise ValueError(f"{name} has {len(value)} channels, but z of shape {tuple(z.shape)} has {z.shape[1]}")
     return value.reshape(1, -1, *[1] * (z.ndim - 2))
@@ -159,7 +186,9 @@ def _working_dtype(tensor):
 
 
 def _traced():
-    """Whether a compiler or a transform of torch.func looks on: values are unknown then, and parts of tensors read-only."""
+    """Whether a compiler or a transform of torch.func looks on: values are unknown then, and parts of tensors
+    read-only.
+    """
     # There is no public name for the second question; torch.autograd.Function.apply asks it this way.
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
@@ -179,15 +208,15 @@ class _Floor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        lam, = ctx.saved_tensors
+        (lam,) = ctx.saved_tensors
         return grad.masked_fill((lam < FLOOR) & (grad > 0), 0)
 
 
 class _Activation(torch.autograd.Function):
     """η^power or, where gated, z · η^power; κ and λ broadcast to z and have the dtype to work in.
 
-    power is 1, except within derivatives: those start from √η, because η can be too small for a normal number where z²q²·η
-    is not.
+    power is 1, except within derivatives: those start from √η, because η can be too small for a normal number where
+    z²q²·η is not.
     """
 
     generate_vmap_rule = True
@@ -212,7 +241,8 @@ class _Activation(torch.autograd.Function):
         needs, options = ctx.needs_input_grad[:3], (ctx.gated, ctx.paper, ctx.power)
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if again or not _in_blocks(z):
-            # To be differentiated again √η has to come from here: its derivative in λ would cancel if autograd composed it.
+            # To be differentiated again √η has to come from here: its derivative in λ would cancel if autograd composed
+            # it.
             root = _Activation.apply(z.to(kappa.dtype), kappa, lam, False, False, ctx.power / 2) if again else None
             return *_gradients(grad, z, kappa, lam, needs, *options, root), None, None, None
         found = torch.empty_like(z), torch.zeros_like(kappa), torch.zeros_like(lam)
@@ -232,7 +262,8 @@ def _in_blocks(z):
 
 
 def _blocks(first, *others):
-    """Pieces of `first` of at most about BLOCK numbers, cut in its outermost dimensions, and the same pieces of the others.
+    """Pieces of `first` of at most about BLOCK numbers, cut in its outermost dimensions, and the same pieces of the
+    others.
 
     The others have its number of dimensions, of size 1 where they broadcast, or none.
     """
@@ -243,8 +274,9 @@ def _blocks(first, *others):
     size = first.shape[dim]
     step = max(1, BLOCK * size // first.numel())
     for i in range(0, size, step):
-        yield from _blocks(*(t.narrow(dim, i, min(step, size - i)) if t.ndim and t.shape[dim] > 1 else t
-                             for t in (first, *others)))
+        yield from _blocks(
+            *(t.narrow(dim, i, min(step, size - i)) if t.ndim and t.shape[dim] > 1 else t for t in (first, *others))
+        )
 
 
 def _powers(z, kappa, lam):
@@ -258,13 +290,16 @@ def _powers(z, kappa, lam):
 def _log1p(u):
     if not (torch.compiler.is_compiling() and u.device.type == "cpu"):
         return torch.log1p(u)
-    # The logarithm of what 1 + u is rounded to, and a correction for the rounding: as accurate, and quicker once compiled.
+    # The logarithm of what 1 + u is rounded to, and a correction for the rounding: as accurate, and quicker once
+    # compiled.
     w = 1 + u
     return torch.log(w) + (u - (w - 1)) / w
 
 
 def _eta(log, lam, power):
-    """η^power = e^{−power·ln(1 + u)/λ}, as a power of 2: cheaper on a CPU, and as accurate, for there is a factor anyway."""
+    """η^power = e^{−power·ln(1 + u)/λ}, as a power of 2: cheaper on a CPU, and as accurate, for there is a factor
+    anyway.
+    """
     return torch.exp2(log * (-power / math.log(2) / lam))
 
 
@@ -298,15 +333,20 @@ def _gradients(grad, z, kappa, lam, needs, gated, paper, power, root=None):
 
 
 def _bracket(log, v):
-    """[ln(1 + u) − v]/v² = 1/2 + v/3 + v²/4 + … to full precision, where log is ln(1 + u) = −ln(1 − v) and 0 ≤ v < 1."""
+    """[ln(1 + u) − v]/v² = 1/2 + v/3 + v²/4 + … to full precision, where log is ln(1 + u) = −ln(1 − v) and 0 ≤ v <
+    1.
+    """
     pade = (90 + v * (v - 60)) / (180 + v * (72 * v - 240))  # of the series, numerator and denominator of degree 2
     above = v.clamp(min=CANCELS[v.dtype])
-    # Each falls short of the true value where it is not accurate. (torch.where branches for each number on a CPU: slow.)
+    # Each falls short of the true value where it is not accurate. (torch.where branches for each number on a CPU:
+    # slow.)
     return torch.maximum(pade, (log - above) / above.square())
 
 
 def _light(function):
-    """The autograd function with its setup_context made part of its forward, in which form torch.func does not take it."""
+    """The autograd function with its setup_context made part of its forward, in which form torch.func does not take
+    it.
+    """
 
     def forward(ctx, *inputs):
         out = function.forward(*inputs)
@@ -321,5 +361,19 @@ _LIGHT = {function: _light(function) for function in (_Activation, _Floor)}
 
 
 def _apply(function, *inputs):
-    # Where there is a setup_context, torch looks up the signature of forward in each call: 25 µs, a lot for a small layer.
+    # Where there is a setup_context, torch looks up the signature of forward in each call: 25 µs, a lot for a small
+    # layer.
     return (function if _traced() else _LIGHT[function]).apply(*inputs)
+
+
+def derivatives(z, kappa, lam, gated, lambda_gradient="exact"):
+    """AGLU (gated) or APA at each z (n,), and its derivatives: {"value", "z", "kappa", "lam"}, each (n,).
+
+    By automatic differentiation through labkit; lambda_gradient as for `apa`.
+    """
+    # A channel for each z, so that the gradients of κ and λ come one for each z and not as a sum.
+    point = [z.unsqueeze(0), torch.full_like(z, kappa), torch.full_like(z, lam)]
+    point = [p.detach().requires_grad_() for p in point]
+    value = (aglu if gated else apa)(*point, lambda_gradient=lambda_gradient)
+    grads = torch.autograd.grad(value.sum(), point)
+    return {"value": value.detach()[0], **dict(zip(("z", "kappa", "lam"), (g.reshape(-1) for g in grads)))}

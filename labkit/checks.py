@@ -15,12 +15,20 @@ def classes(num_classes, dim=None, smallest_dim=None):
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < smallest:
         why = ""
         if isinstance(dim, int) and 0 < dim < num_classes - 1:
-            why = (f": no simplex ETF of {num_classes} vectors fits into {dim} dimensions, since vectors whose pairwise cosines "
-                   f"are all -1/(C-1) span C-1 = {num_classes - 1} of them")
+            why = (
+                f": no simplex ETF of {num_classes} vectors fits into {dim} dimensions, since vectors whose pairwise "
+                f"cosines "
+                f"are all -1/(C-1) span C-1 = {num_classes - 1} of them"
+            )
         elif dim == num_classes - 1:
-            why = (": a simplex ETF would fit, but it is written here with a frame of C orthonormal columns, which needs C "
-                   "dimensions")
-        raise ValueError(f"dim must be an integer of at least {smallest} for num_classes={num_classes}, got {dim!r}{why}")
+            why = (
+                ": a simplex ETF would fit, but it is written here with a frame of C orthonormal columns, which needs "
+                "C "
+                "dimensions"
+            )
+        raise ValueError(
+            f"dim must be an integer of at least {smallest} for num_classes={num_classes}, got {dim!r}{why}"
+        )
 
 
 def positive(name, value):

@@ -1,14 +1,14 @@
 """The simplex equiangular tight frame (ETF): construction, frames, and the two bounds it attains.
 
-Vectors are columns, as in the papers: a simplex ETF of C classes in d dimensions is a d×C matrix. Classifier weights are its
-transpose, a C×d matrix in `torch.nn.Linear` layout.
+Vectors are columns, as in the papers: a simplex ETF of C classes in d dimensions is a d×C matrix. Classifier weights
+are its transpose, a C×d matrix in `torch.nn.Linear` layout.
 """
 
 import math
 
 import torch
 
-from . import checks
+from labkit import checks
 
 
 def simplex_basis(num_classes, dtype=None, device=None):
@@ -24,13 +24,16 @@ def simplex_basis(num_classes, dtype=None, device=None):
 
 
 def ring(num_classes):
-    """A simplex ETF in the fewest dimensions of which the first three coordinates make a good picture, float64, shape (C-1, C).
+    """A simplex ETF in the fewest dimensions of which the first three coordinates make a good picture, float64, shape
+    (C-1, C).
 
     Its rows are waves around a circle, slow ones first: the first two coordinates put the classes evenly on a circle.
     """
     checks.classes(num_classes)
     place = 2 * math.pi * torch.arange(num_classes, dtype=torch.float64) / num_classes
-    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)][: num_classes - 1]
+    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)][
+        : num_classes - 1
+    ]
     return math.sqrt(num_classes / (num_classes - 1)) * torch.nn.functional.normalize(torch.stack(waves), dim=-1)
 
 
@@ -75,8 +78,10 @@ def simplex_etf(num_classes, dim=None, frame=None, dtype=None, device=None):
         checks.floating("frame", frame)
         expected = (frame.shape[-2] if dim is None and frame.ndim > 1 else dim, num_classes)
         if tuple(frame.shape[-2:]) != expected or frame.shape[-2] < num_classes - 1:
-            raise ValueError(f"frame must have shape (…, d, {num_classes}) with d ≥ {num_classes - 1}"
-                             f"{'' if dim is None else f' and d = {dim}'}, got {tuple(frame.shape)}")
+            raise ValueError(
+                f"frame must have shape (…, d, {num_classes}) with d ≥ {num_classes - 1}"
+                f"{'' if dim is None else f' and d = {dim}'}, got {tuple(frame.shape)}"
+            )
         frame = frame.to(dtype=dtype or frame.dtype, device=device or frame.device)
     return scale * (frame - frame.mean(-1, keepdim=True))
 

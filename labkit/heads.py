@@ -1,8 +1,11 @@
-"""Three interchangeable classifier heads: a learnt one, a fixed simplex ETF, and the simplex ETF nearest to the class means.
+"""Three interchangeable classifier heads: a learnt one, a fixed simplex ETF, and the simplex ETF nearest to the class
+means.
 
-A head takes features z (…, N, d) to logits (…, N, C). Features are put on a sphere, h = τ·z/‖z‖, class vectors have unit
-length, and logits are ⟨w_c, h⟩ + b_c. Same constructor, same call, same attributes: a training loop never asks which it has.
-`generators` (one torch.Generator a seed) makes one leading batch dimension of independent heads, for training seeds side by side.
+A head takes features z (…, N, d) to logits (…, N, C). Features are put on a sphere, h = τ·z/‖z‖, class vectors have
+unit length, and logits are ⟨w_c, h⟩ + b_c. Same constructor, same call, same attributes: a training loop never asks
+which it has.
+`generators` (one torch.Generator a seed) makes one leading batch dimension of independent heads, for training seeds
+side by side.
 """
 
 import math
@@ -10,8 +13,8 @@ import math
 import torch
 from torch import nn
 
-from . import checks, etf, nearest, polar
-from .sphere import ImplicitLogits, SphereLogits, radius_of
+from labkit import _polar, checks, etf, nearest
+from labkit._fused import ImplicitLogits, SphereLogits, radius_of
 
 
 class Head(nn.Module):
@@ -33,7 +36,9 @@ class Head(nn.Module):
         return features * radius_of(features, self.temperature)
 
     def forward(self, features, targets=None):
-        """Logits ⟨w_c, h⟩ + b_c (…, N, C) of features z (…, N, d), with h = τ·z/‖z‖; in float32 for half-precision features."""
+        """Logits ⟨w_c, h⟩ + b_c (…, N, C) of features z (…, N, d), with h = τ·z/‖z‖; in float32 for half-precision
+        features.
+        """
         features = self._checked(features, targets)
         weight, bias = self.weight, self.bias
         bias = None if bias is None else bias.to(features.dtype)
@@ -45,7 +50,9 @@ class Head(nn.Module):
     def _checked(self, features, targets):
         checks.floating("features", features)
         if features.ndim < 2 or features.shape[-1] != self.dim or features.shape[:-2] != self.batch_shape:
-            raise ValueError(f"features must have shape {(*self.batch_shape, 'N', self.dim)}, got {tuple(features.shape)}")
+            raise ValueError(
+                f"features must have shape {(*self.batch_shape, 'N', self.dim)}, got {tuple(features.shape)}"
+            )
         if targets is not None:
             checks.labels(targets, self.num_classes, features.shape[:-1])
         return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
@@ -99,23 +106,36 @@ class FixedETFHead(Head):
 
 
 class ImplicitETFHead(Head):
-    """Weights are, at every training step, the simplex ETF nearest to the class means of the features (Eq. 8, Markou et al. 2024).
+    """Weights are, at every training step, the simplex ETF nearest to the class means of the features (Eq. 8, Markou et
+    al. 2024).
 
         W = √(C/(C−1)) (U* P)ᵀ,   b = −W μ_G,   U* = nearest_etf(H̃_t, prox = the last U*, δ)
 
     delta: proximal coefficient δ > 0. frame: orientation to start from, "canonical" or "haar".
     alpha: weight of a batch in the running means, in (0, 1]; the paper's schedule when None (see `ClassMeans`).
-    backprop_through_etf: whether the gradient also flows through U* (the indirect path of Figure 1), or U* counts as a constant.
+    backprop_through_etf: whether the gradient also flows through U* (the indirect path of Figure 1), or U* counts as a
+        constant.
 
-    With torch.distributed at work, means and gradient are those of the batches of all processes together, and every process
-    has to take part in every training step.
+    With torch.distributed at work, means and gradient are those of the batches of all processes together, and every
+    process has to take part in every training step.
 
-    In training mode a call needs targets; it moves the running means, the frame U and the step count, which are all in the
-    state_dict. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running state.
+    In training mode a call needs targets; it moves the running means, the frame U and the step count, which are all in
+    the state_dict. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running
+    state.
     """
 
-    def __init__(self, dim, num_classes, temperature=5.0, delta=1e-3, frame="canonical", backprop_through_etf=True,
-                 *, alpha=None, generators=None):
+    def __init__(
+        self,
+        dim,
+        num_classes,
+        temperature=5.0,
+        delta=1e-3,
+        frame="canonical",
+        backprop_through_etf=True,
+        *,
+        alpha=None,
+        generators=None,
+    ):
         super().__init__(dim, num_classes, temperature, generators=generators)
         checks.positive("delta", delta)
         self.delta, self.backprop_through_etf = delta, backprop_through_etf
@@ -143,15 +163,16 @@ class ImplicitETFHead(Head):
 
     @torch.no_grad()
     def solve(self, sums, counts):
-        """Take in the class sums (…, C, d) and counts (…, C) of a batch, and move to the nearest ETF of the running means.
+        """Take in the class sums (…, C, d) and counts (…, C) of a batch, and move to the nearest ETF of the running
+        means.
 
-        Returns (W, b, chain) in the dtype of the sums; chain(grad_W, grad_b) is the gradient with respect to the sums, by the
-        chain rule backwards through every line of this function, or through b's μ_G alone where grad_W is None. Raises
-        ValueError for sums that are not finite; nothing moves then.
+        Returns (W, b, chain) in the dtype of the sums; chain(grad_W, grad_b) is the gradient with respect to the sums,
+        by the chain rule backwards through every line of this function, or through b's μ_G alone where grad_W is None.
+        Raises ValueError for sums that are not finite; nothing moves then.
         """
         checks.finite("features", sums)  # before anything moves
         C, state = self.num_classes, self.class_means
-        xp, take = polar.backend(self.frame)
+        xp, take = _polar.backend(self.frame)
         sums, counts, prox = take(sums), take(counts), take(self.frame)
         means, alpha, global_mean = state.update(sums, counts)
         norm = xp.sqrt((means * means).sum(axis=(-2, -1), keepdims=True))
@@ -189,9 +210,9 @@ class ClassMeans(nn.Module):
 
         H̄_t = α_t H̄_batch + (1 − α_t) H̄_{t−1},   α_t = max(2/(t+1), 1e-4), or a constant alpha in (0, 1]
 
-    Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a centred
-    mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C), global_mean (…, d),
-    seen (…, C), step.
+    Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a
+    centred mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C),
+    global_mean (…, d), seen (…, C), step.
     """
 
     def __init__(self, dim, num_classes, batch_shape=(), alpha=None):
@@ -210,10 +231,10 @@ class ClassMeans(nn.Module):
     def update(self, sums, counts):
         """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `polar.backend`.
 
-        Returns the new average (…, d, C), the weight (…, C) of the batch's class means in it, and the global mean of the
-        batch (…, d).
+        Returns the new average (…, d, C), the weight (…, C) of the batch's class means in it, and the global mean of
+        the batch (…, d).
         """
-        xp, take = polar.backend(self.means)
+        xp, take = _polar.backend(self.means)
         means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
         global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
         batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]
@@ -238,7 +259,8 @@ def _frames(head, frame, generators):
 
 HEADS = {"standard": LinearHead, "fixed": FixedETFHead, "implicit": ImplicitETFHead}
 
-VARIANTS = {  # the heads of the guiding paper's comparisons, as they are called in results: a kind of HEADS and its options
+# The heads of the guiding paper's comparisons, as they are called in results: a kind of HEADS and its options.
+VARIANTS = {
     "standard": dict(head="standard"),
     "fixed": dict(head="fixed"),
     "implicit": dict(head="implicit"),

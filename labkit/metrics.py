@@ -1,18 +1,20 @@
 """Measures of neural collapse, in float64 whatever comes in, with any leading batch dimensions.
 
-features (…, N, d) are rows, targets (…, N) or (N,); weights and other class vectors are rows too, (…, C, d). Conventions
-differ between codebases; these are the guiding paper's (Appendix A): covariances divided by N and by C, the global mean is
-the mean of all samples, and NC1 is divided by C. Features should be those the classifier sees (`head.normalize`).
+features (…, N, d) are rows, targets (…, N) or (N,); weights and other class vectors are rows too, (…, C, d).
+Conventions differ between codebases; these are the guiding paper's (Appendix A): covariances divided by N and by C, the
+global mean is the mean of all samples, and NC1 is divided by C. Features should be those the classifier sees
+(`head.normalize`).
 Every class needs at least one sample; a missing one raises ValueError. Where several measures are taken of the same
 features, `means = class_means(…)` can be given to each, which saves a pass over them.
 """
 
 import math
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from . import checks
-from .sphere import class_sums
+from labkit import checks
 
 
 def class_means(features, targets, num_classes):
@@ -77,7 +79,9 @@ def nc3(weight, features, targets, means=None):
 
 
 def nc4(logits, features, targets, means=None):
-    """Share of samples that the classifier and the nearest class centre put in different classes, shape (…)   (Eq. 14)."""
+    """Share of samples that the classifier and the nearest class centre put in different classes, shape (…)   (Eq.
+    14).
+    """
     means, _ = means or class_means(features, targets, logits.shape[-1])
     return (logits.argmax(-1) != nearest_mean(features, means)).double().mean(-1)
 
@@ -90,7 +94,8 @@ def nearest_mean(features, means):
 
 
 def equinorm(vectors):
-    """Standard deviation over mean of the lengths of class vectors (…, C, d), shape (…); zero when all are equally long (Eq. 15).
+    """Standard deviation over mean of the lengths of class vectors (…, C, d), shape (…); zero when all are equally long
+    (Eq. 15).
 
     Unbiased standard deviation, as the released code. For the means give them centred by the global mean.
     """
@@ -129,3 +134,154 @@ def from_simplex(product):
     simplex = torch.eye(num_classes, dtype=product.dtype, device=product.device) - 1 / num_classes
     product = product / torch.linalg.matrix_norm(product, keepdim=True)
     return torch.linalg.matrix_norm(product - simplex / math.sqrt(num_classes - 1))
+
+
+def class_sums(features, targets, num_classes):
+    """Sum of the features of each class and their number: (…, C, d) and (…, C), from features (…, N, d), targets (…, N)
+    or (N,).
+
+    By index-add: O(N d), where a product with one-hot labels costs O(N C d).
+    """
+    *batch, n, d = features.shape
+    runs = math.prod(batch)
+    labels = targets.expand(*batch, n).reshape(runs, n)
+    index = _numbered_on(labels, num_classes)
+    sums = features.new_zeros(runs * num_classes, d).index_add_(0, index, features.reshape(-1, d))
+    return sums.reshape(*batch, num_classes, d), _counts(labels, num_classes).reshape(*batch, num_classes)
+
+
+def _numbered_on(labels, num_classes):
+    """Labels (runs, N) as one list, (runs·N,), in which each run has classes of its own."""
+    if len(labels) > 1:
+        labels = labels + num_classes * torch.arange(len(labels), device=labels.device).unsqueeze(-1)
+    return labels.reshape(-1)
+
+
+def _counts(labels, num_classes):
+    """Number of samples in each class, (runs, C), from labels (runs, N)."""
+    flat = torch.bincount(_numbered_on(labels, num_classes), minlength=len(labels) * num_classes)
+    return flat.reshape(len(labels), num_classes)
+
+
+def over_processes(*tensors):
+    """The tensors, each added up in place over all processes where there are several."""
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+    return tensors
+
+
+KEEP = 1 << 30  # bytes of features that are kept from the first pass, so that a small set goes through the network once
+
+
+@torch.no_grad()
+def collapse(read, head, *, keep=KEEP, margins=False):
+    """Measures of the samples that `read()` yields, in batches of features z (n, d) and labels (n,); a dict of floats.
+
+    read: called once for each pass, with the same samples in the same batches every time.
+    head: a labkit head, in evaluation mode. As in `ufm.train_ufm`, features are measured as the head sees them,
+        h = τ·z/‖z‖: loss (mean cross entropy), accuracy, nc1, nc2 (of the weights), nc3, nc4, equinorm_means,
+        equinorm_weights and cosine_margin (mean over samples).
+    keep: features of up to so many bytes stay in memory for the second pass; beyond, `read` is called again.
+    margins: also the margin of every sample, under "margins": an array (N,), in the order in which one process reads
+        them.
+
+    Sums are in float64, and equal `labkit.metrics` on the same features to rounding. Raises ValueError for a class
+    without a sample, and its subclass checks.NotFinite for features that are not finite.
+    """
+    weight = head.weight.double()
+    num_classes = len(weight)
+    first, second = _twice(read, keep)
+    sums, counts = torch.zeros_like(weight), weight.new_zeros(num_classes)
+    for z, labels in first():
+        checks.labels(labels, num_classes, z.shape[:-1])
+        more, number = class_sums(_seen(head, z), labels, num_classes)
+        sums += more
+        counts += number
+    over_processes(sums, counts)
+    checks.finite("features", sums)
+    means, global_mean = means_of(sums, counts)
+    whiten = whitening(means, global_mean)
+
+    totals, found = weight.new_zeros(5), []
+    for z, labels in second():
+        h, logits = _seen(head, z), head(z).double()
+        margin = margins_about(global_mean, weight, h, labels)
+        guess = logits.argmax(-1)
+        totals += torch.stack(
+            [
+                F.cross_entropy(logits, labels, reduction="sum"),
+                (guess == labels).sum(),
+                within(h, labels, means, whiten),
+                (guess != nearest_mean(h, means)).sum(),
+                margin.sum(),
+            ]
+        )
+        if margins:
+            found.append(margin.cpu().numpy())
+    over_processes(totals)
+    loss, correct, inside, elsewhere, margin = (totals / counts.sum()).tolist()
+    centred = means - global_mean
+    values = {
+        "loss": loss,
+        "accuracy": correct,
+        "nc1": inside / num_classes,
+        "nc2": nc2(weight).item(),
+        "nc3": from_simplex(weight @ centred.mT).item(),
+        "nc4": elsewhere,
+        "equinorm_means": equinorm(centred).item(),
+        "equinorm_weights": equinorm(weight).item(),
+        "cosine_margin": margin,
+    }
+    return values | {"margins": _in_order(found)} if margins else values
+
+
+@torch.no_grad()
+def accuracy(read, head):
+    """Mean cross entropy and share of correct guesses, as {"loss", "accuracy"}; `read` and `head` as in `collapse`."""
+    totals = torch.zeros(3, dtype=torch.float64, device=head.weight.device)
+    for z, labels in read():
+        logits = head(z).double()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        totals += torch.stack([loss, (logits.argmax(-1) == labels).sum(), loss.new_tensor(len(labels))])
+    loss, correct, number = over_processes(totals)[0].tolist()
+    return {"loss": loss / number, "accuracy": correct / number}
+
+
+def _seen(head, z):
+    """Features on the head's sphere, float64; half precision is widened first, as the heads do."""
+    return head.normalize(z if z.dtype == torch.float64 else z.float()).double()
+
+
+def _twice(read, limit):
+    """Two functions that give the batches of `read`: the second from memory where the first kept at most `limit`
+    bytes.
+    """
+    kept, size = [], 0
+
+    def first():
+        nonlocal kept, size
+        for batch in read():
+            if kept is not None:
+                kept.append(batch)
+                size += batch[0].nbytes
+                if size > limit:
+                    kept = None
+            yield batch
+
+    return first, lambda: read() if kept is None else kept
+
+
+def _in_order(parts):
+    """The arrays of all batches in one. Of every batch each process has a share, and shares follow each other by
+    rank.
+    """
+    shares = [parts]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        shares = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, parts)
+    return np.concatenate([share for batch in zip(*shares) for share in batch])

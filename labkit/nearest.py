@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from . import checks, etf, polar, products
+from labkit import _polar, checks, etf
 
 
 def nearest_etf(means, prox=None, delta=1e-3):
@@ -24,13 +24,14 @@ def nearest_etf(means, prox=None, delta=1e-3):
         against that unit.
     prox: orthonormal frame U_prox, shape (…, d, C); a constant of the problem. When omitted it is the solution without
         the proximal term, `start_frame(means)`, which is what the paper does in the first step.
-    delta: proximal coefficient δ > 0. With δ = 0 only the ETF is determined, not its frame: the result is then U*P, which
-        gives the same ETF, takes no prox, needs d ≥ C−1 only, and class means that span C−1 dimensions.
+    delta: proximal coefficient δ > 0. With δ = 0 only the ETF is determined, not its frame: the result is then U*P,
+        which gives the same ETF, takes no prox, needs d ≥ C−1 only, and class means that span C−1 dimensions.
 
     The classifier weights are `etf.simplex_etf(C, frame=U).mT`. Means that are all equal give `prox` back. The inner
-    work is in float64, in float32 for large matrices that are not float64; the result has the dtype of `means`. The gradient
-    is the exact implicit one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU); it can be taken once: a
-    second derivative raises RuntimeError. Raises TypeError for means that are not floating point, ValueError for other bad input.
+    work is in float64, in float32 for large matrices that are not float64; the result has the dtype of `means`. The
+    gradient is the exact implicit one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU); it can be
+    taken once: a second derivative raises RuntimeError. Raises TypeError for means that are not floating point,
+        ValueError for other bad input.
     """
     _check_means(means, spare=delta == 0)
     if delta == 0 and not isinstance(delta, bool):
@@ -43,10 +44,14 @@ def nearest_etf(means, prox=None, delta=1e-3):
         prox = start_frame(means.detach())
     else:
         checks.floating("prox", prox)
-        if prox.ndim > means.ndim or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1])) or (
-            prox.shape[-2:] != means.shape[-2:]
+        if (
+            prox.ndim > means.ndim
+            or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1]))
+            or (prox.shape[-2:] != means.shape[-2:])
         ):
-            raise ValueError(f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}")
+            raise ValueError(
+                f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}"
+            )
         checks.finite("prox", prox)
     checks.finite("means", means)
     return _Nearest.apply(means, prox, delta)
@@ -69,16 +74,18 @@ def start_frame(means, start=None):
         wide, start = means.double(), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
         rounding = 50 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide)
-        v = _polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
+        v = _completed_polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
         last = start.sum(-1, keepdim=True) / math.sqrt(C)
         last = last - v @ (v.mT @ last)
         # Along 1/√C the start frame is free to follow `start`, unless that lies in the span of V.
-        return _polar(v @ basis.mT + last / math.sqrt(C), start, 1e-10).to(means.dtype)
+        return _completed_polar(v @ basis.mT + last / math.sqrt(C), start, 1e-10).to(means.dtype)
 
 
-def _polar(matrix, aim, rounding):
-    """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on the rest."""
-    if matrix.shape[-1] >= polar.MANY_CLASSES and (found := products.polar_factor(matrix)):
+def _completed_polar(matrix, aim, rounding):
+    """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on
+    the rest.
+    """
+    if matrix.shape[-1] >= _polar.MANY_CLASSES and (found := _polar.polar_factor(matrix)):
         return found[0]
     left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
     known = (singular > rounding).to(matrix.dtype)
@@ -89,7 +96,9 @@ def _polar(matrix, aim, rounding):
 
 
 def plain(function):
-    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic here."""
+    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic
+    here.
+    """
 
     @functools.wraps(function)
     def inner(ctx, tensor, *rest):
@@ -105,7 +114,7 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     @plain
     def forward(ctx, means, prox, delta):
-        _, take = polar.backend(means)
+        _, take = _polar.backend(means)
         ctx.solution = Solution(take(means), take(prox), delta)
         ctx.save_for_backward(means)
         return torch.as_tensor(ctx.solution.u).to(means.dtype)
@@ -116,8 +125,8 @@ class _Nearest(torch.autograd.Function):
         def vjp(grad):
             return torch.as_tensor(ctx.solution.vjp(take(grad))).to(grad.dtype)
 
-        means, = ctx.saved_tensors
-        _, take = polar.backend(means)
+        (means,) = ctx.saved_tensors
+        _, take = _polar.backend(means)
         return Once.apply("nearest_etf", vjp, grad, means), None, None
 
 
@@ -127,13 +136,15 @@ class _Determined(torch.autograd.Function):
     @staticmethod
     @plain
     def forward(ctx, means):
-        _, take = polar.backend(means)
+        _, take = _polar.backend(means)
         basis = take(etf.simplex_basis(means.shape[-1], torch.float64, means.device))
-        ctx.factor, ctx.basis = polar.factor(take(means) @ basis), basis
+        ctx.factor, ctx.basis = _polar.factor(take(means) @ basis), basis
         limit = 0.1 / torch.finfo(means.dtype).eps
         if not ctx.factor.condition < limit:
-            raise ValueError(f"with delta=0 the class means must span C−1 = {means.shape[-1] - 1} dimensions after centring, or the "
-                             f"nearest ETF is not unique; their condition number is {ctx.factor.condition:.1e}. Use delta > 0")
+            raise ValueError(
+                f"with delta=0 the class means must span C−1 = {means.shape[-1] - 1} dimensions after centring, or the "
+                f"nearest ETF is not unique; their condition number is {ctx.factor.condition:.1e}. Use delta > 0"
+            )
         ctx.save_for_backward(means)
         return torch.as_tensor(ctx.factor.u @ basis.mT).to(means.dtype)
 
@@ -143,8 +154,8 @@ class _Determined(torch.autograd.Function):
         def vjp(grad):
             return torch.as_tensor(ctx.factor.vjp(take(grad) @ ctx.basis) @ ctx.basis.mT).to(grad.dtype)
 
-        means, = ctx.saved_tensors
-        _, take = polar.backend(means)
+        (means,) = ctx.saved_tensors
+        _, take = _polar.backend(means)
         return Once.apply("nearest_etf", vjp, grad, means)
 
 
@@ -173,7 +184,7 @@ class Solution:
         def b(means, prox):
             return self.scale * centred(means) + delta * prox
 
-        self.factor = polar.factor(b(means, prox), lambda: b(means.double(), prox.double()))
+        self.factor = _polar.factor(b(means, prox), lambda: b(means.double(), prox.double()))
         self.u = self.factor.u
 
     def vjp(self, grad):

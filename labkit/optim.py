@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from . import checks
+from labkit import checks
 
 
 def layer_scale(shape):
@@ -18,14 +18,17 @@ def layer_scale(shape):
 
 @torch.no_grad()
 def agd_init_(weight, generator=None):
-    """Fill weight, (out, in) or (out, in, k_h, k_w), with s times an orthogonal matrix for each kernel position; returns it.
+    """Fill weight, (out, in) or (out, in, k_h, k_w), with s times an orthogonal matrix for each kernel position;
+    returns it.
 
     Drawn on the CPU, so that a seed gives the same start on every device.
     """
     _check_layer(weight.shape, 0)
     out, fan_in, *kernel = weight.shape
     for position in range(math.prod(kernel)):
-        matrix = torch.nn.init.orthogonal_(torch.empty(out, fan_in), gain=layer_scale(weight.shape), generator=generator)
+        matrix = torch.nn.init.orthogonal_(
+            torch.empty(out, fan_in), gain=layer_scale(weight.shape), generator=generator
+        )
         weight.view(out, fan_in, -1)[:, :, position] = matrix
     return weight
 
@@ -35,7 +38,8 @@ class AGD(torch.optim.Optimizer):
 
         W_l ← W_l − gain · (η/L) · s_l · ∇_l/‖∇_l‖_F        (norms for each kernel position of a convolution)
 
-    params: weights of shape (…, out, in), or (out, in, k_h, k_w) for convolutions; start them with `agd_init_`. AGD has no
+    params: weights of shape (…, out, in), or (out, in, k_h, k_w) for convolutions; start them with `agd_init_`. AGD has
+        no
         rule for biases and other vectors: use layers without them (batch norm non-affine). One group of parameters.
     gain: factor on the step; 10 in the guiding paper, 1 in AGD's own.
     batch_dims: how many leading dimensions of every parameter are independent runs (seeds), each with its own G and η.
@@ -76,5 +80,7 @@ class AGD(torch.optim.Optimizer):
 
 def _check_layer(shape, batch_dims):
     if len(shape) - batch_dims not in (2, 4):
-        raise ValueError(f"AGD takes weights of shape (out, in) or (out, in, k_h, k_w) after {batch_dims} batch "
-                         f"dimensions, got {tuple(shape)}")
+        raise ValueError(
+            f"AGD takes weights of shape (out, in) or (out, in, k_h, k_w) after {batch_dims} batch "
+            f"dimensions, got {tuple(shape)}"
+        )

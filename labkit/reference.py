@@ -1,15 +1,19 @@
-"""The papers' own algorithms, slow and literal. Oracles for the closed form: tests and notebooks compare against them."""
+"""The papers' own algorithms, slow and literal. Oracles for the closed form: tests and notebooks compare against
+them.
+"""
 
 import math
 
 import numpy as np
 import torch
 
-from . import checks
+from labkit import checks
 
 
 def objective(means, prox, delta, frame):
-    """Value of Eq. 7 (Markou et al. 2024): ‖H̃ − U M̃‖²_F + (δ/2)‖U − U_prox‖²_F, shape (…); all arguments (…, d, C)."""
+    """Value of Eq. 7 (Markou et al. 2024): ‖H̃ − U M̃‖²_F + (δ/2)‖U − U_prox‖²_F, shape (…); all arguments (…, d,
+    C).
+    """
     C = means.shape[-1]
     etf = (frame - frame.mean(-1, keepdim=True)) / math.sqrt(C - 1)
     return (means - etf).square().sum((-2, -1)) + delta / 2 * (frame - prox).square().sum((-2, -1))
@@ -59,8 +63,8 @@ def proposition1_vjp(means, prox, delta, U, grad_U):
         A = rvech(D_U J)  (C(C+1)/2 × dC),   B = D²_{H̃U} f  (dC × dC, Eq. 23),   G = D²_{UU} f − I_d ⊗ Σ(U)  (Eq. 49)
 
     Memory O(d²C²): for small problems only. Computed in float64, returned in the dtype of means. The first term of
-    D_U f has the sign of Eq. 32; Eq. 20 prints the other one. An error in U enters Σ times λ_max/λ_min of S, so at δ = 1e-4
-    this formula is good to about 1e-9 (measured with mpmath) while the closed form's gradient is good to 1e-11.
+    D_U f has the sign of Eq. 32; Eq. 20 prints the other one. An error in U enters Σ times λ_max/λ_min of S, so at δ =
+    1e-4 this formula is good to about 1e-9 (measured with mpmath) while the closed form's gradient is good to 1e-11.
     """
     d, C = means.shape
     h, u_prox, u, y = (t.detach().double() for t in (means, prox, U, grad_U))

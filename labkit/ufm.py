@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from . import checks, metrics
-from .heads import HEADS
-from .optim import AGD, agd_init_
-from .training import History, provenance, sample_margins
+from labkit import checks, metrics
+from labkit.heads import HEADS
+from labkit.history import History, provenance, sample_margins
+from labkit.optim import AGD, agd_init_
 
 
 @dataclass(frozen=True)
 class UFM:
     """N free features of dimension d, in C classes of equal size (to one sample where C does not divide N).
 
-    imbalance: r ≥ 1 makes class sizes fall exponentially, n_c ∝ r^(−c/(C−1)), so that the first class is r times as large as
-        the last. Each size is a whole number within one of that rule, and they add up to N.
+    imbalance: r ≥ 1 makes class sizes fall exponentially, n_c ∝ r^(−c/(C−1)), so that the first class is r times as
+        large as the last. Each size is a whole number within one of that rule, and they add up to N.
 
     Raises ValueError for C < 2, d < C, N < C, r < 1, or so few samples that the last class would have less than one.
     """
@@ -45,8 +45,10 @@ class UFM:
         if self.imbalance < 1:
             raise ValueError(f"imbalance is largest class over smallest, at least 1, got {self.imbalance!r}")
         if self.num_samples < (needed := self._shape().sum() - 1e-9):
-            raise ValueError(f"imbalance={self.imbalance!r} with num_classes={self.num_classes} needs num_samples of at least "
-                             f"{math.ceil(needed)}, got {self.num_samples!r}")
+            raise ValueError(
+                f"imbalance={self.imbalance!r} with num_classes={self.num_classes} needs num_samples of at least "
+                f"{math.ceil(needed)}, got {self.num_samples!r}"
+            )
 
     def _shape(self):
         """What class sizes are proportional to, (C,); the last is 1."""
@@ -77,6 +79,11 @@ UFM_200 = UFM(200, 5000, 1024)
 UFM_1000 = UFM(1000, 10000, 1024)
 
 
+def classes_of(size):
+    """C from a model's name, "UFM-100" or "UFM-20-1000x80": 100, 20."""
+    return int(size.split("-")[1])
+
+
 def log_points(iterations, per_decade=10):
     """Iterations to log at: all of the first ones, then evenly on a logarithmic axis, and the last."""
     count = max(2, round(per_decade * math.log10(max(iterations, 1))) + 1)
@@ -87,27 +94,56 @@ def log_points(iterations, per_decade=10):
 class Trainer:
     """A UFM and a head in training, one run for each seed, all in one batch. `train_ufm` drives it; so can a widget.
 
-    Arguments and errors as in `train_ufm`. Attributes: iteration (steps taken so far), head, features (S, N, d), targets (N,).
-    AGD takes the N×d features for one layer whatever the batch. A sample outside the batch has a gradient of zero, and as AGD
-    keeps no momentum it stands still; the length of the step, which is that of the whole matrix, falls to those inside.
+    Arguments and errors as in `train_ufm`. Attributes: iteration (steps taken so far), head, features (S, N, d),
+    targets (N,).
+    AGD takes the N×d features for one layer whatever the batch. A sample outside the batch has a gradient of zero, and
+    as AGD keeps no momentum it stands still; the length of the step, which is that of the whole matrix, falls to those
+    inside.
     """
 
-    def __init__(self, spec, head="standard", seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0, frame="canonical",
-                 backprop_through_etf=True, device="cpu", alpha=None, batch_size=None, normalized=True):
+    def __init__(
+        self,
+        spec,
+        head="standard",
+        seeds=(0,),
+        temperature=5.0,
+        delta=1e-3,
+        gain=10.0,
+        frame="canonical",
+        backprop_through_etf=True,
+        device="cpu",
+        alpha=None,
+        batch_size=None,
+        normalized=True,
+    ):
         checks.one_of("head", head, tuple(HEADS))
-        if not isinstance(seeds, Iterable) or not (seeds := list(seeds)) or len(set(seeds)) < len(seeds) or any(
-            not isinstance(s, Integral) for s in seeds
+        if (
+            not isinstance(seeds, Iterable)
+            or not (seeds := list(seeds))
+            or len(set(seeds)) < len(seeds)
+            or any(not isinstance(s, Integral) for s in seeds)
         ):
             raise ValueError(f"seeds must be one or more different integers, got {seeds!r}")
         n = spec.num_samples
         if batch_size is not None and batch_size not in range(1, n + 1):
             raise ValueError(f"batch_size must be None or an integer from 1 to num_samples={n}, got {batch_size!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
-        options = {"standard": {"normalized": normalized}, "fixed": {"frame": frame},
-                   "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf}}[head]
-        self.settings = {"spec": asdict(spec), "head": head, "seeds": self.seeds, "temperature": temperature, "gain": gain,
-                         "batch_size": batch_size, **options}
-        # Features first, then the head, then batches, from one generator a seed: all heads start from the same features.
+        options = {
+            "standard": {"normalized": normalized},
+            "fixed": {"frame": frame},
+            "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf},
+        }[head]
+        self.settings = {
+            "spec": asdict(spec),
+            "head": head,
+            "seeds": self.seeds,
+            "temperature": temperature,
+            "gain": gain,
+            "batch_size": batch_size,
+            **options,
+        }
+        # Features first, then the head, then batches, from one generator a seed: all heads start from the same
+        # features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
         self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **options).to(device)
@@ -119,12 +155,16 @@ class Trainer:
         self._rows, self._margins = [], None
 
     def batch(self):
-        """What the next step will see: features (S, B, d) as a part of the parameter, targets (S, B). Asking moves nothing."""
+        """What the next step will see: features (S, B, d) as a part of the parameter, targets (S, B). Asking moves
+        nothing.
+        """
         n, S = self.spec.num_samples, len(self.seeds)
         if self.batch_size is None:
             return self.features, self.targets.expand(S, n)
         if self._rows_of_batch is None:  # (S, B), without repeats; each seed's from its own generator
-            self._rows_of_batch = torch.stack([torch.randperm(n, generator=g)[: self.batch_size] for g in self._generators])
+            self._rows_of_batch = torch.stack(
+                [torch.randperm(n, generator=g)[: self.batch_size] for g in self._generators]
+            )
         rows = self._rows_of_batch.to(self.device)
         numbered = rows + n * torch.arange(S, device=self.device).unsqueeze(-1)
         features = self.features.flatten(0, 1).index_select(0, numbered.flatten())
@@ -133,7 +173,7 @@ class Trainer:
     def step(self):
         """One step of AGD on the cross entropy of all samples, or of a random batch of them."""
         features, targets = self.batch()
-        self.optimizer.zero_grad()  # before the head takes memory: see `sphere.ImplicitLogits`
+        self.optimizer.zero_grad()  # before the head takes memory: see `_fused.ImplicitLogits`
         logits = self.head(features, targets)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         (loss / targets.shape[-1]).backward()  # a sum over seeds: no run sees another
@@ -161,8 +201,10 @@ class Trainer:
         logits = logits.double()
         loss = F.cross_entropy(logits.mT, targets.expand(logits.shape[:-1]), reduction="none").mean(-1)
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(f"the loss of the {self.head_name} head is {loss.tolist()} at iteration "
-                                     f"{self.iteration}, seeds {self.seeds}")
+            raise FloatingPointError(
+                f"the loss of the {self.head_name} head is {loss.tolist()} at iteration "
+                f"{self.iteration}, seeds {self.seeds}"
+            )
         h, weight = head.normalize(self.features).double(), head.weight
         means, global_mean = both = metrics.class_means(h, targets, self.spec.num_classes)
         margins = metrics.cosine_margins(weight, h, targets, both)
@@ -183,7 +225,9 @@ class Trainer:
     def log(self):
         """Measure the present state and keep it as one row for each seed."""
         values, self._margins = self.measure()
-        self._rows.append(pd.DataFrame({"head": self.head_name, "seed": self.seeds, "iteration": self.iteration, **values}))
+        self._rows.append(
+            pd.DataFrame({"head": self.head_name, "seed": self.seeds, "iteration": self.iteration, **values})
+        )
 
     def history(self):
         """What was logged so far, as a History; the margins are those of the last log."""
@@ -192,33 +236,49 @@ class Trainer:
         return History(table, settings, sample_margins(self.head_name, self.seeds, self._margins))
 
 
-def train_ufm(spec, head="standard", iterations=2000, seeds=(0,), temperature=5.0, delta=1e-3, gain=10.0,
-              frame="canonical", backprop_through_etf=True, log_at=None, device="cpu", progress=False, alpha=None,
-              batch_size=None, normalized=True):
+def train_ufm(
+    spec,
+    head="standard",
+    iterations=2000,
+    seeds=(0,),
+    temperature=5.0,
+    delta=1e-3,
+    gain=10.0,
+    frame="canonical",
+    backprop_through_etf=True,
+    log_at=None,
+    device="cpu",
+    progress=False,
+    alpha=None,
+    batch_size=None,
+    normalized=True,
+):
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 
-    spec: a `UFM`. head: "standard", "fixed" or "implicit". delta, alpha and backprop_through_etf concern the implicit head,
-        frame ("canonical" or "haar") the fixed and the implicit one, normalized the standard one (see `LinearHead`).
+    spec: a `UFM`. head: "standard", "fixed" or "implicit". delta, alpha and backprop_through_etf concern the implicit
+        head, frame ("canonical" or "haar") the fixed and the implicit one, normalized the standard one (see
+        `LinearHead`).
     temperature: τ. gain: of AGD.
     log_at: iterations to measure at, iteration t being the state after t steps; `log_points(iterations)` when omitted.
     progress: a tqdm bar on stderr.
-    batch_size: samples in a step, drawn without repeats and anew each time from the seed's own generator; all when None. With
-        batches too, measures are of all samples, with the classifier that a step on all samples would use.
+    batch_size: samples in a step, drawn without repeats and anew each time from the seed's own generator; all when
+        None. With batches too, measures are of all samples, with the classifier that a step on all samples would use.
 
     Returns a `History` with columns head, seed, iteration, loss (mean cross entropy), accuracy (share of samples), nc1,
     nc2 (of the weights), nc3, nc4, equinorm_means, equinorm_weights, cosine_margin (mean over samples), and every
-    sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖, and the global mean is that of the
-    samples, which with imbalanced classes is not the mean of the class means. A seed's rows do not depend on the seeds
-    beside it, beyond rounding. The settings hold seconds_per_step, without the measuring. Raises ValueError for bad settings,
-    FloatingPointError when the loss is not finite.
+    sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖, and the global mean is that of
+    the samples, which with imbalanced classes is not the mean of the class means. A seed's rows do not depend on the
+    seeds beside it, beyond rounding. The settings hold seconds_per_step, without the measuring. Raises ValueError for
+    bad settings, FloatingPointError when the loss is not finite.
     """
     if not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
     wanted = set(log_points(iterations) if log_at is None else log_at) | {iterations}
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")
-    trainer = Trainer(spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha,
-                      batch_size, normalized)
+    trainer = Trainer(
+        spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha, batch_size, normalized
+    )
     stepping, start = 0.0, time.perf_counter()
     for t in tqdm(range(iterations + 1), desc=f"{head} head", disable=not progress, mininterval=0.5):
         if t in wanted:

@@ -1,4 +1,6 @@
-"""Makes tools/notebooks.py importable, pytest itself finds labkit where pip put it; and a page for widgets, with no browser."""
+"""Makes tools/notebooks.py importable, pytest itself finds labkit where pip put it; and a page for widgets, with no
+browser.
+"""
 
 import sys
 from pathlib import Path
@@ -9,7 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 
 def pytest_sessionstart(session):
-    """What ipywidgets 7.7 says of itself does not fail tests that take warnings for errors: the session's filter comes last."""
+    """What ipywidgets 7.7 says of itself does not fail tests that take warnings for errors: the session's filter comes
+    last.
+    """
     session.add_marker(pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"))
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from labkit.data import ImageSet
+from labkit.vision.data import ImageSet
 
 
 def pixels(n=5, size=32, seed=0):
@@ -29,7 +29,9 @@ def write_parquet(path, pictures, labels, names=("img", "label"), metadata=None,
 
 
 def image_set(counts, size=6, channels=3, seed=0):
-    """A set with counts[c] images of class c in random order; image i is noise, but its first pixel is (i mod 256, i div 256)."""
+    """A set with counts[c] images of class c in random order; image i is noise, but its first pixel is (i mod 256, i
+    div 256).
+    """
     g = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=g)]

@@ -1,6 +1,6 @@
 """Trainings of a second on digits, for the tests of the loop; as a program, one of them in a process of its own.
 
-    python tests/small_runs.py FOLDER
+python tests/small_runs.py FOLDER
 """
 
 import sys
@@ -8,11 +8,12 @@ import sys
 import torch
 from torch import nn
 
-from labkit import data, processes, streaming, trainer
-from labkit.augment import PaddedCrop
-from labkit.batches import Batches
+from labkit import metrics
 from labkit.heads import HEADS
 from labkit.optim import AGD
+from labkit.vision import data, processes, trainer
+from labkit.vision.augment import PaddedCrop
+from labkit.vision.batches import Batches
 
 COUNT, DIM = 300, 16  # digits to train on, features
 OPTIMIZERS = {
@@ -38,8 +39,18 @@ def build(head, optimizer="sgd", plain=True, seed=0):
     return backbone, module, OPTIMIZERS[optimizer]([*backbone.parameters(), *module.parameters()])
 
 
-def a_trainer(head, folder=None, optimizer="sgd", schedule="cosine", plain=True, epochs=4, precision="no", batch_size=64,
-              mix=None, **options):
+def a_trainer(
+    head,
+    folder=None,
+    optimizer="sgd",
+    schedule="cosine",
+    plain=True,
+    epochs=4,
+    precision="no",
+    batch_size=64,
+    mix=None,
+    **options,
+):
     """A Trainer: batches of 64, the last of an epoch with 44; the digits are moved about unless it is to be plain."""
     train, test = sets()
     on = processes.accelerator(precision)
@@ -49,8 +60,20 @@ def a_trainer(head, folder=None, optimizer="sgd", schedule="cosine", plain=True,
     batches = Batches(train, batch_size, transforms=transforms, order="stratified", mix=mix, **here)
     clean, held_out = (Batches(part, 128, transforms=[norm], order="sequential", **here) for part in (train, test))
     name = head if isinstance(head, str) else "other"
-    return trainer.Trainer(backbone, module, made, batches, clean, held_out, name=name, epochs=epochs, schedule=schedule,
-                           folder=folder, on=on, **options)
+    return trainer.Trainer(
+        backbone,
+        module,
+        made,
+        batches,
+        clean,
+        held_out,
+        name=name,
+        epochs=epochs,
+        schedule=schedule,
+        folder=folder,
+        on=on,
+        **options,
+    )
 
 
 def poisoned(run, epoch, step):
@@ -80,28 +103,40 @@ def made_up_collapse(rank, processes):
     g = torch.Generator().manual_seed(0)
     z, labels = torch.randn(303, 20, generator=g, dtype=torch.float64), torch.arange(303) % 7
     head = HEADS["fixed"](20, 7).double().eval()
-    shares = [tuple(part.tensor_split(processes)[rank] for part in batch) for batch in zip(z.split(50), labels.split(50))]
-    return streaming.collapse(lambda: shares, head, margins=True) | streaming.accuracy(lambda: shares, head)
+    shares = [
+        tuple(part.tensor_split(processes)[rank] for part in batch) for batch in zip(z.split(50), labels.split(50))
+    ]
+    return metrics.collapse(lambda: shares, head, margins=True) | metrics.accuracy(lambda: shares, head)
 
 
 def every_head(folder):
-    """Train all three and leave in `folder`: losses of all steps, rows, margins and checkpoints. On any number of processes.
+    """Train all three and leave in `folder`: losses of all steps, rows, margins and checkpoints. On any number of
+    processes.
 
-    Batches of 65: two processes have shares of 33 and 32, and 20 of the last. Then one network with batch norm and dropout,
-    of which every process leaves what it has at the end, the collapse of made-up features, and how two poisoned runs stop.
+    Batches of 65: two processes have shares of 33 and 32, and 20 of the last. Then one network with batch norm and
+    dropout, of which every process leaves what it has at the end, the collapse of made-up features, and how two
+    poisoned runs stop.
     """
     for head in HEADS:
         run = a_trainer(head, f"{folder}/{head}", batch_size=65, epochs=3)
         losses = [run.losses for _ in run.each_epoch() if run.losses is not None]
         if run.on.is_main_process:
-            torch.save({"losses": torch.cat(losses), "rows": run.rows, "margins": torch.from_numpy(run.margins)},
-                       f"{folder}/{head}.pt")
+            torch.save(
+                {"losses": torch.cat(losses), "rows": run.rows, "margins": torch.from_numpy(run.margins)},
+                f"{folder}/{head}.pt",
+            )
     run = a_trainer("standard", plain=False, epochs=2)
     run.run()
-    torch.save({"state": run.backbone.state_dict(), "rows": run.rows, "generators": run._generators,
-                "made up": made_up_collapse(run.on.process_index, run.on.num_processes),
-                "messages": [message(poisoned(a_trainer(head), 1, 2)) for head in ("standard", "implicit")]},
-               f"{folder}/{run.on.process_index}.pt")
+    torch.save(
+        {
+            "state": run.backbone.state_dict(),
+            "rows": run.rows,
+            "generators": run._generators,
+            "made up": made_up_collapse(run.on.process_index, run.on.num_processes),
+            "messages": [message(poisoned(a_trainer(head), 1, 2)) for head in ("standard", "implicit")],
+        },
+        f"{folder}/{run.on.process_index}.pt",
+    )
 
 
 KILLED = dict(head="implicit", plain=False, epochs=12)

@@ -7,7 +7,9 @@ import numpy as np
 
 
 def positions(widget, count=3):
-    """Values over a control's whole range with both ends, `count` of them or, when None, every step; every option of a menu."""
+    """Values over a control's whole range with both ends, `count` of them or, when None, every step; every option of a
+    menu.
+    """
     if isinstance(widget, ipywidgets.Checkbox):
         return [False, True]
     if hasattr(widget, "options"):
@@ -26,16 +28,23 @@ def another(widget):
 
 
 def sweeps(explorer, count=None):
-    """The states met when each control in turn goes over its whole range, in every step or in `count`, and the others stay."""
+    """The states met when each control in turn goes over its whole range, in every step or in `count`, and the others
+    stay.
+    """
     for name, widget in explorer.widgets.items():
         for value in positions(widget, count):
             yield {**explorer.state, name: value}
 
 
 def corners(explorer, **fewer):
-    """All combinations of the ends of sliders and the options of menus; fewer: the values to take for some of the controls."""
-    ends = [fewer.get(name) or (p if hasattr(w, "options") else [p[0], p[-1]])
-            for name, w in explorer.widgets.items() for p in [positions(w)]]
+    """All combinations of the ends of sliders and the options of menus; fewer: the values to take for some of the
+    controls.
+    """
+    ends = [
+        fewer.get(name) or (p if hasattr(w, "options") else [p[0], p[-1]])
+        for name, w in explorer.widgets.items()
+        for p in [positions(w)]
+    ]
     return [dict(zip(explorer.widgets, values)) for values in itertools.product(*ends)]
 
 
@@ -45,7 +54,7 @@ def check_numbers(figure):
     for trace in figure.data:
         for axis in "xyz":
             values = trace[axis] if axis in trace else None
-            if values is None or len(values) == 1 and values[0] is None:  # an entry of the legend
+            if values is None or (len(values) == 1 and values[0] is None):  # an entry of the legend
                 continue
             values, where = np.asarray(values, float), (trace.type, trace.name, axis)
             if trace.type == "scatter3d" and trace.mode == "lines+markers":

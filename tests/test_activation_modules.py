@@ -56,8 +56,8 @@ def test_lambda_at_the_floor(module):
     for sign in (1, -1):
         # Channel by channel: whether descent would raise λ or lower it.
         weights = sign * torch.sign(torch.autograd.grad(function(z, act.kappa, floored).sum(), floored)[0])
-        found, = torch.autograd.grad((act(z) * weights).sum(), act.lam)
-        wanted, = torch.autograd.grad((function(z, act.kappa, floored) * weights).sum(), floored)
+        (found,) = torch.autograd.grad((act(z) * weights).sum(), act.lam)
+        (wanted,) = torch.autograd.grad((function(z, act.kappa, floored) * weights).sum(), floored)
         assert (wanted * sign > 0).all()
         torch.testing.assert_close(found, wanted if sign < 0 else wanted * torch.tensor([0.0, 0.0, 1.0]))
     torch.testing.assert_close(act(z), function(z, act.kappa, floored))
@@ -86,8 +86,10 @@ def test_second_derivative_through_the_floor():
     act, z = AGLU().double(), torch.tensor([0.5, 2.0], dtype=torch.float64)
     for value in (-0.5, 0.3):
         lam, plain = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (value, max(value, FLOOR)))
-        found, = torch.autograd.grad(-torch.func.functional_call(act, {"lam": lam}, (z,)).sum(), lam, create_graph=True)
-        wanted, = torch.autograd.grad(-aglu(z, act.kappa, plain).sum(), plain, create_graph=True)
+        (found,) = torch.autograd.grad(
+            -torch.func.functional_call(act, {"lam": lam}, (z,)).sum(), lam, create_graph=True
+        )
+        (wanted,) = torch.autograd.grad(-aglu(z, act.kappa, plain).sum(), plain, create_graph=True)
         assert wanted < 0 and found.item() == pytest.approx(wanted.item())  # descent raises λ: it passes
         second, wanted = torch.autograd.grad(found, lam)[0], torch.autograd.grad(wanted, plain)[0]
         assert second.item() == pytest.approx(wanted.item() if value > 0 or wanted < 0 else 0)
@@ -145,10 +147,17 @@ def test_memory_kept(dtype):
 INDUCTOR = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
-@pytest.mark.parametrize("make, backend", [
-    (AGLU, "aot_eager"), (lambda: APA(num_channels=3), "aot_eager"), (lambda: AGLU(lambda_gradient="paper"), "aot_eager"),
-    (lambda: torch.nn.Sequential(AGLU(), APA()), "aot_eager"), pytest.param(AGLU, "inductor", marks=INDUCTOR),
-], ids=["AGLU", "channels", "paper", "two", "inductor"])
+@pytest.mark.parametrize(
+    "make, backend",
+    [
+        (AGLU, "aot_eager"),
+        (lambda: APA(num_channels=3), "aot_eager"),
+        (lambda: AGLU(lambda_gradient="paper"), "aot_eager"),
+        (lambda: torch.nn.Sequential(AGLU(), APA()), "aot_eager"),
+        pytest.param(AGLU, "inductor", marks=INDUCTOR),
+    ],
+    ids=["AGLU", "channels", "paper", "two", "inductor"],
+)
 def test_compiled_modules(make, backend):
     torch._dynamo.reset()
     act = make()
@@ -167,7 +176,7 @@ def test_compiled_modules(make, backend):
 def test_an_ensemble_of_modules():
     acts, z = [AGLU(num_channels=3) for _ in range(4)], torch.randn(5, 3)
     parameters, buffers = torch.func.stack_module_state(acts)
-    loss = lambda p: torch.func.functional_call(acts[0], p, (z,)).square().sum()  # noqa: E731
+    loss = lambda p: torch.func.functional_call(acts[0], p, (z,)).square().sum()
     found = torch.func.vmap(torch.func.grad(loss))({name: p.detach() for name, p in parameters.items()})
     for i, act in enumerate(acts):
         act(z).square().sum().backward()
@@ -179,18 +188,21 @@ def test_an_ensemble_of_modules():
 
 
 @MODULES
-@pytest.mark.parametrize("options, message", [
-    (dict(kappa_init=(1.3, 1.0)), r"kappa_init .* got \(1.3, 1.0\)"),
-    (dict(kappa_init=(0, math.inf)), r"kappa_init .* got \(0, inf\)"),
-    (dict(kappa_init=()), r"kappa_init .* got \(\)"),
-    (dict(kappa_init=1.0), r"kappa_init .* got 1.0"),
-    (dict(lambda_init=(1, 0.5)), r"lambda_init .* got \(1, 0.5\)"),
-    (dict(lambda_init=(0, 0)), r"lambda_init .* got \(0, 0\)"),
-    (dict(lambda_init=(-1, 1)), r"lambda_init .* got \(-1, 1\)"),
-    (dict(num_channels=0), "num_channels .* got 0"),
-    (dict(num_channels=2.0), "num_channels .* got 2.0"),
-    (dict(lambda_gradient="Paper"), "lambda_gradient .* got 'Paper'"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(kappa_init=(1.3, 1.0)), r"kappa_init .* got \(1.3, 1.0\)"),
+        (dict(kappa_init=(0, math.inf)), r"kappa_init .* got \(0, inf\)"),
+        (dict(kappa_init=()), r"kappa_init .* got \(\)"),
+        (dict(kappa_init=1.0), r"kappa_init .* got 1.0"),
+        (dict(lambda_init=(1, 0.5)), r"lambda_init .* got \(1, 0.5\)"),
+        (dict(lambda_init=(0, 0)), r"lambda_init .* got \(0, 0\)"),
+        (dict(lambda_init=(-1, 1)), r"lambda_init .* got \(-1, 1\)"),
+        (dict(num_channels=0), "num_channels .* got 0"),
+        (dict(num_channels=2.0), "num_channels .* got 2.0"),
+        (dict(lambda_gradient="Paper"), "lambda_gradient .* got 'Paper'"),
+    ],
+)
 def test_bad_module_arguments(module, options, message):
     with pytest.raises(ValueError, match=message):
         module(**options)

@@ -58,7 +58,11 @@ def points(dtype):
     r = random.Random(0)
     grid = (-30, -3, -1, 0, 0.1, 1, 10, 30), (-2, -0.1, 0, 1, 2), (1e-8, 1e-5, 1e-3, 0.1, 0.5, 1, 10)
     rows = list(itertools.product(*grid))
-    for spread in (lambda: r.uniform(-30, 30), lambda: r.gauss(0, 2), lambda: r.choice((-1, 1)) * 10 ** r.uniform(-3, 1.47)):
+    for spread in (
+        lambda: r.uniform(-30, 30),
+        lambda: r.gauss(0, 2),
+        lambda: r.choice((-1, 1)) * 10 ** r.uniform(-3, 1.47),
+    ):
         rows += [(spread(), r.uniform(-2, 2), 10 ** r.uniform(-8, 1)) for _ in range(800)]
     # Where η is too small for a normal number and z²q²·η is not: its digits must not be lost with those of η.
     smallest = math.log(-math.log(torch.finfo(dtype).tiny))
@@ -149,7 +153,7 @@ def assert_same(ours, other, *arguments, **tolerance):
 
 def test_small_lambda_is_gumbel():
     z, kappa, _ = inputs(50, channels=50)
-    gumbel = lambda: torch.exp(-torch.exp(-kappa * z))  # noqa: E731
+    gumbel = lambda: torch.exp(-torch.exp(-kappa * z))
     assert_same(lambda: apa(z[None], kappa, 1e-8)[0], gumbel, z, kappa, rtol=1e-5, atol=1e-9)
     z, kappa = z.detach(), kappa.detach()
     slope = gradients(apa, z, kappa, torch.full_like(z, 1e-8))[3]
@@ -159,7 +163,7 @@ def test_small_lambda_is_gumbel():
 @FUNCTIONS
 def test_against_autograd_of_the_plain_formula(function):
     z, kappa, lam = inputs(4, 5, 2, 3, channels=5)
-    plain = lambda: composite(z, kappa.view(5, 1, 1), lam.view(5, 1, 1), function is aglu)  # noqa: E731
+    plain = lambda: composite(z, kappa.view(5, 1, 1), lam.view(5, 1, 1), function is aglu)
     assert_same(lambda: function(z, kappa, lam), plain, z, kappa, lam, rtol=1e-10, atol=1e-12)
 
 
@@ -167,8 +171,8 @@ def test_against_autograd_of_the_plain_formula(function):
 @pytest.mark.parametrize("kappa_shape, lam_shape", [((), ()), ((3,), (3,)), ((), (3,)), ((3,), ())])
 def test_first_and_second_derivatives(function, kappa_shape, lam_shape):
     z, kappa, lam = inputs(2, 3, 2, channels=3)
-    kappa = kappa.detach()[:math.prod(kappa_shape)].reshape(kappa_shape).requires_grad_()
-    lam = lam.detach()[:math.prod(lam_shape)].reshape(lam_shape).requires_grad_()
+    kappa = kappa.detach()[: math.prod(kappa_shape)].reshape(kappa_shape).requires_grad_()
+    lam = lam.detach()[: math.prod(lam_shape)].reshape(lam_shape).requires_grad_()
     assert torch.autograd.gradcheck(function, (z, kappa, lam), check_batched_grad=True)
     assert torch.autograd.gradgradcheck(function, (z, kappa, lam), check_batched_grad=True)
 
@@ -178,10 +182,10 @@ def test_second_derivatives_at_a_small_lambda():
     z, kappa, lam = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.7, 1.3, 1e-6))
     slopes = torch.autograd.grad(apa(z, kappa, lam), (z, kappa, lam), create_graph=True)
     with mp.workdps(80):
-        eta = lambda z, kappa, lam: mp.exp(-mp.log1p(lam * mp.exp(-kappa * z)) / lam)  # noqa: E731
+        eta = lambda z, kappa, lam: mp.exp(-mp.log1p(lam * mp.exp(-kappa * z)) / lam)
         for slope, order in zip(slopes, ((1, 0, 1), (0, 1, 1), (0, 0, 2))):
             true = mp.diff(eta, (mpf(0.7), mpf(1.3), mpf(1e-6)), order, h=mpf(10) ** -30)
-            found, = torch.autograd.grad(slope, lam, retain_graph=True)
+            (found,) = torch.autograd.grad(slope, lam, retain_graph=True)
             assert found.item() == pytest.approx(float(true), rel=1e-9)
 
 
@@ -270,11 +274,11 @@ def test_compiled_functions(function):
 @FUNCTIONS
 def test_func_transforms(function):
     z, kappa, lam = (t.detach() for t in inputs(4, 3, 2, channels=3))
-    total = lambda z, kappa, lam: function(z, kappa, lam).sum()  # noqa: E731
+    total = lambda z, kappa, lam: function(z, kappa, lam).sum()
     single = torch.func.grad(total, argnums=(0, 1, 2))
     each = torch.func.vmap(single, in_dims=(0, None, None))(z.unsqueeze(1), kappa, lam)  # gradients of each sample
     for i, found in enumerate(zip(*each)):
-        torch.testing.assert_close(found, single(z[i:i + 1], kappa, lam))
+        torch.testing.assert_close(found, single(z[i : i + 1], kappa, lam))
     several = torch.func.vmap(function, in_dims=(None, 0, 0))(z, kappa, lam)  # three scalars, not three channels
     torch.testing.assert_close(several, torch.stack([function(z, k, l) for k, l in zip(kappa, lam)]))
     both = torch.func.vmap(torch.func.vmap(total, in_dims=(None, 0, None)), in_dims=(None, None, 0))(z, kappa, lam)
@@ -282,7 +286,9 @@ def test_func_transforms(function):
     jacobian = torch.autograd.functional.jacobian(lambda lam: function(z, kappa, lam), lam)
     torch.testing.assert_close(torch.func.jacrev(function, argnums=2)(z, kappa, lam), jacobian)
     hessian = torch.autograd.functional.hessian(lambda lam: total(z, kappa, lam), lam)
-    torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(total, argnums=2), argnums=2)(z, kappa, lam), hessian)
+    torch.testing.assert_close(
+        torch.func.jacrev(torch.func.jacrev(total, argnums=2), argnums=2)(z, kappa, lam), hessian
+    )
 
 
 # --- errors -------------------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ def batches():
 
 
 def train(rank, processes, through_etf):
-    """Logits and feature gradients of this process's share of each batch, and the state at the end. Shares differ in size."""
+    """Logits and feature gradients of this process's share of each batch, and the state at the end. Shares differ in
+    size.
+    """
     head = ImplicitETFHead(D, C, backprop_through_etf=through_etf).double()
     cut = [0, N] if processes == 1 else [0, N // 3, N]
     share, rows = slice(cut[rank], cut[rank + 1]), []

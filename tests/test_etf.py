@@ -19,7 +19,9 @@ def orthonormality_error(frame):
     return (gram - torch.eye(gram.shape[-1], dtype=gram.dtype)).abs().max().item()
 
 
-@pytest.mark.parametrize("C, dim", [(2, None), (2, 1), (2, 5), (3, 2), (4, 3), (10, None), (10, 9), (10, 10), (10, 64), (200, 199)])
+@pytest.mark.parametrize(
+    "C, dim", [(2, None), (2, 1), (2, 5), (3, 2), (4, 3), (10, None), (10, 9), (10, 10), (10, 64), (200, 199)]
+)
 def test_gram_matrix_of_an_etf(C, dim):
     vectors = etf.simplex_etf(C, dim, dtype=torch.float64)
     assert vectors.shape == (dim or C, C)
@@ -68,7 +70,9 @@ def test_default_dtype_and_the_one_asked_for():
 
 
 def test_a_seed_gives_the_same_frame_in_every_dtype():
-    double, single = (etf.haar_frame(5, 3, torch.Generator().manual_seed(4), dtype=t) for t in (torch.float64, torch.float32))
+    double, single = (
+        etf.haar_frame(5, 3, torch.Generator().manual_seed(4), dtype=t) for t in (torch.float64, torch.float32)
+    )
     assert torch.equal(double.float(), single)
 
 
@@ -122,27 +126,30 @@ def test_an_etf_attains_both_bounds(C):
     assert loss.item() == pytest.approx(etf.cross_entropy_bound(C, 5.0), rel=1e-12)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: etf.simplex_etf(1), "num_classes .* got 1"),
-    (lambda: etf.simplex_etf(True), "num_classes .* got True"),
-    (lambda: etf.simplex_etf(2.5), "num_classes .* got 2.5"),
-    (lambda: etf.simplex_etf(5, 3), "dim .* at least 4 .*num_classes=5.* got 3"),
-    (lambda: etf.simplex_etf(5, 0), "dim .* got 0"),
-    (lambda: etf.simplex_etf(3, frame=torch.eye(4)), r"frame .*\(4, 4\)"),
-    (lambda: etf.simplex_etf(3, 5, frame=torch.eye(4)[:, :3]), r"frame .*d = 5.*\(4, 3\)"),
-    (lambda: etf.simplex_etf(3, frame=torch.ones(1, 3)), r"frame .*\(1, 3\)"),
-    (lambda: etf.simplex_etf(3, frame=torch.ones(3)), r"frame .*\(3,\)"),
-    (lambda: etf.canonical_frame(3, 4), "dim .* at least 4 .* got 3"),
-    (lambda: etf.haar_frame(3, 4), "dim .* at least 4 .* got 3"),
-    (lambda: etf.haar_frame(3, 1), "num_classes .* got 1"),
-    (lambda: etf.simplex_basis(1), "num_classes .* got 1"),
-    (lambda: etf.cosine_margin_bound(1), "num_classes .* got 1"),
-    (lambda: etf.cross_entropy_bound(1, 5.0), "num_classes .* got 1"),
-    (lambda: etf.cross_entropy_bound(10, 0.0), "temperature .* got 0.0"),
-    (lambda: etf.cross_entropy_bound(10, -5), "temperature .* got -5"),
-    (lambda: etf.cross_entropy_bound(10, math.nan), "temperature .* got nan"),
-    (lambda: etf.cross_entropy_bound(10, math.inf), "temperature .* got inf"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: etf.simplex_etf(1), "num_classes .* got 1"),
+        (lambda: etf.simplex_etf(True), "num_classes .* got True"),
+        (lambda: etf.simplex_etf(2.5), "num_classes .* got 2.5"),
+        (lambda: etf.simplex_etf(5, 3), "dim .* at least 4 .*num_classes=5.* got 3"),
+        (lambda: etf.simplex_etf(5, 0), "dim .* got 0"),
+        (lambda: etf.simplex_etf(3, frame=torch.eye(4)), r"frame .*\(4, 4\)"),
+        (lambda: etf.simplex_etf(3, 5, frame=torch.eye(4)[:, :3]), r"frame .*d = 5.*\(4, 3\)"),
+        (lambda: etf.simplex_etf(3, frame=torch.ones(1, 3)), r"frame .*\(1, 3\)"),
+        (lambda: etf.simplex_etf(3, frame=torch.ones(3)), r"frame .*\(3,\)"),
+        (lambda: etf.canonical_frame(3, 4), "dim .* at least 4 .* got 3"),
+        (lambda: etf.haar_frame(3, 4), "dim .* at least 4 .* got 3"),
+        (lambda: etf.haar_frame(3, 1), "num_classes .* got 1"),
+        (lambda: etf.simplex_basis(1), "num_classes .* got 1"),
+        (lambda: etf.cosine_margin_bound(1), "num_classes .* got 1"),
+        (lambda: etf.cross_entropy_bound(1, 5.0), "num_classes .* got 1"),
+        (lambda: etf.cross_entropy_bound(10, 0.0), "temperature .* got 0.0"),
+        (lambda: etf.cross_entropy_bound(10, -5), "temperature .* got -5"),
+        (lambda: etf.cross_entropy_bound(10, math.nan), "temperature .* got nan"),
+        (lambda: etf.cross_entropy_bound(10, math.inf), "temperature .* got inf"),
+    ],
+)
 def test_errors_name_the_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()

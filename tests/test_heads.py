@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from labkit import etf
 from labkit.heads import HEADS, ClassMeans, FixedETFHead, ImplicitETFHead, LinearHead
+from labkit.metrics import class_sums
 from labkit.nearest import nearest_etf, start_frame
-from labkit.sphere import class_sums
 
 D, C, N, TAU = 8, 4, 24, 5.0
 
@@ -36,7 +36,9 @@ def batch_of(seed, runs=None, dtype=torch.float64, classes=range(C), n=N):
 
 
 class Naive:
-    """The head written out: one-hot class means, running average, normalise, nearest ETF; plain autograd does the rest."""
+    """The head written out: one-hot class means, running average, normalise, nearest ETF; plain autograd does the
+    rest.
+    """
 
     def __init__(self, head):
         self.head, self.frame, self.step = head, head.frame.clone(), 0
@@ -77,6 +79,7 @@ def compare(ours, naive, z, targets, seed=9, tolerance=1e-9):
 
 # The same call for every head
 
+
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("runs", [None, 3])
 def test_heads_are_interchangeable(name, runs):
@@ -84,11 +87,13 @@ def test_heads_are_interchangeable(name, runs):
     lead = () if runs is None else (runs,)
     for training in (True, False):
         assert head.train(training)(z, targets).shape == (*lead, N, C)
-        assert head.weight.shape == (*lead, C, D) or name == "fixed" and head.weight.shape == (C, D)
+        assert head.weight.shape == (*lead, C, D) or (name == "fixed" and head.weight.shape == (C, D))
         assert head.bias is None or head.bias.shape == (*lead, C)
         # Logits are those of weight and bias; in training the implicit head's bias is the batch's own.
         if not training:
-            expected = TAU * F.normalize(z, dim=-1) @ head.weight.mT + (0 if head.bias is None else head.bias.unsqueeze(-2))
+            expected = TAU * F.normalize(z, dim=-1) @ head.weight.mT + (
+                0 if head.bias is None else head.bias.unsqueeze(-2)
+            )
             torch.testing.assert_close(head(z), expected)
     head.after_step()
 
@@ -107,12 +112,16 @@ def test_weights_are_a_simplex_etf(name, frame):
     head = make(name, 2, frame=frame)
     head(*batch_of(0, 2))
     gram = torch.eye(C, dtype=torch.float64) * C / (C - 1) - 1 / (C - 1)
-    torch.testing.assert_close(head.weight @ head.weight.mT, gram.expand_as(head.weight @ head.weight.mT), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        head.weight @ head.weight.mT, gram.expand_as(head.weight @ head.weight.mT), rtol=0, atol=1e-6
+    )
 
 
 def test_haar_frames_differ_between_runs_and_canonical_ones_do_not():
     assert not torch.allclose(*make("fixed", 2, frame="haar").weight)
-    torch.testing.assert_close(make("fixed", frame="canonical").weight, etf.simplex_etf(C, D, dtype=torch.float64).mT, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        make("fixed", frame="canonical").weight, etf.simplex_etf(C, D, dtype=torch.float64).mT, rtol=0, atol=1e-6
+    )
 
 
 def test_linear_head_keeps_unit_rows():
@@ -131,6 +140,7 @@ def test_only_the_standard_head_has_parameters():
 
 
 # Against the naive composition
+
 
 @pytest.mark.parametrize("name", ["standard", "fixed"])
 @pytest.mark.parametrize("runs", [None, 3])
@@ -166,7 +176,8 @@ def test_implicit_head_with_other_settings(frame, delta):
         compare(head, naive, *batch_of(step, 2))
 
 
-# With a class not seen yet the means leave a direction of the start frame open; a rounding error there grows to about 1e-6.
+# With a class not seen yet the means leave a direction of the start frame open; a rounding error there grows to about
+# 1e-6.
 UNSEEN = 1e-4
 
 
@@ -190,8 +201,9 @@ def test_implicit_head_where_runs_miss_different_classes():
 
 def test_more_samples_than_a_block():
     # The passes go over the samples in blocks; this takes several, the last one short.
-    from labkit import sphere
-    n = 2 * sphere.BLOCK // D + 3
+    from labkit._fused import BLOCK
+
+    n = 2 * BLOCK // D + 3
     head = make("implicit")
     compare(head, Naive(head), *batch_of(0, n=n))
 
@@ -210,9 +222,9 @@ def test_back_twice_through_the_same_graph():
     z, targets = batch_of(0)
     z.requires_grad_()
     loss = F.cross_entropy(make("implicit").train()(z, targets), targets)
-    first, = torch.autograd.grad(loss, z, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, z, retain_graph=True)
     kept = first.clone()
-    second, = torch.autograd.grad(loss, z)
+    (second,) = torch.autograd.grad(loss, z)
     assert torch.equal(first, kept) and torch.equal(second, kept) and first.data_ptr() != second.data_ptr()
 
 
@@ -244,11 +256,14 @@ def test_implicit_head_in_float32(backprop):
 @pytest.mark.parametrize("backprop", [True, False])
 def test_gradcheck_of_a_later_step(backprop):
     # The running average and prox are constants of a later step, so finite differences see all there is. (At the first
-    # step prox comes from the means, and counts as a constant nevertheless.) Without the indirect path it is not the gradient.
+    # step prox comes from the means, and counts as a constant nevertheless.) Without the indirect path it is not the
+    # gradient.
     head = make("implicit", delta=0.1, backprop_through_etf=backprop)
     head(*batch_of(0))
     z, targets = batch_of(1, n=6)
-    check = torch.autograd.gradcheck(lambda x: copy.deepcopy(head)(x, targets), z.requires_grad_(), raise_exception=backprop)
+    check = torch.autograd.gradcheck(
+        lambda x: copy.deepcopy(head)(x, targets), z.requires_grad_(), raise_exception=backprop
+    )
     assert check == backprop
 
 
@@ -277,6 +292,7 @@ def test_second_derivative_of_the_implicit_head_is_refused(measure):
 
 
 # State
+
 
 def train(head, features, steps, start=0):
     """A few steps of SGD on the features, another part of the batch (and of the classes) each time."""
@@ -312,7 +328,12 @@ def test_state_dict_continues_bit_for_bit(name, dtype):
 
 def test_state_dict_holds_everything_the_implicit_head_needs():
     assert set(make("implicit").state_dict()) == {
-        "frame", "class_means.means", "class_means.global_mean", "class_means.seen", "class_means.step"}
+        "frame",
+        "class_means.means",
+        "class_means.global_mean",
+        "class_means.seen",
+        "class_means.step",
+    }
 
 
 def state(head):
@@ -333,7 +354,9 @@ def test_eval_mode_needs_no_targets_and_moves_nothing():
     logits = head(z)
     assert torch.equal(logits, head(z, targets)) and same(before, head)
     w = etf.simplex_etf(C, frame=naive.frame).mT
-    torch.testing.assert_close(logits, TAU * F.normalize(z, dim=-1) @ w.mT - w @ naive.global_mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        logits, TAU * F.normalize(z, dim=-1) @ w.mT - w @ naive.global_mean, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_gradient_in_eval_mode():
@@ -391,6 +414,7 @@ def test_zero_features_do_not_give_nan(name, zeros):
 
 # Class sums and means
 
+
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("shared", [True, False])
 def test_class_sums_against_one_hot(batch, shared):
@@ -432,50 +456,62 @@ def test_constant_weight_of_a_batch(alpha):
     for batch in sums:
         means.update(batch, np.ones(C))
         centred = batch - batch.mean(0)
-        average = centred if average is None else alpha * centred + (1 - alpha) * average  # the first one counts in full
+        average = (
+            centred if average is None else alpha * centred + (1 - alpha) * average
+        )  # the first one counts in full
     assert np.allclose(means.means.T, average, atol=1e-5)
 
 
 # Bad input
 
-@pytest.mark.parametrize("call, message", [
-    (lambda head: head(1, 1), "num_classes .* got 1"),
-    (lambda head: head(4, 5), "dim .* at least 5 .* got 4"),
-    (lambda head: head(8, 4, 0.0), "temperature .* got 0.0"),
-    (lambda head: head(8, 4, -1), "temperature .* got -1"),
-    (lambda head: head(8, 4, math.nan), "temperature .* got nan"),
-])
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda head: head(1, 1), "num_classes .* got 1"),
+        (lambda head: head(4, 5), "dim .* at least 5 .* got 4"),
+        (lambda head: head(8, 4, 0.0), "temperature .* got 0.0"),
+        (lambda head: head(8, 4, -1), "temperature .* got -1"),
+        (lambda head: head(8, 4, math.nan), "temperature .* got nan"),
+    ],
+)
 @pytest.mark.parametrize("head", HEADS.values())
 def test_bad_constructor_arguments(head, call, message):
     with pytest.raises(ValueError, match=message):
         call(head)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: FixedETFHead(8, 4, frame="random"), "frame must be one of 'canonical', 'haar'; got 'random'"),
-    (lambda: ImplicitETFHead(8, 4, frame=None), "frame .* got None"),
-    (lambda: ImplicitETFHead(8, 4, delta=0.0), "delta .* got 0.0"),
-    (lambda: ImplicitETFHead(8, 4, delta=-1.0), "delta .* got -1.0"),
-    (lambda: ImplicitETFHead(8, 4, alpha=0.0), "alpha .* got 0.0"),
-    (lambda: ImplicitETFHead(8, 4, alpha=1.5), "alpha must be at most 1, got 1.5"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: FixedETFHead(8, 4, frame="random"), "frame must be one of 'canonical', 'haar'; got 'random'"),
+        (lambda: ImplicitETFHead(8, 4, frame=None), "frame .* got None"),
+        (lambda: ImplicitETFHead(8, 4, delta=0.0), "delta .* got 0.0"),
+        (lambda: ImplicitETFHead(8, 4, delta=-1.0), "delta .* got -1.0"),
+        (lambda: ImplicitETFHead(8, 4, alpha=0.0), "alpha .* got 0.0"),
+        (lambda: ImplicitETFHead(8, 4, alpha=1.5), "alpha must be at most 1, got 1.5"),
+    ],
+)
 def test_bad_frames_and_deltas(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-@pytest.mark.parametrize("features, targets, error, message", [
-    (torch.ones(N, D + 1), torch.zeros(N).long(), ValueError, rf"features .*\('N'|features .*N.*\({N}, {D + 1}\)"),
-    (torch.ones(D), torch.zeros(1).long(), ValueError, rf"features .*\({D},\)"),
-    (torch.ones(2, N, D), torch.zeros(N).long(), ValueError, rf"features .*\(2, {N}, {D}\)"),
-    (torch.ones(N, D).long(), torch.zeros(N).long(), TypeError, "features .*int64"),
-    (torch.ones(N, D), torch.zeros(N - 1).long(), ValueError, rf"targets .*\({N},\).*\({N - 1},\)"),
-    (torch.ones(N, D), torch.zeros(N), TypeError, "targets .*float32"),
-    (torch.ones(N, D), [0] * N, TypeError, "targets .*list"),
-    (torch.ones(N, D), torch.full((N,), C), ValueError, f"labels .*0 … {C - 1}.* {C} to {C}"),
-    (torch.ones(N, D), torch.full((N,), -1), ValueError, "labels .* -1 to -1"),
-    (torch.ones(0, D), torch.zeros(0).long(), ValueError, "at least one label"),
-])
+@pytest.mark.parametrize(
+    "features, targets, error, message",
+    [
+        (torch.ones(N, D + 1), torch.zeros(N).long(), ValueError, rf"features .*\('N'|features .*N.*\({N}, {D + 1}\)"),
+        (torch.ones(D), torch.zeros(1).long(), ValueError, rf"features .*\({D},\)"),
+        (torch.ones(2, N, D), torch.zeros(N).long(), ValueError, rf"features .*\(2, {N}, {D}\)"),
+        (torch.ones(N, D).long(), torch.zeros(N).long(), TypeError, "features .*int64"),
+        (torch.ones(N, D), torch.zeros(N - 1).long(), ValueError, rf"targets .*\({N},\).*\({N - 1},\)"),
+        (torch.ones(N, D), torch.zeros(N), TypeError, "targets .*float32"),
+        (torch.ones(N, D), [0] * N, TypeError, "targets .*list"),
+        (torch.ones(N, D), torch.full((N,), C), ValueError, f"labels .*0 … {C - 1}.* {C} to {C}"),
+        (torch.ones(N, D), torch.full((N,), -1), ValueError, "labels .* -1 to -1"),
+        (torch.ones(0, D), torch.zeros(0).long(), ValueError, "at least one label"),
+    ],
+)
 @pytest.mark.parametrize("name", HEADS)
 def test_bad_features_and_targets(name, features, targets, error, message):
     head = make(name, dtype=torch.float32)
@@ -492,8 +528,12 @@ def test_features_without_the_dimension_of_the_runs():
 
 # Without normalisation
 
+
 def test_a_standard_head_without_normalisation_is_a_linear_layer():
-    z, targets = torch.randn(9, D, generator=torch.Generator().manual_seed(1)).double().requires_grad_(), torch.arange(9) % C
+    z, targets = (
+        torch.randn(9, D, generator=torch.Generator().manual_seed(1)).double().requires_grad_(),
+        torch.arange(9) % C,
+    )
     head = LinearHead(D, C, normalized=False).double()
     with torch.no_grad():
         head.weight.mul_(3)

@@ -1,6 +1,7 @@
 """History: what goes into a file comes out of it, and a broken file says so."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labkit import training
-from labkit.training import History, sample_margins
+from labkit.history import MARGIN_COLUMNS, History, provenance, sample_margins
 
 
 def history(seeds=(0, 1), head="fixed", offset=0.0):
@@ -17,16 +17,21 @@ def history(seeds=(0, 1), head="fixed", offset=0.0):
     rows = [(head, s, t, 1 / (t + 1) + s + offset, np.nan if t == 0 else float(t)) for s in seeds for t in (0, 1, 10)]
     frame = pd.DataFrame(rows, columns=["head", "seed", "iteration", "loss", "nc1"])
     margins = sample_margins(head, seeds, np.linspace(-1, 1, 4 * len(seeds)).reshape(len(seeds), 4) + offset)
-    return History(frame, {"delta": 1e-3, "spec": {"dim": 8}, "seeds": list(seeds), "note": "τ = 5", "none": None}, margins)
+    return History(
+        frame, {"delta": 1e-3, "spec": {"dim": 8}, "seeds": list(seeds), "note": "τ = 5", "none": None}, margins
+    )
 
 
 def equal(one, other):
     pd.testing.assert_frame_equal(one.frame, other.frame)
-    pd.testing.assert_frame_equal(one.margins.reset_index(drop=True), other.margins.reset_index(drop=True), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        one.margins.reset_index(drop=True), other.margins.reset_index(drop=True), check_dtype=False
+    )
     assert one.settings == other.settings
 
 
 # Round trips
+
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1), (7, 2, 5)])
 def test_round_trip(tmp_path, seeds):
@@ -43,7 +48,7 @@ def test_round_trip_without_margins(tmp_path):
     run = History(history().frame, {"a": 1})
     loaded = History.load(run.save(tmp_path / "run.parquet"))
     pd.testing.assert_frame_equal(loaded.frame, run.frame)
-    assert loaded.margins.empty and list(loaded.margins.columns) == training.MARGIN_COLUMNS
+    assert loaded.margins.empty and list(loaded.margins.columns) == MARGIN_COLUMNS
 
 
 def test_round_trip_of_heads_with_and_without_margins(tmp_path):
@@ -78,9 +83,14 @@ def test_anyone_can_read_the_file(tmp_path):
 
 # Methods
 
+
 def test_final_rows():
     final = History.concat([history((3, 1)), history((3,), head="implicit")]).final()
-    assert final[["head", "seed", "iteration"]].values.tolist() == [["fixed", 3, 10], ["fixed", 1, 10], ["implicit", 3, 10]]
+    assert final[["head", "seed", "iteration"]].values.tolist() == [
+        ["fixed", 3, 10],
+        ["fixed", 1, 10],
+        ["implicit", 3, 10],
+    ]
 
 
 def test_final_rows_do_not_depend_on_the_order_of_the_table():
@@ -98,14 +108,20 @@ def test_concat_keeps_rows_margins_and_settings():
 
 def test_sample_margins():
     table = sample_margins("fixed", [4, 2], [[0.1, 0.2], [0.3, 0.4]])
-    assert table.values.tolist() == [["fixed", 4, 0, 0.1], ["fixed", 4, 1, 0.2], ["fixed", 2, 0, 0.3], ["fixed", 2, 1, 0.4]]
+    assert table.values.tolist() == [
+        ["fixed", 4, 0, 0.1],
+        ["fixed", 4, 1, 0.2],
+        ["fixed", 2, 0, 0.3],
+        ["fixed", 2, 1, 0.4],
+    ]
 
 
 def test_provenance_is_plain():
-    assert json.loads(json.dumps(training.provenance())) == training.provenance()
+    assert json.loads(json.dumps(provenance())) == provenance()
 
 
 # Writing is all or nothing
+
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = history().save(tmp_path / "run.parquet")
@@ -115,7 +131,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half a")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(training.pq, "write_table", fail)
+    monkeypatch.setattr(pq, "write_table", fail)
     with pytest.raises(OSError, match="no space"):
         history(offset=1.0).save(path)
     assert path.read_bytes() == before
@@ -123,7 +139,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
     with pytest.raises(OSError, match="read-only"):
         history().save(tmp_path / "run.parquet")
     assert list(tmp_path.iterdir()) == []
@@ -139,18 +155,23 @@ def test_settings_that_json_cannot_hold(tmp_path):
 
 # Unreadable files
 
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.parquet"):
         History.load(tmp_path / "absent.parquet")
 
 
-@pytest.mark.parametrize("damage", [
-    lambda whole: whole[: len(whole) // 2],
-    lambda whole: whole[:-20],
-    lambda whole: b"",
-    lambda whole: b"seed,loss\n0,1.0\n",
-    lambda whole: whole[:4] + bytes(len(whole) // 3) + whole[4 + len(whole) // 3:],
-], ids=["half", "no end", "empty", "csv", "zeros"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-20],
+        lambda whole: b"",
+        lambda whole: b"seed,loss\n0,1.0\n",
+        lambda whole: whole[:4] + bytes(len(whole) // 3) + whole[4 + len(whole) // 3 :],
+    ],
+    ids=["half", "no end", "empty", "csv", "zeros"],
+)
 def test_damaged_file(tmp_path, damage):
     path = history().save(tmp_path / "run.parquet")
     path.write_bytes(damage(path.read_bytes()))

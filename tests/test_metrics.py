@@ -18,7 +18,9 @@ def data(sizes, seed=0, batch=()):
     targets = torch.repeat_interleave(torch.arange(C), torch.tensor(SIZES[sizes]))
     targets = targets[torch.randperm(len(targets), generator=g)]
     centres = torch.randn(*batch, C, D, generator=g, dtype=torch.float64) + 0.5
-    return centres[..., targets, :] + 0.4 * torch.randn(*batch, len(targets), D, generator=g, dtype=torch.float64), targets
+    return centres[..., targets, :] + 0.4 * torch.randn(
+        *batch, len(targets), D, generator=g, dtype=torch.float64
+    ), targets
 
 
 def weights(seed=1, batch=()):
@@ -44,6 +46,7 @@ def collapsed(C=C, d=D, each=3, norm=5.0):
 
 # Against the definitions
 
+
 @pytest.mark.parametrize("sizes", SIZES)
 def test_class_means(sizes):
     h, y = data(sizes)
@@ -68,7 +71,9 @@ def test_nc1_against_covariances(sizes):
 def test_nc2_of_vectors():
     w = weights().numpy()
     gram = np.array([[a @ b for b in w] for a in w])
-    assert metrics.nc2(torch.from_numpy(w)).item() == pytest.approx(np.linalg.norm(gram / np.linalg.norm(gram) - simplex(C)), rel=1e-12)
+    assert metrics.nc2(torch.from_numpy(w)).item() == pytest.approx(
+        np.linalg.norm(gram / np.linalg.norm(gram) - simplex(C)), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -76,7 +81,9 @@ def test_nc3(sizes):
     (h, y), w = data(sizes), weights()
     means, global_mean = loop_means(h, y)
     product = np.array([[a @ (m - global_mean) for m in means] for a in w.numpy()])
-    assert metrics.nc3(w, h, y).item() == pytest.approx(np.linalg.norm(product / np.linalg.norm(product) - simplex(C)), rel=1e-12)
+    assert metrics.nc3(w, h, y).item() == pytest.approx(
+        np.linalg.norm(product / np.linalg.norm(product) - simplex(C)), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -109,6 +116,7 @@ def test_cosine_margins(sizes):
 
 # At a collapsed ETF
 
+
 @pytest.mark.parametrize("classes, d", [(2, 5), (4, 9), (10, 10)])
 def test_a_collapsed_etf(classes, d):
     h, y, w = collapsed(classes, d)
@@ -123,7 +131,11 @@ def test_a_collapsed_etf(classes, d):
 def test_scale_and_shift_do_not_matter():
     (h, y), w = data("imbalanced"), weights()
     moved = 3 * h + 7
-    for measure in (metrics.nc1, lambda h, y: metrics.nc3(w - w.mean(0), h, y), lambda h, y: metrics.cosine_margins(w, h, y)):
+    for measure in (
+        metrics.nc1,
+        lambda h, y: metrics.nc3(w - w.mean(0), h, y),
+        lambda h, y: metrics.cosine_margins(w, h, y),
+    ):
         torch.testing.assert_close(measure(moved, y), measure(h, y), rtol=1e-9, atol=1e-11)
 
 
@@ -146,7 +158,9 @@ def test_batch_is_a_loop(name, shared, batch):
     (h, y), w = data("imbalanced", batch=batch), weights(batch=batch)
     if not shared:  # other labels in every run
         g = torch.Generator().manual_seed(0)
-        y = torch.stack([y[torch.randperm(len(y), generator=g)] for _ in range(math.prod(batch))]).reshape(*batch, len(y))
+        y = torch.stack([y[torch.randperm(len(y), generator=g)] for _ in range(math.prod(batch))]).reshape(
+            *batch, len(y)
+        )
     result = MEASURES[name](w, h, y)
     for i in np.ndindex(*batch):
         torch.testing.assert_close(result[i], MEASURES[name](w[i], h[i], y if shared else y[i]), rtol=1e-9, atol=1e-11)
@@ -169,28 +183,39 @@ def test_float32_is_measured_in_float64(name):
 
 # Bad input
 
+
 def test_missing_class_is_an_error():
     h, y = data("balanced")
     y = torch.where(y == 1, 0, y)
-    for measure in (lambda: metrics.nc1(h, y), lambda: metrics.class_means(h, y, C), lambda: metrics.nc3(weights(), h, y),
-                    lambda: metrics.cosine_margins(weights(), h, y)):
+    for measure in (
+        lambda: metrics.nc1(h, y),
+        lambda: metrics.class_means(h, y, C),
+        lambda: metrics.nc3(weights(), h, y),
+        lambda: metrics.cosine_margins(weights(), h, y),
+    ):
         with pytest.raises(ValueError, match=r"classes \[1\] of 4"):
             measure()
 
 
-@pytest.mark.parametrize("targets, error, message", [
-    (torch.full((24,), 4), ValueError, "labels must lie in 0 … 3, got values from 4 to 4"),
-    (torch.full((24,), -1), ValueError, "from -1 to -1"),
-    (torch.zeros(23).long(), ValueError, r"\(24,\).*\(23,\)"),
-    (torch.zeros(24), TypeError, "float32"),
-])
+@pytest.mark.parametrize(
+    "targets, error, message",
+    [
+        (torch.full((24,), 4), ValueError, "labels must lie in 0 … 3, got values from 4 to 4"),
+        (torch.full((24,), -1), ValueError, "from -1 to -1"),
+        (torch.zeros(23).long(), ValueError, r"\(24,\).*\(23,\)"),
+        (torch.zeros(24), TypeError, "float32"),
+    ],
+)
 def test_bad_targets(targets, error, message):
     with pytest.raises(error, match=message):
         metrics.nc3(weights(), data("balanced")[0], targets)
 
 
-@pytest.mark.parametrize("targets", [torch.zeros(0).long(), torch.zeros(24), torch.zeros(23).long(), torch.zeros(24).long()],
-                         ids=["empty", "float", "short", "one class"])
+@pytest.mark.parametrize(
+    "targets",
+    [torch.zeros(0).long(), torch.zeros(24), torch.zeros(23).long(), torch.zeros(24).long()],
+    ids=["empty", "float", "short", "one class"],
+)
 def test_bad_targets_of_nc1(targets):
     # nc1 counts the classes itself, so it sees the labels before any check
     with pytest.raises((ValueError, TypeError), match="targets|num_classes|label|class"):

@@ -42,6 +42,7 @@ def orthonormality_error(frame):
 
 # Forward: the paper's own solver
 
+
 @functools.cache
 def solved(C, kind):
     """A problem, and its solution by Riemannian trust region; the slow part, so once for all tests."""
@@ -88,12 +89,16 @@ def test_square_frame():
     # the one it starts in: the solution is the better of two runs.
     means, prox = unit_means(6, 6), haar(6, 6)
     mirror = torch.diag(torch.tensor([-1.0, 1, 1, 1, 1, 1], dtype=torch.float64))
-    runs = [reference.trust_region(means, prox, 1e-2, start=start, min_gradient_norm=1e-10) for start in (prox, mirror @ prox)]
+    runs = [
+        reference.trust_region(means, prox, 1e-2, start=start, min_gradient_norm=1e-10)
+        for start in (prox, mirror @ prox)
+    ]
     expected = min(runs, key=lambda u: reference.objective(means, prox, 1e-2, u))
     assert torch.linalg.matrix_norm(nearest_etf(means, prox, 1e-2) - expected) < 1e-7
 
 
 # Backward: the paper's dense formula, mpmath where that formula is too coarse, finite differences
+
 
 def gradients(means, prox, delta, seed=3):
     """Gradient by nearest_etf and by the dense Proposition 1, for a random cotangent."""
@@ -191,8 +196,9 @@ def test_gradient_sums_to_zero_over_classes():
 
 
 @pytest.mark.parametrize("measure", [lambda u: u[0, 0], lambda u: u.pow(3).sum()], ids=["linear", "cubic"])
-@pytest.mark.parametrize("differentiate", [torch.Tensor.backward, lambda loss, x: torch.autograd.grad(loss, x)],
-                         ids=["backward", "grad"])
+@pytest.mark.parametrize(
+    "differentiate", [torch.Tensor.backward, lambda loss, x: torch.autograd.grad(loss, x)], ids=["backward", "grad"]
+)
 def test_second_derivative_is_refused(measure, differentiate):
     # A gradient penalty beside a loss: it must not drop out silently, which is all that once_differentiable does
     # where the cotangent is constant, or where torch.autograd.grad finds another way to the means.
@@ -213,11 +219,14 @@ def test_a_graph_used_twice_is_refused():
 
 # Batches, dtypes, memory layout
 
+
 def test_batch_is_a_loop():
     means = unit_means(7, 5, batch=(2, 3)).requires_grad_()
     prox = torch.stack([haar(7, 5, s) for s in range(6)]).reshape(2, 3, 7, 5)
     batch = nearest_etf(means, prox, 1e-2)
-    loop = torch.stack([nearest_etf(m, q, 1e-2) for m, q in zip(means.flatten(0, 1), prox.flatten(0, 1))]).reshape(batch.shape)
+    loop = torch.stack([nearest_etf(m, q, 1e-2) for m, q in zip(means.flatten(0, 1), prox.flatten(0, 1))]).reshape(
+        batch.shape
+    )
     torch.testing.assert_close(batch, loop, rtol=0, atol=1e-12)
     y = torch.randn(batch.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(*(torch.autograd.grad(out, means, y)[0] for out in (batch, loop)), rtol=1e-9, atol=1e-11)
@@ -254,7 +263,9 @@ def test_memory_layout_does_not_matter():
     means, prox = unit_means(7, 5), haar(7, 5)
     strided = torch.zeros(10, 14, dtype=torch.float64)[::2, ::2].mT.copy_(means)
     assert not strided.is_contiguous()
-    torch.testing.assert_close(nearest_etf(strided, prox.mT.contiguous().mT), nearest_etf(means, prox), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        nearest_etf(strided, prox.mT.contiguous().mT), nearest_etf(means, prox), rtol=0, atol=1e-12
+    )
 
 
 def test_inputs_are_left_as_they_are():
@@ -265,6 +276,7 @@ def test_inputs_are_left_as_they_are():
 
 
 # Limits and degenerate means
+
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -293,7 +305,9 @@ def test_means_of_any_size(scale):
     u = nearest_etf(means, haar(9, 6), 1e-3)
     b = 2 / math.sqrt(5) * means + 1e-3 * haar(9, 6)
     assert orthonormality_error(u) < 1e-9
-    assert (u * b).sum().item() == pytest.approx(torch.linalg.svdvals(b).sum().item(), rel=1e-12)  # the maximum of ⟨U, B⟩
+    assert (u * b).sum().item() == pytest.approx(
+        torch.linalg.svdvals(b).sum().item(), rel=1e-12
+    )  # the maximum of ⟨U, B⟩
 
 
 def test_a_large_delta_gives_prox():
@@ -328,7 +342,9 @@ def test_start_frame_is_the_limit_of_small_delta(delta):
 @pytest.mark.parametrize("rank", [1, 3])
 def test_start_frame_of_rank_deficient_means(rank):
     generator = torch.Generator().manual_seed(0)
-    means = torch.randn(9, rank, generator=generator, dtype=torch.float64) @ torch.randn(rank, 6, generator=generator, dtype=torch.float64)
+    means = torch.randn(9, rank, generator=generator, dtype=torch.float64) @ torch.randn(
+        rank, 6, generator=generator, dtype=torch.float64
+    )
     means = means - means.mean(-1, keepdim=True)
     u = start_frame(means, haar(9, 6))
     assert orthonormality_error(u) < 1e-12
@@ -339,7 +355,9 @@ def test_start_frame_of_rank_deficient_means(rank):
 def test_start_frame_of_equal_means_is_start(value):
     # 0.1 is not a binary fraction: centring leaves rounding noise, which is no direction.
     start = haar(9, 6)
-    torch.testing.assert_close(start_frame(torch.full((9, 6), value, dtype=torch.float64), start), start, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        start_frame(torch.full((9, 6), value, dtype=torch.float64), start), start, rtol=0, atol=1e-6
+    )
 
 
 def test_no_prox_is_the_start_frame():
@@ -349,28 +367,32 @@ def test_no_prox_is_the_start_frame():
 
 # Bad input
 
-@pytest.mark.parametrize("means, arguments, error, message", [
-    (torch.ones(4, 1), {}, ValueError, "num_classes .* got 1"),
-    (torch.ones(3, 4), {}, ValueError, "dim .* at least 4 .* got 3"),
-    (torch.ones(4), {}, ValueError, r"means .*\(4,\)"),
-    (torch.ones(4, 3, dtype=torch.int64), {}, TypeError, "means .*int64"),
-    ([[1.0, 0.0], [0.0, 1.0]], {}, TypeError, "means .*list"),
-    (torch.tensor([[1.0, math.nan], [0.0, 1.0]]), {}, ValueError, "means must be finite, but 1 of its 4"),
-    (torch.tensor([[1.0, math.inf], [0.0, -math.inf]]), {}, ValueError, "means must be finite, but 2 of its 4"),
-    (torch.tensor([[1.0, math.nan], [0.0, 1.0]]), {"prox": torch.eye(2)}, ValueError, "means must be finite"),
-    (torch.eye(3), {"prox": torch.eye(4)}, ValueError, r"prox .*\(3, 3\).*\(4, 4\)"),
-    (torch.eye(3), {"prox": torch.ones(3)}, ValueError, r"prox .*\(3,\)"),
-    (torch.ones(2, 4, 3), {"prox": torch.eye(4)[:, :3].repeat(3, 1, 1)}, ValueError, r"prox .*\(3, 4, 3\)"),
-    (torch.eye(3), {"prox": torch.eye(3, dtype=torch.int64)}, TypeError, "prox .*int64"),
-    (torch.eye(3), {"prox": torch.full((3, 3), math.nan)}, ValueError, "prox must be finite"),
-    (torch.eye(3), {"delta": False}, ValueError, "delta .* got False"),
-    (torch.eye(3), {"delta": 0, "prox": torch.eye(3)}, ValueError, "prox has no part .* delta=0"),
-    (torch.eye(4)[:, [0, 1, 1]], {"delta": 0}, ValueError, "delta=0 .* span C−1 = 2 dimensions"),
-    (torch.ones(2, 4), {"delta": 0}, ValueError, "dim .* at least 3 .* got 2"),
-    (torch.eye(3), {"delta": -1e-3}, ValueError, "delta .* got -0.001"),
-    (torch.eye(3), {"delta": math.nan}, ValueError, "delta .* got nan"),
-    (torch.eye(3), {"delta": "1"}, ValueError, "delta .* got '1'"),
-])
+
+@pytest.mark.parametrize(
+    "means, arguments, error, message",
+    [
+        (torch.ones(4, 1), {}, ValueError, "num_classes .* got 1"),
+        (torch.ones(3, 4), {}, ValueError, "dim .* at least 4 .* got 3"),
+        (torch.ones(4), {}, ValueError, r"means .*\(4,\)"),
+        (torch.ones(4, 3, dtype=torch.int64), {}, TypeError, "means .*int64"),
+        ([[1.0, 0.0], [0.0, 1.0]], {}, TypeError, "means .*list"),
+        (torch.tensor([[1.0, math.nan], [0.0, 1.0]]), {}, ValueError, "means must be finite, but 1 of its 4"),
+        (torch.tensor([[1.0, math.inf], [0.0, -math.inf]]), {}, ValueError, "means must be finite, but 2 of its 4"),
+        (torch.tensor([[1.0, math.nan], [0.0, 1.0]]), {"prox": torch.eye(2)}, ValueError, "means must be finite"),
+        (torch.eye(3), {"prox": torch.eye(4)}, ValueError, r"prox .*\(3, 3\).*\(4, 4\)"),
+        (torch.eye(3), {"prox": torch.ones(3)}, ValueError, r"prox .*\(3,\)"),
+        (torch.ones(2, 4, 3), {"prox": torch.eye(4)[:, :3].repeat(3, 1, 1)}, ValueError, r"prox .*\(3, 4, 3\)"),
+        (torch.eye(3), {"prox": torch.eye(3, dtype=torch.int64)}, TypeError, "prox .*int64"),
+        (torch.eye(3), {"prox": torch.full((3, 3), math.nan)}, ValueError, "prox must be finite"),
+        (torch.eye(3), {"delta": False}, ValueError, "delta .* got False"),
+        (torch.eye(3), {"delta": 0, "prox": torch.eye(3)}, ValueError, "prox has no part .* delta=0"),
+        (torch.eye(4)[:, [0, 1, 1]], {"delta": 0}, ValueError, "delta=0 .* span C−1 = 2 dimensions"),
+        (torch.ones(2, 4), {"delta": 0}, ValueError, "dim .* at least 3 .* got 2"),
+        (torch.eye(3), {"delta": -1e-3}, ValueError, "delta .* got -0.001"),
+        (torch.eye(3), {"delta": math.nan}, ValueError, "delta .* got nan"),
+        (torch.eye(3), {"delta": "1"}, ValueError, "delta .* got '1'"),
+    ],
+)
 def test_bad_input(means, arguments, error, message):
     with pytest.raises(error, match=message):
         nearest_etf(means, **arguments)

@@ -1,12 +1,15 @@
-"""What must hold of the nearest ETF whatever the problem: shapes, scales, dtypes, ranks; δ = 0; both ways to compute it."""
+"""What must hold of the nearest ETF whatever the problem: shapes, scales, dtypes, ranks; δ = 0; both ways to compute
+it.
+"""
 
 import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from labkit import etf, polar
+from labkit import _polar, etf
 from labkit.nearest import nearest_etf, start_frame
 
 # A dtype's rounding, and how far from orthonormal a frame may be, for each column.
@@ -16,7 +19,9 @@ ROUNDING = {torch.bfloat16: 2**-8, torch.float32: 2**-23, torch.float64: 2**-52}
 def draw_means(C, d, rank, scale, seed, dtype):
     """Class means of this rank (0: all equal), Frobenius norm `scale`, plus a common offset."""
     g = torch.Generator().manual_seed(seed)
-    means = torch.randn(d, rank, generator=g, dtype=torch.float64) @ torch.randn(rank, C, generator=g, dtype=torch.float64)
+    means = torch.randn(d, rank, generator=g, dtype=torch.float64) @ torch.randn(
+        rank, C, generator=g, dtype=torch.float64
+    )
     if rank:
         means = means / means.norm()
     return (scale * (means + torch.randn(d, 1, generator=g, dtype=torch.float64) / math.sqrt(d * C))).to(dtype)
@@ -26,8 +31,8 @@ def draw_means(C, d, rank, scale, seed, dtype):
 def way(request, monkeypatch):
     """Every problem is solved both ways: as here, and as on a device where products are preferred."""
     if request.param == "products":
-        monkeypatch.setattr(polar, "prefers_products", lambda b: True)
-        monkeypatch.setattr(polar, "NUMPY_SIZE", 0)
+        monkeypatch.setattr(_polar, "prefers_products", lambda b: True)
+        monkeypatch.setattr(_polar, "NUMPY_SIZE", 0)
 
 
 problems = dict(
@@ -60,7 +65,7 @@ def test_orthonormal_optimal_and_finite(way, C, extra, rank, scale, delta, dtype
     best = torch.linalg.svdvals(b).sum()
     assert (u.detach().double() * b).sum() >= best * (1 - 30 * ROUNDING[dtype] * math.sqrt(C))
 
-    grad, = torch.autograd.grad(u, means, torch.randn(d, C, generator=torch.Generator().manual_seed(1)).to(dtype))
+    (grad,) = torch.autograd.grad(u, means, torch.randn(d, C, generator=torch.Generator().manual_seed(1)).to(dtype))
     assert grad.isfinite().all()
 
 
@@ -80,7 +85,14 @@ def test_no_step_along_the_frames_improves(way, C, extra, rank, scale, delta, dt
 
 
 @relaxed
-@given(**{**problems, "dtype": st.just(torch.float64), "scale": st.just(1.0), "delta": st.floats(-3, 1).map(lambda x: 10**x)})
+@given(
+    **{
+        **problems,
+        "dtype": st.just(torch.float64),
+        "scale": st.just(1.0),
+        "delta": st.floats(-3, 1).map(lambda x: 10**x),
+    }
+)
 def test_equivariance(way, C, extra, rank, scale, delta, dtype, seed):
     # Rotate the features, and the frame rotates; permute the classes (with the columns of prox), and its columns do.
     d = C + extra
@@ -104,10 +116,14 @@ def test_equivariance(way, C, extra, rank, scale, delta, dtype, seed):
         (solve(means[:, order], prox[:, order], y[:, order]), lambda x: x[:, order]),
     ]:
         assert torch.linalg.matrix_norm(other_u - move(u)) < 1e-13 * condition * C
-        assert torch.linalg.matrix_norm(other_grad - move(grad)) < 1e-9 * max(1, condition / 100) * torch.linalg.matrix_norm(grad) + 1e-12
+        assert (
+            torch.linalg.matrix_norm(other_grad - move(grad))
+            < 1e-9 * max(1, condition / 100) * torch.linalg.matrix_norm(grad) + 1e-12
+        )
 
 
 # δ = 0
+
 
 @pytest.mark.parametrize("C, d", [(2, 1), (2, 5), (5, 4), (5, 5), (10, 30)])
 def test_without_delta_the_etf_is_the_limit_of_small_delta(way, C, d):
@@ -152,6 +168,7 @@ def test_autocast_changes_nothing(way, delta):
 
 # Large problems
 
+
 @pytest.mark.parametrize("C, d", [(1000, 4096), (2000, 2048)])
 def test_large(C, d):
     g = torch.Generator().manual_seed(0)
@@ -167,5 +184,5 @@ def test_large(C, d):
     s = u.detach().mT @ b
     assert torch.linalg.matrix_norm(s - s.mT) < 1e-5 * torch.linalg.matrix_norm(s)
     assert torch.linalg.cholesky_ex(s).info == 0
-    grad, = torch.autograd.grad(u, means, torch.randn(d, C, generator=g))
+    (grad,) = torch.autograd.grad(u, means, torch.randn(d, C, generator=g))
     assert grad.isfinite().all()

@@ -21,13 +21,19 @@ def layers(*shapes, seed=0):
 
 def positions(tensor):
     """The (out, in) matrices of a weight, one for each kernel position."""
-    return [tensor] if tensor.ndim == 2 else [tensor[:, :, i, j] for i in range(tensor.shape[2]) for j in range(tensor.shape[3])]
+    return (
+        [tensor]
+        if tensor.ndim == 2
+        else [tensor[:, :, i, j] for i in range(tensor.shape[2]) for j in range(tensor.shape[3])]
+    )
 
 
 def naive_step(parameters, gain):
     """What one step should leave: a list of tensors."""
     scales = [math.sqrt(p.shape[0] / p.shape[1]) / math.sqrt(math.prod(p.shape[2:])) for p in parameters]
-    G = sum(s * torch.linalg.norm(g).item() for s, p in zip(scales, parameters) for g in positions(p.grad)) / len(parameters)
+    G = sum(s * torch.linalg.norm(g).item() for s, p in zip(scales, parameters) for g in positions(p.grad)) / len(
+        parameters
+    )
     eta = math.log((1 + math.sqrt(1 + 4 * G)) / 2)
     after = [p.detach().clone() for p in parameters]
     for s, p, new in zip(scales, parameters, after):
@@ -36,7 +42,12 @@ def naive_step(parameters, gain):
     return after
 
 
-SHAPES = {"one": [(5, 3)], "linear": [(5, 3), (2, 5)], "conv": [(4, 3, 3, 3)], "mixed": [(4, 3, 3, 2), (7, 4, 1, 1), (2, 7)]}
+SHAPES = {
+    "one": [(5, 3)],
+    "linear": [(5, 3), (2, 5)],
+    "conv": [(4, 3, 3, 3)],
+    "mixed": [(4, 3, 3, 2), (7, 4, 1, 1), (2, 7)],
+}
 
 
 @pytest.mark.parametrize("gain", [1.0, 10.0])

@@ -10,15 +10,28 @@ import torch
 
 from labkit import etf, ufm
 from labkit.heads import HEADS
-from labkit.training import History
+from labkit.history import History
 from labkit.ufm import UFM, UFM_10, Trainer, log_points, train_ufm
 
 SMALL = UFM(4, 40, 16)
-COLUMNS = ["head", "seed", "iteration", "loss", "accuracy", "nc1", "nc2", "nc3", "nc4", "equinorm_means", "equinorm_weights",
-           "cosine_margin"]
+COLUMNS = [
+    "head",
+    "seed",
+    "iteration",
+    "loss",
+    "accuracy",
+    "nc1",
+    "nc2",
+    "nc3",
+    "nc4",
+    "equinorm_means",
+    "equinorm_weights",
+    "cosine_margin",
+]
 
 
 # UFM-10, five seeds, 2000 iterations
+
 
 @pytest.fixture(scope="module")
 def ufm_10():
@@ -71,6 +84,7 @@ def test_ufm_10_all_heads_start_from_the_same_features(ufm_10):
 
 # The model
 
+
 @pytest.mark.parametrize("spec", [UFM_10, ufm.UFM_100, ufm.UFM_200, ufm.UFM_1000, UFM(3, 10, 5), UFM(4, 4, 4)])
 def test_targets_are_balanced_and_sorted(spec):
     targets = spec.targets()
@@ -90,6 +104,7 @@ def test_features_are_orthogonal_at_agd_scale():
 
 
 # Training
+
 
 def test_all_heads_start_a_seed_from_the_same_features():
     standard, fixed, implicit = (Trainer(SMALL, head, [3, 8]).features for head in HEADS)
@@ -176,8 +191,18 @@ def test_the_last_iteration_is_always_measured():
 
 def test_settings_say_what_was_run():
     settings = train_ufm(SMALL, "implicit", 2, seeds=[4], temperature=3.0, delta=0.1, frame="haar").settings
-    wanted = dict(head="implicit", seeds=[4], temperature=3.0, delta=0.1, frame="haar", iterations=2, gain=10.0,
-                  batch_size=None, spec=dict(num_classes=4, num_samples=40, dim=16, imbalance=1.0), backprop_through_etf=True)
+    wanted = dict(
+        head="implicit",
+        seeds=[4],
+        temperature=3.0,
+        delta=0.1,
+        frame="haar",
+        iterations=2,
+        gain=10.0,
+        batch_size=None,
+        spec=dict(num_classes=4, num_samples=40, dim=16, imbalance=1.0),
+        backprop_through_etf=True,
+    )
     assert {name: settings[name] for name in wanted} == wanted
     assert {"versions", "device", "date"} <= set(settings)
 
@@ -189,7 +214,9 @@ def test_log_points(iterations):
     assert points == sorted(set(points))
     assert set(range(min(iterations, 6))) <= set(points)  # all of the first ones
     ratios = np.divide(points[2:], points[1:-1])
-    assert all(r < 1.35 or b - a == 1 for r, a, b in zip(ratios, points[1:], points[2:]))  # then even on a logarithmic axis
+    assert all(
+        r < 1.35 or b - a == 1 for r, a, b in zip(ratios, points[1:], points[2:])
+    )  # then even on a logarithmic axis
 
 
 def test_log_points_are_plain_integers():
@@ -205,39 +232,49 @@ def test_progress_bar(capsys):
 
 # Bad input
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(head="linear"), "head must be one of 'standard', 'fixed', 'implicit'; got 'linear'"),
-    (dict(head=None), "head must be one of .* got None"),
-    (dict(seeds=[]), r"seeds .* got \[\]"),
-    (dict(seeds=[1, 1]), r"seeds .* got \[1, 1\]"),
-    (dict(seeds=[0.5]), r"seeds .*0\.5"),
-    (dict(seeds=["a"]), "seeds .*a"),
-    (dict(seeds=3), "seeds .*3"),
-    (dict(temperature=0.0), "temperature .* got 0.0"),
-    (dict(temperature=-5.0), "temperature .* got -5.0"),
-    (dict(head="implicit", delta=0.0), "delta .* got 0.0"),
-    (dict(head="implicit", frame="random"), "frame .* got 'random'"),
-    (dict(head="fixed", frame="random"), "frame .* got 'random'"),
-    (dict(gain=0.0), "gain .* got 0.0"),
-    (dict(iterations=-1), "iterations .* got -1"),
-    (dict(iterations=2.5), "iterations .* got 2.5"),
-    (dict(log_at=[-1]), r"log_at .*0 to 3.*\[-1\]"),
-    (dict(log_at=[1, 4]), r"log_at .*0 to 3.*\[4\]"),
-    (dict(log_at=[0.5]), r"log_at .*\[0.5\]"),
-])
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(head="linear"), "head must be one of 'standard', 'fixed', 'implicit'; got 'linear'"),
+        (dict(head=None), "head must be one of .* got None"),
+        (dict(seeds=[]), r"seeds .* got \[\]"),
+        (dict(seeds=[1, 1]), r"seeds .* got \[1, 1\]"),
+        (dict(seeds=[0.5]), r"seeds .*0\.5"),
+        (dict(seeds=["a"]), "seeds .*a"),
+        (dict(seeds=3), "seeds .*3"),
+        (dict(temperature=0.0), "temperature .* got 0.0"),
+        (dict(temperature=-5.0), "temperature .* got -5.0"),
+        (dict(head="implicit", delta=0.0), "delta .* got 0.0"),
+        (dict(head="implicit", frame="random"), "frame .* got 'random'"),
+        (dict(head="fixed", frame="random"), "frame .* got 'random'"),
+        (dict(gain=0.0), "gain .* got 0.0"),
+        (dict(iterations=-1), "iterations .* got -1"),
+        (dict(iterations=2.5), "iterations .* got 2.5"),
+        (dict(log_at=[-1]), r"log_at .*0 to 3.*\[-1\]"),
+        (dict(log_at=[1, 4]), r"log_at .*0 to 3.*\[4\]"),
+        (dict(log_at=[0.5]), r"log_at .*\[0.5\]"),
+    ],
+)
 def test_bad_settings(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         train_ufm(SMALL, **{"iterations": 3, **arguments})
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((1, 10, 5), "num_classes .* got 1"),
-    ((2.0, 10, 5), "num_classes .* got 2.0"),
-    ((4, 10, 3), "dim .* at least 4 .* got 3: .* would fit, but .* orthonormal columns"),
-    ((20, 100, 10), r"dim .* at least 20 .* got 10: no simplex ETF of 20 vectors fits into 10 dimensions.* span C-1 = 19"),
-    ((4, 3, 8), "num_samples .* num_classes=4, got 3"),
-    ((4, 10.0, 8), "num_samples .* got 10.0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((1, 10, 5), "num_classes .* got 1"),
+        ((2.0, 10, 5), "num_classes .* got 2.0"),
+        ((4, 10, 3), "dim .* at least 4 .* got 3: .* would fit, but .* orthonormal columns"),
+        (
+            (20, 100, 10),
+            r"dim .* at least 20 .* got 10: no simplex ETF of 20 vectors fits into 10 dimensions.* span C-1 = 19",
+        ),
+        ((4, 3, 8), "num_samples .* num_classes=4, got 3"),
+        ((4, 10.0, 8), "num_samples .* got 10.0"),
+    ],
+)
 def test_bad_sizes(arguments, message):
     with pytest.raises(ValueError, match=message):
         UFM(*arguments)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ TAILED = UFM(4, 40, 16, 5.0)
 
 # Class sizes
 
-@pytest.mark.parametrize("C, N, r", [
-    (10, 1000, 100.0), (10, 1000, 10), (10, 249, 100), (10, 60, 10.0), (2, 3, 2.0), (3, 1000, 1.01), (100, 5000, 100),
-])
+
+@pytest.mark.parametrize(
+    "C, N, r",
+    [(10, 1000, 100.0), (10, 1000, 10), (10, 249, 100), (10, 60, 10.0), (2, 3, 2.0), (3, 1000, 1.01), (100, 5000, 100)],
+)
 def test_sizes_fall_exponentially(C, N, r):
     spec = UFM(C, N, C, r)
     sizes = spec.class_sizes().numpy()
@@ -45,12 +48,15 @@ def test_no_imbalance_is_the_balanced_model(C, N):
     assert UFM(C, N, C) == UFM(C, N, C, 1.0)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((4, 40, 8, 0.5), "imbalance .* at least 1, got 0.5"),
-    ((4, 40, 8, math.nan), "imbalance .* got nan"),
-    ((4, 40, 8, "10"), "imbalance .* got '10'"),
-    ((10, 60, 16, 100.0), "imbalance=100.0 with num_classes=10 needs num_samples of at least 249, got 60"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((4, 40, 8, 0.5), "imbalance .* at least 1, got 0.5"),
+        ((4, 40, 8, math.nan), "imbalance .* got nan"),
+        ((4, 40, 8, "10"), "imbalance .* got '10'"),
+        ((10, 60, 16, 100.0), "imbalance=100.0 with num_classes=10 needs num_samples of at least 249, got 60"),
+    ],
+)
 def test_impossible_imbalance(arguments, message):
     with pytest.raises(ValueError, match=message):
         UFM(*arguments)
@@ -64,6 +70,7 @@ def test_as_few_samples_as_the_message_says():
 
 # Metrics of imbalanced classes: the paper's covariances as d×d matrices, with the mean over samples as the global mean
 
+
 def test_metrics_of_imbalanced_classes():
     generator = torch.Generator().manual_seed(0)
     y, C = TAILED.targets(), 4
@@ -71,14 +78,16 @@ def test_metrics_of_imbalanced_classes():
     h = noise + 3 * centres[y]
     means = torch.stack([h[y == c].mean(0) for c in range(C)])
     centred = means - h.mean(0)
-    assert (centred.mean(0).norm() > 0.1)  # else the example would not tell the two global means apart
+    assert centred.mean(0).norm() > 0.1  # else the example would not tell the two global means apart
     within = sum(torch.outer(x - means[c], x - means[c]) for x, c in zip(h, y)) / 40
     between = sum(torch.outer(m, m) for m in centred) / C
     expected = torch.trace(within @ torch.linalg.pinv(between, rtol=1e-9)) / C
     assert metrics.nc1(h, y).item() == pytest.approx(expected.item(), rel=1e-9)
     simplex = (torch.eye(C, dtype=torch.float64) - 1 / C) / math.sqrt(C - 1)
     product = weight @ centred.T
-    assert metrics.nc3(weight, h, y).item() == pytest.approx((product / product.norm() - simplex).norm().item(), rel=1e-9)
+    assert metrics.nc3(weight, h, y).item() == pytest.approx(
+        (product / product.norm() - simplex).norm().item(), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -90,6 +99,7 @@ def test_imbalanced_training_fits_every_sample(head):
 
 # Batches
 
+
 def test_batches_are_random_and_without_repeats():
     trainer, seen = Trainer(TAILED, "fixed", [0, 1], batch_size=8), []
     for _ in range(20):
@@ -99,7 +109,7 @@ def test_batches_are_random_and_without_repeats():
         assert torch.equal(targets, TAILED.targets()[torch.tensor(rows)])
         seen.append(rows)
         trainer.step()
-    assert all(a != b for a, b in zip(seen, seen[1:])) and all(first != second for first, second in seen)
+    assert all(a != b for a, b in pairwise(seen)) and all(first != second for first, second in seen)
     assert len({r for rows in seen for r in rows[0]}) == 40  # in twenty batches of a fifth, all turn up
 
 
@@ -149,7 +159,9 @@ def test_looking_changes_no_batch(head):
 
 
 def test_with_and_without_the_gradient_through_the_etf_see_the_same_batches():
-    trainers = [Trainer(TAILED, "implicit", [5], backprop_through_etf=through, batch_size=8) for through in (True, False)]
+    trainers = [
+        Trainer(TAILED, "implicit", [5], backprop_through_etf=through, batch_size=8) for through in (True, False)
+    ]
     for _ in range(5):
         targets = [trainer.batch()[1] for trainer in trainers]
         assert torch.equal(*targets)

@@ -91,7 +91,9 @@ def setup_source():
 
 
 def add_setup(nb):
-    """Put the cell that installs labkit before all other code, in place, or bring it up to date. Outputs stay as they are."""
+    """Put the cell that installs labkit before all other code, in place, or bring it up to date. Outputs stay as they
+    are.
+    """
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
     if found := tagged(nb, "setup"):
         found[0].source = setup_source()
@@ -147,7 +149,9 @@ def tidy(nb):
         for out in cell.outputs:
             if WIDGET in out.get("data", {}):  # without a kernel it would be shown as an error
                 out.data = nbformat.from_dict({"text/plain": "(interactive: run this notebook to use it)"})
-    CoalesceStreamsPreprocessor().preprocess(nb, {})  # a cell's text comes in pieces, by the time that passed between them
+    CoalesceStreamsPreprocessor().preprocess(
+        nb, {}
+    )  # a cell's text comes in pieces, by the time that passed between them
 
 
 def add_pictures(nb):
@@ -229,7 +233,9 @@ def save(paths):
     try:
         kaleido.Kaleido()  # only looks for the browser: better now than after the runs
     except ChromeNotFoundError:
-        raise NotebookError("make notebooks needs Chrome or Chromium to draw figures. Debian: apt-get install chromium")
+        raise NotebookError(
+            "make notebooks needs Chrome or Chromium to draw figures. Debian: apt-get install chromium"
+        ) from None
     for path in paths:
         start = time.perf_counter()
         nb = execute(path)

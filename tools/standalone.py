@@ -1,9 +1,10 @@
-"""Run each notebook as a visitor of Colab does: copied alone into an empty folder, with no labkit until its first cell runs.
+"""Run each notebook as a visitor of Colab does: copied alone into an empty folder, with no labkit until its first cell
+runs.
 
     python tools/standalone.py [NAME ...]
 
-The environment is a fresh one with PyTorch and a kernel, as Colab has them. The first cell installs labkit, from the last commit
-of this checkout instead of the address in pyproject.toml. It takes some minutes, and needs a package index.
+The environment is a fresh one with PyTorch and a kernel, as Colab has them. The first cell installs labkit, from the
+last commit of this checkout instead of the address in pyproject.toml. It takes some minutes, and needs a package index.
 """
 
 import os
@@ -31,8 +32,11 @@ def main(names):
         subprocess.run(["git", "clone", "--quiet", "--bare", ROOT, clone], check=True)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        env |= {"PIP_CONSTRAINT": str(ROOT / "constraints.txt"), "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-                "PATH": f"{venv / 'bin'}{os.pathsep}{env['PATH']}"}
+        env |= {
+            "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PATH": f"{venv / 'bin'}{os.pathsep}{env['PATH']}",
+        }
         subprocess.run([venv / "bin/python", "-m", "pip", "install", "-q", *THERE], env=env, check=True)
         failed = []
         for path in paths:
@@ -49,7 +53,9 @@ def main(names):
             start = time.perf_counter()
             command = [venv / "bin/jupyter-execute", "--inplace", path.name]
             done = subprocess.run(command, cwd=alone, env=env, capture_output=True, text=True)
-            outputs = [out for cell in nbformat.read(alone / path.name, as_version=4).cells for out in cell.get("outputs", [])]
+            outputs = [
+                out for cell in nbformat.read(alone / path.name, as_version=4).cells for out in cell.get("outputs", [])
+            ]
             drawn = sum(PLOTLY in out.get("data", {}) or "plotly" in str(out.get("data", "")) for out in outputs)
             says = "runs" if done.returncode == 0 else f"FAILS:\n{done.stderr[-3000:]}"
             print(f"{path.name}: {says}, {drawn} figures, {time.perf_counter() - start:.0f} s", flush=True)

@@ -1,4 +1,5 @@
-"""Run notebooks and tests of widgets and figures with other versions of ipywidgets and plotly than those in constraints.txt.
+"""Run notebooks and tests of widgets and figures with other versions of ipywidgets and plotly than those in
+constraints.txt.
 
     python tools/versions.py [-- OPTIONS OF PYTEST]            (`make test-versions`)
 
@@ -12,10 +13,17 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# The oldest that pyproject.toml admits and the newest, crossed; CI runs the newest two together. Colab has ipywidgets 7.7.1.
+# The oldest that pyproject.toml admits and the newest, crossed; CI runs the newest two together. Colab has ipywidgets
+# 7.7.1.
 PAIRS = [("7.7.1", "6.1.1"), ("7.7.1", "7.1.0"), ("8.1.9", "6.1.1")]
-TESTS = ["notebooks", *sorted(str(path.relative_to(ROOT)) for pattern in ("explore", "figures", "live", "controls", "player")
-                              for path in (ROOT / "tests").glob(f"test_{pattern}*.py"))]
+TESTS = [
+    "notebooks",
+    *sorted(
+        str(path.relative_to(ROOT))
+        for pattern in ("explore", "figures", "live", "controls", "player")
+        for path in (ROOT / "tests").glob(f"test_{pattern}*.py")
+    ),
+]
 
 
 def main(options):
@@ -25,7 +33,9 @@ def main(options):
         with tempfile.TemporaryDirectory() as folder:
             wanted = [f"ipywidgets=={widgets}", f"plotly=={plotly}"]
             # the two that bring ipywidgets' scripts come in versions of their own for 7 and 8
-            wanted += ["jupyterlab_widgets<3", "widgetsnbextension<4", "ipython_genutils"] if widgets.startswith("7") else []
+            wanted += (
+                ["jupyterlab_widgets<3", "widgetsnbextension<4", "ipython_genutils"] if widgets.startswith("7") else []
+            )
             install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, *wanted]
             subprocess.run(install, check=True)
             path = os.pathsep.join(filter(None, [folder, str(ROOT), os.environ.get("PYTHONPATH")]))

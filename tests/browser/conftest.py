@@ -34,7 +34,9 @@ def browser():
 
 @pytest.fixture
 def tab(browser, request):
-    """A window of 1280 × 800 pixels that reaches nothing but this machine; a screenshot stays of how the test left it."""
+    """A window of 1280 × 800 pixels that reaches nothing but this machine; a screenshot stays of how the test left
+    it.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.add_init_script(COUNT_CONTEXTS)
     tab = Tab(context.new_page())
@@ -57,14 +59,27 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config",
-               "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    folders = {
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython",
+    }
     env = os.environ | {name: str(home / folder) for name, folder in folders.items()}
     token = secrets.token_hex()
-    options = [f"--port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home / 'root'}", "--no-browser",
-               "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    options = [
+        f"--port={port}",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={home / 'root'}",
+        "--no-browser",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     with open(home / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], cwd=home, env=env, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], cwd=home, env=env, stdout=log, stderr=log
+        )
     lab = Lab(f"http://localhost:{port}", token, home / "root")
     try:
         for _ in range(300):

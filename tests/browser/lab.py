@@ -9,8 +9,16 @@ import plotly.graph_objects as go
 from nbformat.v4 import new_code_cell, new_notebook
 
 # WebGL on the processor, no sandbox as tests may run as root, and nothing that asks the network.
-CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--no-first-run", "--disable-sync",
-                    "--disable-background-networking", "--disable-component-update", "--disable-quic"]
+CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+]
 
 # Counts the canvases that were given a WebGL context.
 COUNT_CONTEXTS = """
@@ -36,9 +44,13 @@ class Tab:
 
     def __init__(self, page):
         self.page, self.lines, self.outside = page, [], []
-        page.on("console", lambda message: self.lines.append(f"{message.type}: {message.text} {message.location['url']}"))
+        page.on(
+            "console", lambda message: self.lines.append(f"{message.type}: {message.text} {message.location['url']}")
+        )
         page.on("pageerror", lambda error: self.lines.append(f"error: {error}"))
-        page.context.route(lambda url: not url.startswith(("http://localhost:", "file:", "data:", "blob:")), self._refuse)
+        page.context.route(
+            lambda url: not url.startswith(("http://localhost:", "file:", "data:", "blob:")), self._refuse
+        )
 
     def _refuse(self, route):
         self.outside.append(route.request.url)
@@ -66,7 +78,8 @@ class Lab:
         tab.page.goto(f"{self.address}/lab/tree/notebooks/{name}.ipynb?token={self.token}&reset")
         tab.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
-            timeout=60_000)
+            timeout=60_000,
+        )
         return Notebook(tab)
 
 
@@ -81,19 +94,25 @@ class Notebook:
         start = time.perf_counter()
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        self.page.wait_for_function("""() => {
+        self.page.wait_for_function(
+            """() => {
           const { content, sessionContext } = jupyterapp.shell.currentWidget;
           const cells = [...content.model.cells].filter((cell) => cell.type === "code");
           const outputs = cells.flatMap((cell) => cell.outputs.toJSON());
           return outputs.some((out) => out.output_type === "error") || sessionContext.session.kernel.status === "idle"
-            && cells.every((cell) => cell.executionCount && cell.executionState !== "running"); }""", timeout=180_000)
+            && cells.every((cell) => cell.executionCount && cell.executionState !== "running"); }""",
+            timeout=180_000,
+        )
         assert self.errors() == []
         return time.perf_counter() - start
 
     def run_cell(self, index):
-        self.page.evaluate("""async (k) => {
+        self.page.evaluate(
+            """async (k) => {
           jupyterapp.shell.currentWidget.content.activeCellIndex = k;
-          await jupyterapp.commands.execute("notebook:run-cell"); }""", index)
+          await jupyterapp.commands.execute("notebook:run-cell"); }""",
+            index,
+        )
         assert self.errors() == []
 
     def json(self):
@@ -136,12 +155,15 @@ class Explorer:
 
     def figure(self):
         """What plotly.js holds at this moment: a go.Figure."""
-        text = self.page.evaluate("""(gd) => {
+        text = self.page.evaluate(
+            """(gd) => {
           const plain = (key, value) => {
             value = value?._inputArray ?? value;  // unpacked from base64
             return ArrayBuffer.isView(value) ? Array.from(value) : value;
           };
-          return JSON.stringify([gd.data, gd.layout], plain); }""", self.plot)
+          return JSON.stringify([gd.data, gd.layout], plain); }""",
+            self.plot,
+        )
         return go.Figure(*json.loads(text), skip_invalid=True)
 
     def wait(self, true, seconds=30):
@@ -152,7 +174,9 @@ class Explorer:
             try:
                 if true(figure):
                     return figure
-                error = AssertionError(f"the figure did not become what it should; its title is {figure.layout.title.text}")
+                error = AssertionError(
+                    f"the figure did not become what it should; its title is {figure.layout.title.text}"
+                )
             except AssertionError as failed:
                 error = failed
             if time.monotonic() > end:
@@ -163,14 +187,19 @@ class Explorer:
         """Press a key on a slider. Returns milliseconds from the key to the drawn figure."""
         handle = self.control(label).locator(".noUi-handle")
         handle.focus()
-        self.page.evaluate("""(gd) => {
+        self.page.evaluate(
+            """(gd) => {
           window.drawn = new Promise((done) => {
             let start;
             addEventListener("keydown", () => (start = performance.now()), { capture: true, once: true });
             gd.once("plotly_afterplot", () => requestAnimationFrame(() => done(performance.now() - start)));
-          }); }""", self.plot)
+          }); }""",
+            self.plot,
+        )
         self.page.keyboard.press(key)
-        return self.page.evaluate("() => Promise.race([drawn, new Promise((_, no) => setTimeout(no, 15000, 'never drawn'))])")
+        return self.page.evaluate(
+            "() => Promise.race([drawn, new Promise((_, no) => setTimeout(no, 15000, 'never drawn'))])"
+        )
 
     def drag(self, label, share, steps=10):
         """Drag a slider with the mouse to a share of its length, 0 to 1."""
@@ -184,9 +213,12 @@ class Explorer:
         self.page.mouse.up()
 
     def count_drawings(self):
-        self.page.evaluate("""(gd) => {
+        self.page.evaluate(
+            """(gd) => {
           window.times = [];
-          gd.on("plotly_afterplot", () => times.push(performance.now())); }""", self.plot)
+          gd.on("plotly_afterplot", () => times.push(performance.now())); }""",
+            self.plot,
+        )
 
     def drawings(self):
         """(how many, in how many seconds) since the first after `count_drawings`."""
@@ -221,5 +253,6 @@ def latency(explorer, label, moves=15):
     times = [explorer.press(label, key) for key in ["ArrowRight"] * (moves - half) + ["ArrowLeft"] * half]
     middle = statistics.median(times)
     assert middle < 1500, times  # ten times what is asked for
-    return f"{label}: {middle:.0f} ms from key to drawn figure, median of {moves} ({min(times):.0f} to {max(times):.0f})"
-
+    return (
+        f"{label}: {middle:.0f} ms from key to drawn figure, median of {moves} ({min(times):.0f} to {max(times):.0f})"
+    )

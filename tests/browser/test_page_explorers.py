@@ -1,4 +1,6 @@
-"""The notebooks in JupyterLab: all cells run, and the figures do what the mathematics says when a hand moves the sliders."""
+"""The notebooks in JupyterLab: all cells run, and the figures do what the mathematics says when a hand moves the
+sliders.
+"""
 
 import math
 import re
@@ -67,7 +69,9 @@ def test_etf(run, lab, measured):
 
 
 def test_nearest_etf(run, measured):
-    """A small δ gives the ETF nearest to the means, a large one the prox ETF; both are what the figure says they are."""
+    """A small δ gives the ETF nearest to the means, a large one the prox ETF; both are what the figure says they
+    are.
+    """
     explorer = run("03-nearest-simplex-etf").explorer("proximal δ")
 
     def to_prox(figure):
@@ -82,7 +86,9 @@ def test_nearest_etf(run, measured):
     near, means = points(figure, "nearest ETF"), points(figure, "class means")
     np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
     left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
-    np.testing.assert_allclose(near, math.sqrt(4 / 3) * left @ right, atol=1e-3)  # the polar factor: no other ETF is nearer
+    np.testing.assert_allclose(
+        near, math.sqrt(4 / 3) * left @ right, atol=1e-3
+    )  # the polar factor: no other ETF is nearer
     fit = numbers(figure.layout.title.text)[2]  # after δ and the objective
     assert fit == pytest.approx(((means - near) ** 2).sum() / 4, rel=0.01)
     measured("nearest ETF, " + latency(explorer, "proximal δ"))
@@ -98,7 +104,9 @@ def test_apa(run, measured):
     def is_aglu(figure):
         kappa, lam = (numbers(explorer.read_out(label))[0] for label in ("κ", "λ"))
         z, y = curve(figure, "AGLU")
-        np.testing.assert_allclose(y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02)  # λ: 2 digits
+        np.testing.assert_allclose(
+            y, z * (1 + lam * np.exp(-kappa * z)) ** (-1 / lam), rtol=0.05, atol=0.02
+        )  # λ: 2 digits
         return True
 
     explorer.wait(is_aglu)
@@ -148,7 +156,9 @@ def test_train_and_pause(training, measured):
     training.wait(lambda figure: losses(figure)[0].max() > 30)
     drawings, seconds = training.drawings()
     paused = training.pause()
-    measured(f"UFM-10 in training: {drawings / seconds:.1f} drawings a second; the last one {paused:.0f} ms after pause")
+    measured(
+        f"UFM-10 in training: {drawings / seconds:.1f} drawings a second; the last one {paused:.0f} ms after pause"
+    )
     assert paused < 3000  # ten times what is asked for
     steps, loss = losses(training.figure())
     training.page.wait_for_timeout(1000)
@@ -163,7 +173,7 @@ def test_train_and_pause(training, measured):
 
 def test_temperature(run, lab, measured):
     """The mark of notebook 11's explorer is at the probability that the formula gives."""
-    lab.write("temperature", "from labkit.explore_images import TemperatureExplorer", "TemperatureExplorer()")
+    lab.write("temperature", "from labkit.widgets.images import TemperatureExplorer", "TemperatureExplorer()")
     explorer = run("temperature").explorer("temperature τ")
     measured("temperature, " + latency(explorer, "temperature τ"))
 
@@ -171,7 +181,9 @@ def test_temperature(run, lab, measured):
         tau = float(explorer.read_out("temperature τ"))
         bound = etf.cross_entropy_bound(1000, tau)
         marks = [trace for trace in figure.data if trace.mode == "markers"]
-        np.testing.assert_allclose([(*mark.x, *mark.y) for mark in marks], [(tau, math.exp(-bound)), (tau, bound)], rtol=1e-6)
+        np.testing.assert_allclose(
+            [(*mark.x, *mark.y) for mark in marks], [(tau, math.exp(-bound)), (tau, bound)], rtol=1e-6
+        )
         return True
 
     for share in (0.3, 0.1):

@@ -1,4 +1,6 @@
-"""Saved notebooks as web pages, with no kernel and no network: every figure draws, and the slider inside a figure moves it."""
+"""Saved notebooks as web pages, with no kernel and no network: every figure draws, and the slider inside a figure moves
+it.
+"""
 
 import base64
 from pathlib import Path
@@ -24,7 +26,9 @@ def test_a_saved_notebook_without_kernel(path, tab, tmp_path):
     page.write_text(to_html(nb, page.stem))
     tab.page.goto(page.as_uri())
     figs = [out.data[PLOTLY] for out in figures(nb)]
-    tab.page.wait_for_function("(n) => document.querySelectorAll('.js-plotly-plot .plot-container').length === n", arg=len(figs))
+    tab.page.wait_for_function(
+        "(n) => document.querySelectorAll('.js-plotly-plot .plot-container').length === n", arg=len(figs)
+    )
     assert all("mathjax" in address.lower() for address in tab.outside), tab.outside  # formulas alone need the network
     drawn = tab.page.evaluate("() => [...document.querySelectorAll('.js-plotly-plot')].map((gd) => gd.calcdata.length)")
     assert drawn == [len(fig["data"]) for fig in figs]
@@ -56,10 +60,16 @@ def shows(explorer, figure, frame, step):
     for index, wanted in zip(frame["traces"], frame["data"]):
         trace = figure.data[index]
         for key in {"x", "y", "z"} & wanted.keys():
-            np.testing.assert_array_equal(np.ravel(trace[key]).astype(float), np.ravel(unpacked(wanted[key])).astype(float))
+            np.testing.assert_array_equal(
+                np.ravel(trace[key]).astype(float), np.ravel(unpacked(wanted[key])).astype(float)
+            )
     return True
 
 
 def unpacked(values):
     """Numbers as plotly's JSON holds them: a list, or packed in base64."""
-    return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]) if isinstance(values, dict) else np.array(values)
+    return (
+        np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
+        if isinstance(values, dict)
+        else np.array(values)
+    )

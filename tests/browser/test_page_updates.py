@@ -6,7 +6,7 @@ import pytest
 from lab import Explorer
 from plotly.offline import get_plotlyjs
 
-from labkit import live
+from labkit.widgets import live
 
 SPACE = """
 import numpy as np, plotly.graph_objects as go
@@ -55,7 +55,9 @@ def test_updates_in_jupyterlab(notebook, tab):
     first = tab.page.evaluate(CAMERA, explorer.plot)
     turned = turn(explorer, tab.page, first)
     contexts = tab.page.evaluate("() => contexts.size")
-    tab.page.evaluate("(gd) => { window.drawings = 0; gd.on('plotly_afterplot', () => (drawings += 1)); }", explorer.plot)
+    tab.page.evaluate(
+        "(gd) => { window.drawings = 0; gd.on('plotly_afterplot', () => (drawings += 1)); }", explorer.plot
+    )
     notebook.run_cell(1)
     figure = explorer.wait(lambda figure: figure.layout.title.text == "201")
     np.testing.assert_array_equal(figure.data[0].x, np.arange(4.0) * 201)
@@ -65,7 +67,9 @@ def test_updates_in_jupyterlab(notebook, tab):
     assert tab.page.evaluate("() => drawings") > 20  # Chromium keeps 16 contexts
     assert tab.page.evaluate("() => contexts.size") == contexts
     assert tab.page.locator(".js-plotly-plot").count() == 1
-    assert tab.page.evaluate("(gd) => gd._context.plotGlPixelRatio", explorer.plot) == 1  # as the screen, not twice as fine
+    assert (
+        tab.page.evaluate("(gd) => gd._context.plotGlPixelRatio", explorer.plot) == 1
+    )  # as the screen, not twice as fine
     # what would be saved: the last figure as JSON, and no script
     (out,) = notebook.json()["cells"][0]["outputs"]
     assert live.MIME in out["data"] and "application/javascript" not in out["data"]
@@ -86,10 +90,14 @@ def test_updates_in_colab(tab):
     """Colab as far as it can be had here: a window whose HTML is replaced by that of the next figure."""
     page = tab.page
     fetched = []
-    page.route("https://cdn.plot.ly/*", lambda route: fetched.append(route.request.url) or route.fulfill(body=get_plotlyjs()))
+    page.route(
+        "https://cdn.plot.ly/*", lambda route: fetched.append(route.request.url) or route.fulfill(body=get_plotlyjs())
+    )
 
     def space(k):
-        return go.Figure(go.Scatter3d(x=np.arange(4) * k, y=[0, 1, 0, 1], z=[0, 0, 1, 1]), {"title": str(k), "height": 300})
+        return go.Figure(
+            go.Scatter3d(x=np.arange(4) * k, y=[0, 1, 0, 1], z=[0, 0, 1, 1]), {"title": str(k), "height": 300}
+        )
 
     def show(k):
         page.evaluate(SHOW, live.page(space(k), "name")["text/html"])

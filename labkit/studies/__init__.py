@@ -1,0 +1,1 @@
+"""Questions with stored answers: sweeps, claims, and the runs behind the notebooks."""

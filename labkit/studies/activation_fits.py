@@ -1,0 +1,306 @@
+"""Small experiments with APA and AGLU: fitting one curve, a network on handwritten digits, signals in depth.
+
+Whatever is trained leaves a `History`; its column "head" holds the name of the variant, for example "exact" or "paper".
+"""
+
+import itertools
+import math
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labkit import checks
+from labkit.activations import AGLU, APA, FLOOR, aglu
+from labkit.history import History, provenance
+
+KAPPA = (1.0, 1.3)  # the ranges of the supplement's Table 2
+LAMBDA = (0.0, 1.0)
+
+
+def fit_curve(
+    kappa=0.8, lam=0.5, lambda_gradient="exact", seeds=range(5), steps=2000, lr=0.5, samples=256, smallest=FLOOR
+):
+    """Find (κ, λ) of AGLU again by gradient descent, from values of the function without noise.
+
+    For each seed: samples z ~ N(0, 2²), y = AGLU(z; kappa, lam), a start κ ~ U(1, 1.3), λ ~ U(0, 1), and `steps` steps
+    of size lr on half the mean squared error. λ is put back to `smallest` where a step leaves it below.
+    Returns a History, named by lambda_gradient, with loss, kappa and lam at up to 100 iterations.
+    """
+    draws = [_draw(seed, samples) for seed in seeds]
+    z, k, l = (torch.stack(part, -1) for part in zip(*draws))  # seeds are channels: (samples, S), (S,), (S,)
+    y = aglu(z, kappa, lam)
+    k.requires_grad_(), l.requires_grad_()
+    shown, rows = {round(t) for t in torch.linspace(0, steps, 100).tolist()}, []
+    for t in range(steps + 1):
+        losses = (aglu(z, k, l, lambda_gradient=lambda_gradient) - y).square().mean(0) / 2
+        if t in shown:
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "head": lambda_gradient,
+                        "seed": list(seeds),
+                        "iteration": t,
+                        **{name: v.tolist() for name, v in (("loss", losses), ("kappa", k), ("lam", l))},
+                    }
+                )
+            )
+        grads = torch.autograd.grad(losses.sum(), (k, l))  # a sum: no seed sees another
+        with torch.no_grad():
+            for parameter, grad in zip((k, l), grads):
+                parameter -= lr * grad
+            l.clamp_(min=smallest)
+    settings = dict(
+        kappa=kappa,
+        lam=lam,
+        lambda_gradient=lambda_gradient,
+        seeds=list(seeds),
+        steps=steps,
+        lr=lr,
+        samples=samples,
+        smallest=smallest,
+        **provenance(),
+    )
+    return History(pd.concat(rows).sort_values(["seed", "iteration"]), settings)
+
+
+def _draw(seed, samples):
+    generator = torch.Generator().manual_seed(seed)
+    options = dict(generator=generator, dtype=torch.float64)
+    z = 2 * torch.randn(samples, **options)
+    return z, torch.empty((), dtype=torch.float64).uniform_(*KAPPA, generator=generator), torch.rand((), **options)
+
+
+def digits():
+    """The 1797 digits of scikit-learn (8×8 pixels), split 3:1 in a fixed way: train and test (images (N, 64), labels
+    (N,)).
+
+    Pixels are centred and divided by their common standard deviation on the training images.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    parts = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
+    train, test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])
+    mean, scale = train.mean(0), train.std()
+    train_labels, test_labels = (torch.tensor(part) for part in parts[2:])
+    return ((train - mean) / scale, train_labels), ((test - mean) / scale, test_labels)
+
+
+class Gate(nn.Module):
+    """Channel attention: z · APA(B·AGLU(A z)), as squeeze-and-excite for features that have no places to average
+    over.
+    """
+
+    def __init__(self, width, kappa_init, activation):
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(width, width // 4), nn.Linear(width // 4, width)
+        self.inner, self.gate = activation(), APA(kappa_init, LAMBDA)
+
+    def forward(self, z):
+        return z * self.gate(self.excite(self.inner(self.squeeze(z))))
+
+
+class Block(nn.Module):
+    """AGLU(z + branch(z)), a residual block with its second activation after the sum, as in a ResNet."""
+
+    def __init__(self, width, activation, gate=None):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
+            activation(),
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
+            *([gate] if gate else []),
+        )
+        self.after = activation()
+
+    def forward(self, z):
+        return self.after(z + self.branch(z))
+
+
+class DigitNet(nn.Sequential):
+    """A residual network on 64 pixels; each AGLU and each APA has a pair (κ, λ) of its own.
+
+    kappa_init, lambda_init, lambda_gradient: of the AGLU layers (2·blocks + 1, and one in each gate).
+    gate_kappa_init: range of κ of the APA gates, or None for no gates. activation: a class to use in place of AGLU.
+    one_sign: make κ positive in the AGLUs that the shortcuts pass, all but those inside branches.
+    """
+
+    def __init__(
+        self,
+        blocks=4,
+        width=64,
+        kappa_init=KAPPA,
+        lambda_init=LAMBDA,
+        lambda_gradient="exact",
+        gate_kappa_init=None,
+        activation=None,
+        one_sign=False,
+    ):
+        act = activation or (lambda: AGLU(kappa_init, lambda_init, lambda_gradient=lambda_gradient))
+        gates = [Gate(width, gate_kappa_init, act) if gate_kappa_init else None for _ in range(blocks)]
+        super().__init__(
+            nn.Linear(64, width, bias=False),
+            nn.BatchNorm1d(width),
+            act(),
+            *(Block(width, act, gate) for gate in gates),
+            nn.Linear(width, 10),
+        )
+        with torch.no_grad():
+            for layer in (self[2], *(m.after for m in self if isinstance(m, Block))) if one_sign else ():
+                layer.kappa.abs_()
+
+    def parameters_of(self, kind):
+        """The (κ, λ) of all layers of that class, from the input on: two lists of floats."""
+        layers = [m for m in self.modules() if isinstance(m, kind)]
+        return [m.kappa.item() for m in layers], [m.lam.item() for m in layers]
+
+
+def train_digits(
+    name,
+    seeds=range(5),
+    epochs=20,
+    lr=0.1,
+    batch=128,
+    weight_decay=1e-4,
+    smallest=FLOOR,
+    learn=True,
+    progress=None,
+    **options,
+):
+    """Train a DigitNet(**options) for each seed by SGD with momentum 0.9 and a cosine schedule; no augmentation.
+
+    Weights decay, κ and λ do not; learn=False holds κ and λ where they start. λ is put back to `smallest` where a step
+    leaves it below. A run whose loss is not finite stops: its last row has loss NaN and the accuracies of chance.
+    progress: a function of the name, the seed and its last row, called after each seed.
+    Returns a History, named `name`, of epochs 0 to `epochs`: loss and accuracy (means over the
+    epoch's batches), test_accuracy, gradient (the largest norm in the epoch), and kappa_0 …, lam_0 … of the AGLU
+    layers.
+    """
+    rows = []
+    for seed in seeds:
+        rows += _train_one(seed, epochs, lr, batch, weight_decay, smallest, learn, options)
+        if progress:
+            progress(name, seed, rows[-1])
+    settings = dict(
+        name=name,
+        seeds=list(seeds),
+        epochs=epochs,
+        lr=lr,
+        batch=batch,
+        weight_decay=weight_decay,
+        smallest=smallest,
+        learn=learn,
+        **provenance(),
+        **{k: v for k, v in options.items() if k != "activation"},
+    )
+    return History(pd.DataFrame(rows).assign(head=name)[["head", *rows[0]]], settings)
+
+
+def _train_one(seed, epochs, lr, batch, weight_decay, smallest, learn, options):
+    (images, labels), test = digits()
+    torch.manual_seed(seed)
+    net = DigitNet(**options)
+    special = [p for m in net.modules() if isinstance(m, APA | AGLU) for p in m.parameters()]
+    ids = {id(p) for p in special}
+    weights = [p for p in net.parameters() if id(p) not in ids]
+    groups = [dict(params=weights, weight_decay=weight_decay), dict(params=special, lr=lr if learn else 0.0)]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    steps = len(images) // batch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
+    rows = [_row(net, seed, 0, math.nan, math.nan, test, math.nan)]
+    for epoch in range(1, epochs + 1):
+        loss, right, largest = 0.0, 0, 0.0
+        for part in torch.randperm(len(images))[: steps * batch].split(batch):
+            logits = net(images[part])
+            value = F.cross_entropy(logits, labels[part])
+            optimizer.zero_grad()
+            value.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None]).item()
+            if not math.isfinite(value.item()) or not math.isfinite(norm):
+                return rows + [_row(net, seed, epoch, math.nan, 0.1, None, norm)]
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                for m in net.modules():
+                    if isinstance(m, APA | AGLU):
+                        m.lam.clamp_(min=smallest)
+            loss, largest = loss + value.item(), max(largest, norm)
+            right += (logits.argmax(-1) == labels[part]).sum().item()
+        rows.append(_row(net, seed, epoch, loss / steps, right / (steps * batch), test, largest))
+    return rows
+
+
+@torch.no_grad()
+def _row(net, seed, epoch, loss, accuracy, test, gradient):
+    net.eval()
+    tested = 0.1 if test is None else (net(test[0]).argmax(-1) == test[1]).float().mean().item()
+    net.train()
+    kappas, lams = net.parameters_of(AGLU)
+    return {
+        "seed": seed,
+        "iteration": epoch,
+        "loss": loss,
+        "accuracy": accuracy,
+        "test_accuracy": tested,
+        "gradient": gradient,
+        **{f"kappa_{i}": v for i, v in enumerate(kappas)},
+        **{f"lam_{i}": v for i, v in enumerate(lams)},
+    }
+
+
+def held(names=("AGLU", "APA"), kappas=None, lams=None, seeds=range(3), epochs=4):
+    """What κ and λ do to a network: DigitNets trained with every activation held at one pair, for each pair of a grid.
+
+    names: the functions that stand at all nine activations, "AGLU" or "APA". kappas, lams: by default every half from
+    −3 to 10 and every half decade from 1e-4 to 100, 351 pairs. Settings are those of `train_digits`.
+    Returns a History whose head is the function, with columns kappa, lam and test_accuracy for epochs 1 to `epochs`.
+    """
+    kappas = [k / 2 for k in range(-6, 21)] if kappas is None else kappas
+    lams = [10 ** (k / 2) for k in range(-8, 5)] if lams is None else lams
+    tables = []
+    for name, kappa, lam in itertools.product(names, kappas, lams):
+        kind = {"AGLU": AGLU, "APA": APA}[name]
+        run = train_digits(name, seeds, epochs, learn=False, activation=lambda: kind((kappa, kappa), (lam, lam)))
+        table = run.frame.query("iteration > 0")[["head", "seed", "iteration", "test_accuracy"]]
+        tables.append(table.assign(kappa=kappa, lam=lam))
+    settings = dict(seeds=list(seeds), epochs=epochs, kappas=list(kappas), lams=list(lams), **provenance())
+    return History(pd.concat(tables), settings)
+
+
+def signal(name, kappa_init, kind, depth=32, width=64, samples=64, seeds=range(5), lambda_init=LAMBDA):
+    """Sizes of features and gradients in an untrained stack of AGLU layers whose κ and λ are uniform on their ranges.
+
+    kind: "plain" for layers AGLU(W z) with W of standard deviation √(2/width); "residual" for AGLU(z + V AGLU(W z)),
+    two activations a layer; "normalised" for the same with batch norm (training mode) after W and V.
+    Inputs and the gradient at the output are N(0, 1), each in `samples` × `width` numbers of float64.
+    Returns a DataFrame with head (the name), seed, layer, scale and gradient (root mean squares), after each of the
+    layers.
+    """
+    checks.one_of("kind", kind, ("plain", "residual", "normalised"))
+    tables = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        def act(z):
+            kappa, lam = (torch.empty(()).uniform_(*r, generator=generator).item() for r in (kappa_init, lambda_init))
+            return aglu(z, kappa, max(lam, FLOOR))
+
+        def linear(z):
+            z = z @ normal(width, width) * math.sqrt(2 / width)
+            return F.batch_norm(z, None, None, training=True) if kind == "normalised" else z
+
+        features = [normal(samples, width).requires_grad_()]
+        for _ in range(depth):
+            z = features[-1]
+            features.append(act(linear(z)) if kind == "plain" else act(z + linear(act(linear(z)))))
+        grads = torch.autograd.grad(features[-1], features, normal(samples, width))
+        rms = [[t.square().mean().sqrt().item() for t in values] for values in (features, grads)]
+        columns = dict(head=name, seed=seed, layer=range(depth + 1), scale=rms[0], gradient=rms[1])
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,165 @@
+"""How much of the gradient goes through the ETF, and whether training without that part differs.
+
+The features reach the loss of the implicit head on two paths (Figure 1, Markou et al. 2024): directly, and through U*,
+the frame of the nearest simplex ETF. The paper calls the second the gradient of the DDN layer (deep declarative node).
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from labkit import etf
+from labkit.heads import ImplicitETFHead
+from labkit.history import History
+from labkit.ufm import UFM, Trainer, log_points
+
+WITH, WITHOUT = "implicit_with_ddn", "implicit_without_ddn"  # as in data/paper/guiding-table3.csv
+
+
+@dataclass
+class Influence:
+    """The gradient of the mean cross entropy with respect to the features, in its two parts, and the sizes of these.
+
+    direct, indirect: (…, N, d); the first takes U* as a constant, the two add up to the whole. through_frame: ∂L/∂U at
+        U*,
+    (…, d, C). Shape (…): ratio, ‖indirect‖/‖direct‖; cosine between the two; tangent_share, the norm of the part of
+    ∂L/∂U tangent to the orthonormal frames over that of all of it. Where there is no gradient at all they are NaN.
+    """
+
+    direct: torch.Tensor
+    indirect: torch.Tensor
+    through_frame: torch.Tensor
+    ratio: torch.Tensor
+    cosine: torch.Tensor
+    tangent_share: torch.Tensor
+
+
+def influence(head, features, targets):
+    """What a training step of an `ImplicitETFHead` would send back to features (…, N, d) on each path, as an
+    `Influence`.
+
+    targets: (…, N) or (N,). Works in float64 on copies: the head does not move, and its `backprop_through_etf` plays no
+        role.
+    The weight α_t of the batch in the running means is part of the indirect path; a fresh head has α = 1. Raises
+    TypeError for another kind of head.
+    """
+    if not isinstance(head, ImplicitETFHead):
+        raise TypeError(f"only an ImplicitETFHead has a gradient through its ETF, got {type(head).__name__}")
+    features = features.detach().double()
+    gradients = {}
+    for through in (True, False):
+        moved = copy.deepcopy(head).double().train()
+        moved.backprop_through_etf = through
+        z = features.clone().requires_grad_()
+        (gradients[through],) = torch.autograd.grad(_loss(moved(z, targets), targets), z)
+    direct, indirect = gradients[False], gradients[True] - gradients[False]
+
+    # ∂L/∂U, features and their mean held constant; `moved` has taken them in
+    u = moved.frame.clone().requires_grad_()
+    h = moved.normalize(features)
+    weight = etf.simplex_etf(head.num_classes, frame=u)
+    (y,) = torch.autograd.grad(_loss((h - h.mean(-2, keepdim=True)) @ weight, targets), u)
+    u = u.detach()
+    tangent = y - u @ (u.mT @ y + y.mT @ u) / 2
+
+    size = torch.linalg.matrix_norm
+    inner = (direct * indirect).sum((-2, -1))
+    cosine = inner / (size(direct) * size(indirect))
+    return Influence(direct, indirect, y, size(indirect) / size(direct), cosine, size(tangent) / size(y))
+
+
+def _loss(logits, targets):
+    """Mean cross entropy of each run, summed over runs: no run sees another."""
+    targets = targets.expand(logits.shape[:-1])
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum") / targets.shape[-1]
+
+
+def train_both(spec, iterations, seeds=(0,), batch_size=None, alpha=None, log_at=None, progress=False):
+    """Train a UFM with the implicit head twice, with the gradient through the ETF and without: a `History` of both.
+
+    Both start a seed from the same features and see the same batches. Column head says which is which (`WITH`,
+    `WITHOUT`).
+    Beside the measures of `train_ufm`, of all samples, there are ratio, cosine and tangent_share of what the next step
+    sees
+    (its batch, its α_t), and tail_accuracy, that of the last class, which with imbalance is the smallest.
+    """
+    log_at = set(log_points(iterations, per_decade=8) if log_at is None else log_at) | {iterations}
+    histories = []
+    for name in (WITH, WITHOUT):
+        trainer = Trainer(
+            spec, "implicit", seeds, backprop_through_etf=name == WITH, batch_size=batch_size, alpha=alpha
+        )
+        rows = []
+        for t in tqdm(range(iterations + 1), desc=name, disable=not progress, mininterval=1, leave=False):
+            if t in log_at:
+                trainer.log()
+                found = influence(trainer.head, *trainer.batch())
+                _, logits = trainer.present()
+                tail = trainer.targets == spec.num_classes - 1
+                right = (logits[:, tail].argmax(-1) == spec.num_classes - 1).double().mean(-1)
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "seed": trainer.seeds,
+                            "iteration": t,
+                            "ratio": found.ratio,
+                            "cosine": found.cosine,
+                            "tangent_share": found.tangent_share,
+                            "tail_accuracy": right,
+                        }
+                    )
+                )
+            if t < iterations:
+                trainer.step()
+        history = trainer.history()
+        history.frame = history.frame.merge(pd.concat(rows), on=["seed", "iteration"]).assign(head=name)
+        history.margins["head"] = name
+        histories.append(history)
+    return History.concat(histories)
+
+
+# The study: (spec, batch size, α). UFM-10, from balanced to long-tailed, with full and small batches; and few samples
+# in few dimensions.
+STUDY = [(UFM(10, 1000, 512, r), b, a) for b in (50, None) for r in (1.0, 10.0, 100.0) for a in (1.0, 0.1, None)]
+STUDY += [(UFM(10, 60, 16, r), b, a) for b in (12, None) for r in (1.0, 10.0) for a in (1.0, None)]
+
+
+def study(folder, settings=STUDY, iterations=2000, seeds=range(5), progress=False):
+    """`train_both` for each setting, one small file each in `folder`. Finished ones are not run again."""
+    for k, (spec, batch_size, alpha) in enumerate(settings):
+        name = (
+            f"{spec.num_samples}x{spec.dim}-imbalance-{spec.imbalance:g}-batch-{batch_size or 'all'}"
+            f"-alpha-{alpha or 'schedule'}"
+        )
+        path = Path(folder) / f"{name}.parquet"
+        if path.exists():
+            continue
+        if progress:
+            print(f"{k + 1} of {len(settings)}: {name}", flush=True)
+        history = train_both(spec, iterations, seeds, batch_size, alpha, progress=progress)
+        history.margins["margin"] = history.margins["margin"].astype(float).round(5)  # compresses to a third
+        history.save(path)
+
+
+def load_study(folder):
+    """All runs of a study as one table: the columns of `train_both`, and num_samples, dim, imbalance, batch_size,
+    alpha.
+
+    A full batch has batch_size = num_samples; alpha is 0 where it follows the paper's schedule. Raises
+    FileNotFoundError for a folder without results.
+    """
+    tables = []
+    for path in sorted(Path(folder).glob("*.parquet")):
+        history = History.load(path)
+        run = history.settings["runs"][0]
+        spec = {name: run["spec"][name] for name in ("num_samples", "dim", "imbalance")}
+        batch_size = run["batch_size"] or spec["num_samples"]
+        tables.append(history.frame.assign(**spec, batch_size=batch_size, alpha=run["alpha"] or 0.0))
+    if not tables:
+        raise FileNotFoundError(f"no results of a study in {folder}")
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,297 @@
+"""Small studies of activations inside networks: train a classifier, and look at what its κ, λ, gates and features
+became.
+
+A plain loop for networks and data that fit a laptop's processor: one process, data in memory, no augmentation. The loop
+for several devices, with checkpoints and labkit's heads, is labkit.vision.trainer.
+"""
+
+from collections import namedtuple
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from labkit import checks, metrics
+from labkit.activations import AGLU, APA
+from labkit.history import History, provenance
+from labkit.vision import backbones, data
+
+_STAR = dict(activation="aglu", gate="apa", attention_norm=True, attention_dropout=0.1)
+
+# What is compared: the arguments of backbones.create, and `learn` where κ and λ stay as they were drawn.
+NETWORKS = {
+    "relu": dict(name="resnet32", activation="relu"),
+    "gelu": dict(name="resnet32", activation="gelu"),
+    "silu": dict(name="resnet32", activation="silu"),
+    "aglu": dict(name="resnet32", activation="aglu"),
+    "aglu-frozen": dict(name="resnet32", activation="aglu", learn=False),
+    "aglu-paper-gradient": dict(name="resnet32", activation="aglu", activation_options=dict(lambda_gradient="paper")),
+    "aglu-channel": dict(name="resnet32", activation="aglu", per_channel=True),
+    "se": dict(name="se_resnet32", activation="relu", gate="sigmoid"),
+    "se-apa": dict(name="se_resnet32", activation="relu", gate="apa"),
+    "apa-star": dict(name="se_resnet32", **_STAR),
+    "apa-star-channel": dict(name="se_resnet32", per_channel=True, **_STAR),
+}
+LEARNT = [name for name, options in NETWORKS.items() if "aglu" in options.values() or "apa" in options.values()]
+
+BLOCKS = 2  # of the five in each of ResNet-32's three stages: a ResNet-14, which a processor trains in seconds
+
+# Each study: a data set, how much of it, how long. CIFAR-10 is shrunk to what two processor cores can do in minutes.
+STUDIES = {
+    "digits": dict(
+        dataset="digits",
+        per_class=None,
+        pool=1,
+        networks=list(NETWORKS),
+        seeds=[0, 1, 2, 3, 4],
+        epochs=5,
+        batch_size=64,
+        lr=0.05,
+        weight_decay=5e-4,
+        log_at=[0, 1, 5],
+    ),
+    "cifar10": dict(
+        dataset="cifar10",
+        per_class=(500, 100),
+        pool=2,
+        networks=["relu", "gelu", "silu", "aglu", "aglu-channel", "se", "se-apa", "apa-star", "apa-star-channel"],
+        seeds=[0, 1, 2],
+        epochs=10,
+        batch_size=64,
+        lr=0.05,
+        weight_decay=5e-4,
+        log_at=[0, 1, 2, 5, 10],
+    ),
+}
+NOTES = {
+    "digits": "scikit-learn's digits, 8x8 grey; a third of every class for testing",
+    "cifar10": "CIFAR-10, JPEG re-encoded; 5000 training and 1000 test images, averaged to 16x16 pixels",
+}
+
+Run = namedtuple("Run", "curves parameters")
+
+
+def build(network, in_chans=1, num_classes=10, seed=0):
+    """One of NETWORKS, cut to BLOCKS. A seed gives all with attention the same weights, and all without it."""
+    checks.one_of("network", network, tuple(NETWORKS))
+    options = dict(NETWORKS[network])
+    learn = options.pop("learn", True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = backbones.create(**options, stem="cifar", in_chans=in_chans, num_classes=num_classes)
+    for stage in (model.layer1, model.layer2, model.layer3):
+        del stage[BLOCKS:]
+    for module in model.modules():
+        if isinstance(module, (AGLU, APA)):
+            module.requires_grad_(learn)
+    return model
+
+
+def train_classifier(
+    model,
+    images,
+    labels,
+    test_images,
+    test_labels,
+    *,
+    epochs=10,
+    batch_size=64,
+    lr=0.05,
+    momentum=0.9,
+    weight_decay=5e-4,
+    seed=0,
+    log_at=None,
+):
+    """Train `model` (images -> logits) in place, by SGD with momentum and a cosine schedule; returns a Run of two
+    tables.
+
+    images (N, C, H, W) and labels (N,); `seed` orders the batches and draws dropout. The learning rate falls from lr to
+    0 along half a cosine, step by step. Weight decay is for matrices and convolutions only: not for batch norms,
+    biases, κ and λ. Decay would pull κ and λ to 0, where a gate is constant or Gumbel, as if that were the neutral
+    choice.
+
+    log_at: epochs after which to measure; None is 0, 1, 2, 5, 10, 20, … and the last.
+    Run.curves: one row for each logged epoch, columns iteration (the epoch), steps, loss (mean over the epoch, NaN
+        before the first), accuracy and nc1 of training images, test_accuracy, test_nc1, and gate_entropy (NaN without
+        gates); all but the loss are measured in evaluation mode.
+    Run.parameters: backbones.parameters_by_depth at each logged epoch.
+    Training ends where the loss is no longer finite; the last row then holds that loss and no measures.
+    Raises ValueError for epochs, batch_size or lr not above 0, and for labels that do not fit the images.
+    """
+    for name, value in dict(epochs=epochs, batch_size=batch_size, lr=lr).items():
+        checks.positive(name, value)
+    checks.labels(labels, int(labels.max()) + 1, images.shape[:1])
+    log_at = {e for e in (0, 1, 2, 5, *range(10, epochs, 10)) if e < epochs} if log_at is None else set(log_at)
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        [
+            dict(params=[p for p in learnt if p.ndim > 1], weight_decay=weight_decay),
+            dict(params=[p for p in learnt if p.ndim <= 1], weight_decay=0.0),
+        ],
+        lr=lr,
+        momentum=momentum,
+    )
+    steps = epochs * -(-len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    order, curves, parameters, loss = torch.Generator().manual_seed(seed), [], [], float("nan")
+
+    def log(epoch):
+        row = dict(iteration=epoch, steps=schedule.last_epoch, loss=loss)
+        row |= measure(model, images, labels)
+        row |= {
+            f"test_{k}" if k != "gate_entropy" else k: v for k, v in measure(model, test_images, test_labels).items()
+        }
+        curves.append(row)
+        parameters.append(backbones.parameters_by_depth(model).assign(iteration=epoch))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for epoch in range(epochs + 1):
+            if epoch:
+                loss = _epoch(model, images, labels, order, batch_size, optimizer, schedule)
+                if not loss < float("inf"):
+                    curves.append(dict(iteration=epoch, steps=schedule.last_epoch, loss=loss))
+                    parameters.append(backbones.parameters_by_depth(model).assign(iteration=epoch))
+                    break
+            if epoch in log_at or epoch == epochs:
+                log(epoch)
+    return Run(pd.DataFrame(curves), pd.concat(parameters, ignore_index=True))
+
+
+def _epoch(model, images, labels, order, batch_size, optimizer, schedule):
+    model.train()
+    total = 0.0
+    for index in torch.randperm(len(images), generator=order).split(batch_size):
+        loss = F.cross_entropy(model(images[index]), labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.item() * len(index)
+    return total / len(images)
+
+
+@torch.no_grad()
+def measure(model, images, labels, batch_size=500):
+    """Accuracy, NC1 of the penultimate features (not normalised: Eq. 3 of the supplement) and gate entropy, as a
+    dict.
+    """
+    model.eval()
+    features, logits, entropies = [], [], []
+    with last_gate(model) as gates:
+        for batch in images.split(batch_size):
+            features.append(model.forward_head(model.forward_features(batch), pre_logits=True))
+            logits.append(model.get_classifier()(features[-1]))
+            entropies += [attention_entropy(g) for g in gates]
+            gates.clear()
+    correct = torch.cat(logits).argmax(-1) == labels
+    return dict(
+        accuracy=correct.double().mean().item(),
+        nc1=metrics.nc1(torch.cat(features), labels).item(),
+        gate_entropy=torch.cat(entropies).mean().item() if entropies else float("nan"),
+    )
+
+
+class last_gate:
+    """Within the `with`, the outputs (N, C) of the last channel-attention gate of `model`, one for each forward pass.
+
+    The list stays empty for a network without channel attention.
+    """
+
+    def __init__(self, model):
+        gates = [m.gate for m in model.modules() if isinstance(m, backbones.SEModule)]
+        self.seen = []
+        self.hooks = (
+            [gates[-1].register_forward_hook(lambda m, i, out: self.seen.append(out.flatten(1)))] if gates else []
+        )
+
+    def __enter__(self):
+        return self.seen
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+
+
+def attention_entropy(gates):
+    """Entropy of a gate vector as a share of the largest possible, (…, C) positive -> (…,), float64, between 0 and 1.
+
+    The gates g are made a distribution, p = g/Σg, and H = −Σ p ln p is divided by ln C: 1 where all channels pass
+    alike, 0 where one passes alone. The supplement's Figure 2 prints entropies without a definition; this one is ours.
+    """
+    p = gates.double() / gates.double().sum(-1, keepdim=True)
+    return torch.special.entr(p).sum(-1) / torch.log(torch.tensor(gates.shape[-1], dtype=torch.float64))
+
+
+def load(study, root=None):
+    """The images of a study, standardised by the mean and deviation of the training pixels: train, labels, test,
+    labels.
+    """
+    spec, parts = STUDIES[study], []
+    for k, split in enumerate(data.SPLITS):
+        # Of classes in random order, 1.5 times as many as are wanted hold enough of each.
+        count = spec["per_class"] and 15 * spec["per_class"][k]
+        images, labels = data.load(spec["dataset"], split, root, count).floats()
+        if count:  # the first so many of every class
+            kept = (
+                torch.cat([(labels == c).nonzero()[: spec["per_class"][k], 0] for c in labels.unique()]).sort().values
+            )
+            images, labels = images[kept], labels[kept]
+        parts.append((F.avg_pool2d(images, spec["pool"]), labels))
+    (train, train_labels), (test, test_labels) = parts
+    mean, std = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
+    return (train - mean) / std, train_labels, (test - mean) / std, test_labels
+
+
+def run(study, folder, networks=None, seeds=None, root=None, progress=print):
+    """All runs of a study as two Histories, the curves and the κ, λ of each layer; `head` in them is the network.
+
+    Each run is written to `folder` when it ends and read from there the next time, so that a broken study goes on where
+    it stopped.
+    """
+    checks.one_of("study", study, tuple(STUDIES))
+    spec, folder, images = STUDIES[study], Path(folder), None
+    networks, seeds = networks or spec["networks"], spec["seeds"] if seeds is None else seeds
+    options = {key: spec[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "log_at")}
+    settings = {"study": study, "images": NOTES[study], "dataset": spec["dataset"], "blocks": BLOCKS, **options}
+    found = {"curves": [], "parameters": []}
+    for seed in seeds:
+        for network in networks:
+            paths = {part: folder / f"{study}-{network}-{seed}-{part}.parquet" for part in found}
+            if not all(_made_with(path, settings) for path in paths.values()):
+                images = images or load(study, root)
+                model = build(network, images[0].shape[1], seed=seed)
+                result = train_classifier(model, *images, seed=seed, **options)
+                for part, path in paths.items():
+                    table = getattr(result, part).assign(head=network, seed=seed)
+                    History(table, settings | provenance()).save(path)
+                progress(
+                    f"{study}, {network}, seed {seed}: test accuracy {result.curves['test_accuracy'].iloc[-1]:.3f}"
+                )
+            for part, path in paths.items():
+                found[part].append(History.load(path))
+    return {part: _together(histories) for part, histories in found.items()}
+
+
+def _together(histories):
+    """Several runs as one table; those without a row (no κ and λ) have no say in the types of its columns."""
+    frames = [h.frame for h in histories if len(h.frame)] or [histories[0].frame]
+    return History(pd.concat(frames, ignore_index=True), histories[-1].settings)
+
+
+def _made_with(path, settings):
+    """Whether a run is there and was made with these settings: after a change of a study, old runs are not taken for
+    new.
+    """
+    return path.is_file() and settings.items() <= History.load(path).settings.items()
+
+
+def save(found, study, folder):
+    """Write the two Histories of `run` to networks-<study>-curves.parquet and networks-<study>-parameters.parquet."""
+    return [history.save(Path(folder) / f"networks-{study}-{part}.parquet") for part, history in found.items()]
+
+
+def saved(study, folder):
+    """The curves and parameters that `save` wrote, as two Histories; FileNotFoundError where they are not there."""
+    return tuple(History.load(Path(folder) / f"networks-{study}-{part}.parquet") for part in Run._fields)

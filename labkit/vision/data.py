@@ -1,0 +1,324 @@
+"""Image sets: small ones whole in memory, as one uint8 tensor with labels, and ImageNet as a list of files.
+
+    train = load("digits", "train")                           with scikit-learn, offline
+    test = load("cifar10", "test", root="data")               from data/cifar10-test.parquet, or as torchvision keeps it
+    train = load("cifar100", "train", download=True)          nothing is downloaded without being asked for
+
+What makes batches of them is labkit.vision.batches; long-tailed subsets are in labkit.vision.longtail.
+"""
+
+import io
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from labkit import checks
+from labkit.vision import compat
+from labkit.vision.augment import Normalise
+
+SPLITS = ("train", "test")
+CLASSES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "stl10": ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+}
+
+TITLES = {
+    "digits": "scikit-learn's digits",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "stl10": "STL-10",
+    "imagenet": "ImageNet",
+    "imagenet-one-per-class": "ImageNet, one 96-pixel picture of each class",
+    "patterns": "random patterns, one of each class",
+}
+
+# Where each set can lie under the root: a Parquet file for each split, and a folder as torchvision leaves it.
+_PARQUET = {name: name + "-{split}.parquet" for name in ("cifar10", "cifar100", "stl10")}
+_PARQUET["imagenet-one-per-class"] = "imagenet1k-one-per-class-96px.parquet"
+_FOLDERS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "stl10": "stl10_binary",
+    "imagenet": "imagenet",
+}
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
+NAMES = tuple(TITLES)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 (N, C, H, W), labels int64 (N,), the names of all classes, the pixel value that is white, and a
+    title.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple
+    white: int = 255
+    title: str = ""
+
+    def __post_init__(self):
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        checks.labels(self.labels, len(self.classes), self.images.shape[:1])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        """The images of a slice or an index tensor, as an ImageSet with the same classes."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def to(self, device):
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def counts(self):
+        """Images of each class, int64 (number of classes,)."""
+        return torch.bincount(self.labels, minlength=len(self.classes))
+
+    def floats(self):
+        """Images float32 in [0, 1] and labels, as two tensors."""
+        return self.images.float() / self.white, self.labels
+
+    def resized(self, side):
+        """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey
+        levels.
+        """
+        resize = compat.import_torchvision().transforms.v2.functional.resize
+        return replace(self, images=resize(self.images, [side, side], antialias=True))
+
+    def normalise(self):
+        """The transform (labkit.vision.augment) that gives these images mean 0 and deviation 1 in every channel.
+
+        Exact to rounding: from the counts of the pixel values. Use that of the training images for the test images too.
+        """
+        values = torch.arange(256, dtype=torch.float64) / self.white
+        shares = torch.stack([x.flatten().bincount(minlength=256).double() for x in self.images.cpu().unbind(1)])
+        shares = shares / shares.sum(1, keepdim=True)
+        mean = shares @ values
+        return Normalise(mean, (shares @ values**2 - mean**2).clamp(min=0).sqrt(), self.white)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Pictures too many to hold: their paths, labels int64 (N,), the names of all classes, and a title. For
+    FileBatches.
+    """
+
+    paths: tuple
+    labels: torch.Tensor
+    classes: tuple
+    title: str = ""
+
+    def __post_init__(self):
+        checks.labels(self.labels, len(self.classes), (len(self.paths),))
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        index = torch.arange(len(self))[index]
+        return replace(self, paths=tuple(self.paths[i] for i in index.tolist()), labels=self.labels[index])
+
+    counts = ImageSet.counts
+
+    def open(self, i):
+        """The i-th picture, RGB."""
+        with Image.open(self.paths[i]) as picture:
+            return picture.convert("RGB")
+
+
+def load(name, split, root=None, count=None, download=False):
+    """One split of a set as an ImageSet, or as ImageFiles for "imagenet"; the same at every call.
+
+    Its title says what it is, for figures and results: "CIFAR-10", or "CIFAR-10, JPEG re-encoded" for pictures that are
+    not the authors' pixels any more.
+
+    name: "digits", 8×8 grey images of ten digits, 1201 and 596 (Alpaydin & Kaynak 1998, from scikit-learn; pixels are 0
+        … 16); "cifar10" and "cifar100", 32×32, 50000 and 10000 (Krizhevsky 2009);
+        "stl10", 96×96, 5000 and 8000 (Coates et al. 2011);
+        "imagenet", the 1000 classes of ILSVRC 2012 (Russakovsky et al. 2015), one folder of pictures a class;
+        "imagenet-one-per-class", one 96×96 picture of each of these, "train" only;
+        "patterns", a thousand classes of one smooth random pattern each, 96×96, "train" only, offline: made up, to
+        stand in for the last where that is not at hand.
+    root: folder of the sets, see `find` for the files in it. None is the environment variable LABKIT_DATA, or data/
+        under the working directory where that is not set.
+    count: only the first so many images, for trials; None is all.
+    download: let torchvision fetch CIFAR-10, CIFAR-100 or STL-10 into root if the set is not there.
+
+    Raises ValueError for another name or split, for files of another layout, and to download another set;
+    FileNotFoundError, which says where it looked, for a set that is not there; and ModuleNotFoundError for the digits
+    without scikit-learn.
+    """
+    _check(name, split)
+    if download and name not in _TORCHVISION:
+        raise ValueError(f"download=True is for {', '.join(_TORCHVISION)}; got {name!r}")
+    if name in _OFFLINE:
+        return _OFFLINE[name](split)[:count]
+    try:
+        path = find(name, split, root)
+    except FileNotFoundError:
+        if not download:
+            raise
+        path = _root(root)[0] / _FOLDERS[name]
+    if path.suffix == ".parquet":
+        images = read_parquet(path, count, CLASSES.get(name))
+        lossy = images.title == "JPEG" and name in _TORCHVISION  # their authors give plain pixels
+        return replace(images, title=TITLES[name] + ", JPEG re-encoded" * lossy)
+    return (_image_folder(path) if name == "imagenet" else _torchvision(name, split, path.parent, download))[:count]
+
+
+def find(name, split, root=None):
+    """The path that `load` reads: of those below, the first that is there. FileNotFoundError, with what to do, for
+    none.
+
+    <name>-<split>.parquet in the layout of the Hugging Face hub: a column `img` or `image` with encoded pictures under
+        `bytes`, and a column `label` or `fine_label`;
+    cifar-10-batches-py, cifar-100-python, stl10_binary: folders as torchvision unpacks them;
+    imagenet/train and imagenet/val ("test"): folders with one folder for each class, whose sorted names count the
+    classes; imagenet1k-one-per-class-96px.parquet: "imagenet-one-per-class", as the other Parquet files.
+    """
+    _check(name, split)
+    root, asked = _root(root)
+    paths, advice = [], []
+    if name in _PARQUET:
+        paths.append(root / _PARQUET[name].format(split=split))
+        advice.append(
+            f"put {paths[0].name} there, a Parquet file with columns img (bytes) and label as on the Hugging Face hub"
+        )
+    if name in _TORCHVISION:
+        paths.append(root / _FOLDERS[name])
+        advice.append("let torchvision fetch it with download=True")
+    if name == "imagenet":
+        paths.append(root / "imagenet" / {"train": "train", "test": "val"}[split])
+        advice.append(f"put or link the pictures there, one folder for each class under {paths[0].name}")
+    for path in paths:
+        if path.is_file() if path.suffix == ".parquet" else path.is_dir():
+            return path
+    looked = " or ".join(str(path.absolute()) for path in paths)
+    advice = ", or ".join([*advice, "set LABKIT_DATA to the folder that holds it"])
+    raise FileNotFoundError(
+        f"{name} ({split}) is not at {looked} (folder from {asked}). {advice[0].upper() + advice[1:]}."
+    )
+
+
+def present(name, root=None):
+    """Whether all splits of a set can be loaded."""
+    try:
+        return name in _OFFLINE or all(find(name, split, root) for split in splits(name))
+    except FileNotFoundError:
+        return False
+
+
+def splits(name):
+    """The splits that a set has."""
+    checks.one_of("name", name, NAMES)
+    return SPLITS[:1] if name in ("imagenet-one-per-class", "patterns") else SPLITS
+
+
+def read_parquet(path, count=None, classes=None):
+    """The images of a Parquet file in the hub's layout (see `find`), as an ImageSet with the pictures' format as its
+    title.
+
+    count: as in `load`.
+    classes: their names; None takes those that the hub writes into the file, or else the column `name`, or else
+        numbers.
+    Raises ValueError, naming the file, for missing columns and for pictures that differ in size.
+    """
+    schema = pq.read_schema(path)
+    image, label = (
+        [c for c in choices if c in schema.names] for choices in (("img", "image"), ("label", "fine_label"))
+    )
+    if missing := [name for name, found in (("img", image), ("label", label)) if not found]:
+        raise ValueError(f"{path} has no column {' or '.join(missing)}; its columns: {', '.join(schema.names)}")
+    names = ["name"] if "name" in schema.names else []
+    table = pq.read_table(path, columns=[image[0], label[0], *names])
+    labels = torch.from_numpy(table[label[0]].to_numpy().astype(np.int64))
+    hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    classes = classes or hub.get("info", {}).get("features", {}).get(label[0], {}).get("names")
+    if not classes:
+        known = dict(zip(labels.tolist(), table["name"].to_pylist())) if names else {}
+        classes = [known.get(c, str(c)) for c in range(int(labels.max()) + 1)]
+    encoded = table[image[0]].slice(0, count).combine_chunks().field("bytes")
+    pixels = [_decode(picture) for picture in encoded]  # threads are slower: small pictures are mostly Python's work
+    if len(sizes := {picture.shape for picture in pixels}) != 1:
+        raise ValueError(
+            f"{path} must hold pictures of one size; it has (height, width, channels) of {sorted(sizes)[:5]}"
+        )
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    title = Image.open(io.BytesIO(encoded[0].as_py())).format
+    return ImageSet(images, labels[:count], tuple(classes), title=title)
+
+
+def _decode(picture):
+    return np.asarray(Image.open(io.BytesIO(picture.as_py())).convert("RGB"))
+
+
+def _root(root):
+    """The folder of the sets, and who named it."""
+    asked = "the argument root" if root is not None else "LABKIT_DATA" if "LABKIT_DATA" in os.environ else "the default"
+    return Path(root if root is not None else os.environ.get("LABKIT_DATA", "data")), asked
+
+
+def _check(name, split):
+    checks.one_of("split", split, splits(name))
+
+
+def _digits(split):
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the digits come with scikit-learn, which is missing: pip install scikit-learn"
+        ) from None
+    pixels, labels = load_digits(return_X_y=True)
+    # The last third of every class is for testing: stratified, and the same whatever the version of a random generator.
+    place = np.empty(len(labels))
+    for c in np.unique(labels):
+        mine = labels == c
+        place[mine] = np.arange(mine.sum()) / mine.sum()
+    kept = place >= 2 / 3 if split == "test" else place < 2 / 3
+    images = torch.from_numpy(pixels[kept].astype(np.uint8)).reshape(-1, 1, 8, 8)
+    return ImageSet(
+        images, torch.from_numpy(labels[kept].astype(np.int64)), tuple("0123456789"), white=16, title=TITLES["digits"]
+    )
+
+
+def _patterns(_):
+    """Noise on a grid of 8×8 points, with smooth transitions between them."""
+    coarse = torch.rand(1000, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, (96, 96), mode="bilinear", align_corners=True)
+    names = tuple(f"pattern {c}" for c in range(1000))
+    return ImageSet((255 * images).round().to(torch.uint8), torch.arange(1000), names, title=TITLES["patterns"])
+
+
+_OFFLINE = {"digits": _digits, "patterns": _patterns}
+
+
+def _torchvision(name, split, root, download):
+    datasets = compat.import_torchvision().datasets
+    options = {"split": split} if name == "stl10" else {"train": split == "train"}
+    try:
+        found = getattr(datasets, _TORCHVISION[name])(root, download=download, **options)
+    except RuntimeError as error:  # a file is missing or has another checksum
+        raise ValueError(
+            f"{root / _FOLDERS[name]} is there, but torchvision does not take it for {name}: {error}"
+        ) from error
+    pixels, labels = (
+        (found.data, found.labels) if name == "stl10" else (found.data.transpose(0, 3, 1, 2), found.targets)
+    )
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    return ImageSet(images, labels, CLASSES.get(name) or tuple(found.classes), title=TITLES[name])
+
+
+def _image_folder(path):
+    folder = compat.import_torchvision().datasets.ImageFolder(path)
+    paths, labels = zip(*folder.samples)
+    return ImageFiles(paths, torch.tensor(labels), tuple(folder.classes), TITLES["imagenet"])

@@ -1,0 +1,167 @@
+"""What every interactive figure shares: controls above a figure, and a copy of it that plays with no Python.
+
+An explorer is a pure function from settings to a figure with a thin layer of core ipywidgets on top. No `interact` and
+no `Output`: both hide exceptions. Works with ipywidgets 7.7 and 8.
+"""
+
+import threading
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from labkit.widgets.live import LiveFigure
+from labkit.widgets.player import play
+
+_STYLE = dict(description_width="130px")
+_LAYOUT = dict(width="402px", margin="2px 8px 2px 0")  # two side by side in JupyterLab on a screen of 1280 pixels
+_TIP = "tooltip" if hasattr(widgets.DOMWidget, "tooltip") else "description_tooltip"  # ipywidgets 8, or 7
+
+
+class Explorer:
+    """Controls above a figure. A subclass gives `controls()`, a dict of widgets, and `figure(**state)`, a pure
+    function.
+
+    Values can be set from code, `explorer.set(delta=0.1)`, and put back with `reset()`; `state` holds the present ones.
+    `player("delta", values)` is a plain figure with a slider of its own, which needs no Python.
+    """
+
+    def __init__(self):
+        self.widgets = self.controls()
+        self._first = self.state
+        self._live = LiveFigure()
+        self._lock = threading.RLock()  # JupyterLab moves widgets in a thread beside that of the cells
+        self._changes, self._drawing, self._quiet = 0, False, False
+        for widget in self.widgets.values():
+            widget.observe(self._changed, names="value")
+        self.buttons = self.commands()
+        wrapped = widgets.Layout(display="flex", flex_flow="row wrap")
+        self.box = widgets.VBox(
+            [widgets.Box([*self.widgets.values()], layout=wrapped), widgets.HBox([*self.buttons.values()])]
+        )
+
+    def controls(self):
+        raise NotImplementedError
+
+    def figure(self, **state):
+        raise NotImplementedError
+
+    def commands(self):
+        """The row below the controls, {name: widget}."""
+        return {"reset": button("reset", "undo", "back to the first settings", self.reset)}
+
+    def present(self):
+        """The figure of the present state."""
+        return self.figure(**self.state)
+
+    @property
+    def state(self):
+        return {name: widget.value for name, widget in self.widgets.items()}
+
+    def set(self, **values):
+        """Set several controls and redraw once.
+
+        Raises ValueError for a name that is not a control or a number outside its range, and what the widget raises for
+        other bad values; then nothing has changed.
+        """
+        if unknown := set(values) - set(self.widgets):
+            raise ValueError(f"no control named {', '.join(sorted(unknown))}; there are {', '.join(self.widgets)}")
+        for name, value in values.items():
+            _check_range(name, value, self.widgets[name])
+        before, self._quiet = self.state, True
+        try:
+            self._put(values)
+        except Exception:
+            self._put(before)
+            raise
+        finally:
+            self._quiet = False
+        self.redraw()
+
+    def _put(self, values):
+        for name, value in values.items():
+            self.widgets[name].value = value
+
+    def reset(self):
+        self.set(**self._first)
+
+    def redraw(self):
+        """Draw the present state. A change in the midst of a drawing is drawn before this returns, and nothing older
+        after it.
+        """
+        self._changes += 1
+        with self._lock:
+            if self._drawing:  # called from within figure(): the loop below, further up the stack, sees the change
+                return
+            self._drawing = True
+            try:
+                drawn = None
+                while drawn != self._changes:
+                    drawn = self._changes
+                    figure = self.present()
+                    if drawn == self._changes:
+                        self._live.draw(figure)
+            finally:
+                self._drawing = False
+
+    def player(self, name, values, start=0, **settings):
+        """The figures of several values of one setting as one figure with plotly's own slider.
+
+        start: the index of the value shown first. settings: of the others, where not as they are now.
+        Raises ValueError where figures differ in more than numbers (see `play`).
+        """
+        figures = [self.figure(**{**self.state, **settings, name: value}) for value in values]
+        label = self.widgets[name].description if name in self.widgets else name
+        return play(
+            figures, [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values], label, start
+        )
+
+    def _changed(self, _):
+        if not self._quiet:
+            self.redraw()
+
+    def _ipython_display_(self):
+        display(self.box)
+        self._live = LiveFigure()  # shown again, in another cell: a figure of its own
+        self.redraw()
+
+
+def _check_range(name, value, widget):
+    low, high = getattr(widget, "min", None), getattr(widget, "max", None)
+    if low is None:
+        return
+    if isinstance(widget, widgets.FloatLogSlider):
+        low, high = widget.base**low, widget.base**high
+    slack = 1e-9 * min(abs(low), high - low)  # 10**-6.0 need not be 1e-6
+    if not low - slack <= value <= high + slack:
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+
+
+def _looks(label, tip):
+    return dict(description=label, style=dict(_STYLE), layout=widgets.Layout(**_LAYOUT), **{_TIP: tip})
+
+
+def slider(kind, label, value, low, high, step, tip="", **more):
+    """A slider with its value beside it; with the focus on it the arrow keys move it. tip: what it does, under the
+    pointer.
+    """
+    return kind(value=value, min=low, max=high, step=step, **_looks(label, tip), **more)
+
+
+def log_slider(label, value, low, high, tip="", step=0.1, readout_format=".1e", **more):
+    """A slider over powers of ten, from 10^low to 10^high."""
+    return slider(widgets.FloatLogSlider, label, value, low, high, step, tip, readout_format=readout_format, **more)
+
+
+def menu(label, options, value, tip="", kind=widgets.Dropdown):
+    """A menu of options, values or pairs (label, value); or a slider over them, with kind=SelectionSlider."""
+    return kind(options=options, value=value, **_looks(label, tip))
+
+
+def box(label, value, tip=""):
+    return widgets.Checkbox(value=value, **_looks(label, tip))
+
+
+def button(label, icon, tip, action):
+    made = widgets.Button(description=label, icon=icon, tooltip=tip, layout=widgets.Layout(width="110px"))
+    made.on_click(lambda _: action())
+    return made

@@ -1,0 +1,67 @@
+"""Trainings on images to watch, and the guiding paper's accuracy tables to look through."""
+
+import math
+import time
+
+import ipywidgets as widgets
+
+from labkit.heads import HEADS
+from labkit.history import History
+from labkit.plots.images import accuracies, best_probabilities, image_panels
+from labkit.studies import tables
+from labkit.vision import recipes
+from labkit.widgets.base import Explorer, log_slider, menu, slider
+from labkit.widgets.live import LiveFigure
+
+
+def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0):
+    """Train the heads side by side as `labkit.vision.recipes` does, and redraw the panels after about each `every`
+    seconds.
+
+    settings, root: as in `loop.run`. Returns the History of all heads.
+    """
+    runs = [recipes.make(settings, head, seed, root=root) for head in heads]
+    live, drawn = LiveFigure(), -math.inf
+    for _ in zip(*(run.each_epoch() for run in runs)):
+        if time.monotonic() - drawn > every or runs[0].epoch == settings["epochs"]:
+            history = History.concat(run.history() for run in runs)
+            live.draw(image_panels(history, len(runs[0].head.weight), settings["temperature"]))
+            drawn = time.monotonic()
+    return history
+
+
+class TablesExplorer(Explorer):
+    """Tables 1 and 2 as marks and ranges, at either epoch, beside what our runs had."""
+
+    def __init__(self, histories, folder="data/paper"):
+        self.histories, self.folder = histories, folder
+        super().__init__()
+
+    def controls(self):
+        options = [("training accuracy (Table 1)", 1), ("test accuracy (Table 2)", 2)]
+        return {"table": menu("table", options, 2), "epoch": menu("epoch", [50, 200], 200)}
+
+    def figure(self, table, epoch):
+        paper = tables.printed(table, self.folder).query("epoch == @epoch")
+        ours = tables.our_rows(paper, self.histories, tables.MEASURES[table])
+        kind = {1: "training", 2: "test"}[table]
+        return accuracies(paper, ours, title=f"{kind} accuracy after {epoch} epochs: median and range over seeds")
+
+
+class TemperatureExplorer(Explorer):
+    """How sure a collapsed network can be: the probability of the right class and the loss for any τ and number of
+    classes.
+    """
+
+    def controls(self):
+        return {
+            "num_classes": log_slider(
+                "classes C", 1000.0, 0.5, 4, "number of classes", step=0.05, readout_format=".0f"
+            ),
+            "temperature": slider(
+                widgets.FloatSlider, "temperature τ", 5.0, 0.5, 30.0, 0.5, "norm of the features a head sees"
+            ),
+        }
+
+    def figure(self, num_classes, temperature):
+        return best_probabilities([10, 100, 1000, round(num_classes)], temperature)

@@ -1,0 +1,299 @@
+"""The interactive figures of UFMs in training; `labkit.widgets.base` has what all explorers share."""
+
+import asyncio
+import math
+import sys
+import time
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import torch
+
+from labkit import etf, metrics, plots, ufm
+from labkit.history import History
+from labkit.widgets.base import Explorer, button, log_slider, menu, slider
+from labkit.widgets.live import LiveFigure
+
+ITERATIONS = 3000  # the longest training of UFMExplorer
+LOG = ufm.log_points(ITERATIONS)
+# Seconds: of training between two looks at the buttons; that the page gets for drawing, at least; from one figure to
+# the next
+CHUNK, REST, PACE = 0.05, 0.04, 0.12
+SCHEDULE = "2/(t+1)"
+
+
+class Run:
+    """One UFM in training: what was measured at `LOG` on the way to the present iteration, and what a figure of it
+    shows.
+
+    The state after t steps does not depend on how `advance` was called to get there.
+    """
+
+    def __init__(self, spec, head, num_classes, temperature, delta, alpha, gain, seed):
+        self.settings = dict(
+            head=head, num_classes=num_classes, temperature=temperature, delta=delta, alpha=alpha, gain=gain, seed=seed
+        )
+        # As many samples of each class: the bound on the loss is for balanced classes.
+        self.spec = ufm.UFM(num_classes, spec.num_samples // num_classes * num_classes, max(spec.dim, num_classes, 3))
+        alpha = None if alpha == SCHEDULE else alpha
+        self.trainer = ufm.Trainer(self.spec, head, [seed], temperature, delta, gain, alpha=alpha)
+        self._rows = {0: self._row()}
+
+    @property
+    def iteration(self):
+        return self.trainer.iteration
+
+    def advance(self, iteration, seconds=math.inf):
+        """Train up to that iteration, or for about that many seconds if this comes first."""
+        end = time.monotonic() + seconds
+        while self.iteration < iteration and time.monotonic() < end:
+            self.trainer.step()
+            if self.iteration in LOG:
+                self._rows[self.iteration] = self._row()
+
+    def _row(self):
+        values, self._margins = self.trainer.measure()
+        self._measured = self.iteration
+        return {"iteration": self.iteration, **{name: value[0] for name, value in values.items()}}
+
+    def history(self):
+        """(table, margins): a row of measures for each iteration of `LOG` and for the present one; margins (N,) at
+        present.
+        """
+        if self._measured != self.iteration:
+            self._last = self._row()
+        rows = [*self._rows.values(), *([] if self.iteration in self._rows else [self._last])]
+        return pd.DataFrame(rows), self._margins[0]
+
+    @torch.no_grad()
+    def picture(self, each=20):
+        """Up to `each` features of every class, on the unit sphere, and the class vectors, in three dimensions.
+
+        Returns (points (3, n), targets (n,), vectors (3, C)). The three axes are made of the class vectors, which so
+        stand still in the picture (as good as still where the head learns them), and the features come to them.
+        """
+        head, _ = self.trainer.present()
+        C, d = self.spec.num_classes, self.spec.dim
+        weight = head.weight.expand(1, C, d)[0].double()
+        ring = etf.ring(C)
+        other = torch.randn(d, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # needed where C < 4
+        axes, triangle = torch.linalg.qr(torch.cat([weight.mT @ ring.mT, other], -1)[:, :3])
+        axes = axes * torch.where(triangle.diagonal() < 0, -1.0, 1.0)
+        rows = torch.cat([torch.nonzero(self.trainer.targets == c)[:each, 0] for c in range(C)])
+        features = head.normalize(self.trainer.features)[0, rows].double() / head.temperature
+        return (features @ axes).mT.numpy(), self.trainer.targets[rows].tolist(), (weight @ axes).mT.numpy()
+
+
+class UFMExplorer(Explorer):
+    """Train a small UFM at the present settings, watch it collapse, and stop it where you like.
+
+    `train()` and `pause()` are the buttons; `run()` trains to the end before it returns. A change of a setting begins
+    anew, and goes on training if it was. figure(**state) is trained to the end; figure(**state, iteration=t) for t
+    steps.
+    """
+
+    def __init__(self, spec=ufm.UFM_10, iterations=1000):
+        self.spec, self.iterations = spec, iterations
+        self._task = self._run = self._kept = None
+        super().__init__()
+        self._buttons()
+
+    def controls(self):
+        late, whole, real = dict(continuous_update=False), widgets.IntSlider, widgets.FloatSlider
+        most = max(10, self.spec.num_classes)
+        alphas = [SCHEDULE, 0.01, 0.03, 0.1, 0.3, 1.0]
+        return {
+            "head": _heads(),
+            "num_classes": slider(whole, "classes C", self.spec.num_classes, 2, most, 1, "how many classes", **late),
+            "temperature": slider(real, "temperature τ", 5.0, 1.0, 20.0, 0.5, "norm of the features", **late),
+            "gain": log_slider("gain of AGD", 10.0, -1, 2, "factor on the steps", readout_format=".3g", **late),
+            "delta": log_slider(
+                "δ (implicit head)", 1e-3, -6, 3, "how strongly an ETF is held to the last one", **late
+            ),
+            "alpha": menu(
+                "α (implicit head)",
+                alphas,
+                SCHEDULE,
+                "of the present class means in their running average, at step t",
+                widgets.SelectionSlider,
+            ),
+            "seed": slider(whole, "seed", 0, 0, 20, 1, "of the features to start from", **late),
+            "iterations": slider(
+                whole, "iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late
+            ),
+        }
+
+    def commands(self):
+        self.status = widgets.Label(layout=widgets.Layout(margin="0 0 0 12px"))
+        return {
+            "train": button("train", "play", "train on from here", self.train),
+            "pause": button("pause", "pause", "stop here", self.pause),
+            **super().commands(),
+            "status": self.status,
+        }
+
+    def figure(self, iterations, iteration=None, **settings):
+        wanted, run = iterations if iteration is None else iteration, self._kept
+        if run is None or run.settings != settings or run.iteration > wanted:
+            run = Run(self.spec, **settings)
+        run.advance(wanted)
+        self._kept = run  # the next wanted may be further on in the same training
+        return self._drawn(run)
+
+    @staticmethod
+    def _drawn(run):
+        s, C, (table, margins), end = run.settings, run.spec.num_classes, run.history(), run.iteration
+        last = table.iloc[-1]
+        points, targets, vectors = run.picture()
+        bound, most = etf.cross_entropy_bound(C, s["temperature"]), etf.cosine_margin_bound(C)
+        title = (
+            f"{plots.style.HEADS[s['head']][0]}, step {end}: cross entropy {last['loss']:.4g}, bound {bound:.4g}<br>"
+            f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}; "
+            f"C = {C}, τ = {s['temperature']:g}, gain {s['gain']:.3g}, seed {s['seed']}"
+        )
+        if s["head"] == "implicit":
+            title += f", δ = {s['delta']:.1e}, α = {s['alpha']}"
+        limit = max(1.2 * etf.ring(C)[:3].abs().max().item(), 1.05 * np.abs(vectors).max())
+        return plots.explorers.ufm_panels(
+            s["head"], table, margins, points, targets, vectors, limit, bound, most, title
+        )
+
+    def current(self):
+        """The run of the present settings: the one that there is, or a new one where settings have changed since."""
+        state = self.state
+        end = state.pop("iterations")
+        if self._run is None or self._run.settings != state or self._run.iteration > end:
+            self._run = Run(self.spec, **state)
+        return self._run
+
+    def present(self):
+        return self._drawn(self.current())
+
+    def redraw(self):
+        super().redraw()
+        self._buttons()
+
+    def _buttons(self):
+        done, end = 0 if self._run is None else self._run.iteration, self.state["iterations"]
+        self.buttons["train"].disabled, self.buttons["pause"].disabled = self.training, not self.training
+        self.status.value = f"step {done} of {end}"
+
+    def _advance(self, seconds, next_log=False):
+        """Train for about that many seconds, or to the next point of `LOG`. Returns whether there is more to do."""
+        with self._lock:  # a change from another thread waits for the end of this piece
+            run, end = self.current(), self.state["iterations"]
+            run.advance(min([end, *(t for t in LOG if next_log and t > run.iteration)]), seconds)
+            return run.iteration < end
+
+    def run(self):
+        """Train to the end, draw, and return."""
+        while self._advance(CHUNK):
+            pass
+        self.redraw()
+
+    @property
+    def training(self):
+        return self._task is not None
+
+    def train(self):
+        """Train and draw on the way, as a task of the event loop that Jupyter has: this returns at once.
+
+        Without a loop, as in a script, it is the same as `run()`.
+        """
+        if self.training:
+            return None
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self.run()
+        if self.current().iteration >= self.state["iterations"]:
+            self._run = None  # at the end: once more from the start
+        self._task = loop.create_task(self._train())
+        self._buttons()
+
+    async def _train(self):
+        me, more = self._task, True
+        try:
+            while self._task is me and more:
+                started = time.monotonic()
+                more = self._advance(CHUNK, next_log=True)
+                self.redraw()
+                await asyncio.sleep(max(REST, PACE - (time.monotonic() - started)))
+        finally:
+            if self._task is me:
+                self.pause()
+            if (error := sys.exc_info()[1]) is not None:  # the event loop only writes it to the server's log
+                self.status.value = f"stopped: {error}"
+
+    def pause(self):
+        self._task = None
+        self._buttons()
+
+    def reset(self):
+        self._task = self._run = None
+        super().reset()
+
+
+def _heads():
+    options = [(label, name) for name, (label, _, _) in plots.style.HEADS.items()]
+    return menu("head", options, "implicit", "where the class vectors come from")
+
+
+class CollapseExplorer(Explorer):
+    """The features of a small UFM in 3-D at any step of its training, with the class vectors of the head."""
+
+    def __init__(self, spec=ufm.UFM(4, 200, 4), iterations=150, seed=0):
+        self.spec, self.seed, self.iterations = spec, seed, iterations
+        self._snapshots = {}
+        super().__init__()
+
+    def controls(self):
+        return {
+            "head": _heads(),
+            "iteration": slider(widgets.IntSlider, "iteration", 0, 0, self.iterations, 1, "steps"),
+        }
+
+    def snapshots(self, head):
+        """One training, kept: for every iteration the features (N, d) on the unit sphere, class vectors (d, C), loss,
+        NC1.
+        """
+        if head not in self._snapshots:
+            trainer, kept = ufm.Trainer(self.spec, head, [self.seed]), []
+            for t in range(self.iterations + 1):
+                while trainer.iteration < t:
+                    trainer.step()
+                present, logits = trainer.present()
+                features = present.normalize(trainer.features.detach())[0] / present.temperature
+                weight = (
+                    present.weight.detach().expand(1, -1, -1)[0].mT
+                )  # a canonical fixed ETF has no dimension for seeds
+                loss = torch.nn.functional.cross_entropy(logits[0], trainer.targets)
+                kept.append((features, weight, loss.item(), metrics.nc1(features, trainer.targets).item()))
+            self._snapshots[head] = kept
+        return self._snapshots[head]
+
+    def figure(self, head, iteration):
+        kept = self.snapshots(head)
+        features, weight, loss, nc1 = kept[iteration]
+        _, points, vectors = plots.vectors.project_3d(kept[-1][1], features.mT, weight)
+        title = f"iteration {iteration}: cross entropy {loss:.3f}, NC1 {nc1:.2e}"
+        return plots.vectors.features_3d(points.T, self.spec.targets().numpy(), vectors, title=title, limit=1.1)
+
+
+def watch_ufm(spec=ufm.UFM_10, heads=("standard", "fixed", "implicit"), iterations=100, seed=0, every=0.3):
+    """Train the heads side by side and redraw Figure 2's panels as they go, about each `every` seconds. Returns the
+    History.
+    """
+    trainers = [ufm.Trainer(spec, head, [seed]) for head in heads]
+    live, drawn = LiveFigure(), -math.inf
+    for t in (points := ufm.log_points(iterations)):
+        for trainer in trainers:
+            while trainer.iteration < t:
+                trainer.step()
+            trainer.log()
+        if time.monotonic() - drawn > every or t == points[-1]:
+            history = History.concat(trainer.history() for trainer in trainers)
+            live.draw(plots.ufm.ufm_panels(history, spec.num_classes))
+            drawn = time.monotonic()
+    return history

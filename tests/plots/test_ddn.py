@@ -1,0 +1,53 @@
+"""The figures of the study show medians, ranges and paired differences of its table."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labkit.plots.ddn import ALPHAS, relative_difference, study_panels
+from labkit.plots.ufm import ufm_panels
+from labkit.studies.ddn import WITH, WITHOUT, train_both
+from labkit.ufm import UFM
+
+
+@pytest.fixture
+def table():
+    g = np.random.default_rng(0)
+    keys = ["imbalance", "batch_size", "alpha", "head", "seed", "iteration"]
+    rows = itertools.product((1.0, 100.0), (50, 1000), (1.0, 0.0), (WITH, WITHOUT), range(3), (0, 1, 9))
+    frame = pd.DataFrame(rows, columns=keys).assign(num_samples=1000, dim=512)
+    frame["loss"] = g.lognormal(size=len(frame))
+    return frame.sample(frac=1, random_state=0)
+
+
+def test_a_seed_is_compared_with_itself(table):
+    found = relative_difference(table)
+    assert len(found) == len(table) / 2
+    one = table.query("imbalance == 100 and batch_size == 50 and alpha == 0 and seed == 2 and iteration == 9")
+    one = one.set_index("head")["loss"]
+    assert found.loc[1000, 512, 100.0, 50, 0.0, 2, 9] == pytest.approx(one[WITH] / one[WITHOUT] - 1)
+
+
+def test_panels(table):
+    table = table[table["head"] == WITH]
+    figure = study_panels(table, "loss", "loss", log_y=True)
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles == [f"imbalance {r}, {b}" for b in ("all samples", "batches of 50") for r in (1, 100)]
+    lines = [t for t in figure.data if t.fill is None]
+    assert len(lines) == 8 and sorted(t.name for t in lines if t.showlegend) == sorted(ALPHAS[a][0] for a in (1.0, 0.0))
+    fourth = next(t for t in lines if t.xaxis == "x4" and t.name == "α = 1")
+    mine = table.query("imbalance == 100 and batch_size == 50 and alpha == 1").groupby("iteration")["loss"]
+    np.testing.assert_array_equal(fourth.x, [1, 2, 10])
+    np.testing.assert_allclose(fourth.y, mine.median())
+    band = next(t for t in figure.data if t.fill == "toself" and t.xaxis == "x4" and t.legendgroup == "α = 1")
+    np.testing.assert_allclose(band.y[:3], mine.min())
+    np.testing.assert_allclose(band.y[:2:-1], mine.max())
+
+
+def test_figure_15_has_both_trainings():
+    figure = ufm_panels(train_both(UFM(4, 40, 8), 8, [0, 1]), 4)
+    shown = {t.name: t for t in figure.data if t.showlegend}
+    assert set(shown) == {"implicit, with DDN gradient", "implicit, without DDN gradient"}
+    assert len({(t.line.color, t.line.dash) for t in shown.values()}) == 2

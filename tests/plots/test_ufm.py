@@ -1,0 +1,130 @@
+"""Figures of UFMs by size show the numbers they are given: medians, ranges, and where each belongs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labkit import etf, plots
+from labkit.history import History
+from labkit.plots.ufm import against, by_size, class_margins, memory, with_excess
+from labkit.ufm import UFM, classes_of
+from labkit.widgets.results import RunsExplorer
+
+HEADS, TIMES, SEEDS = ["standard", "fixed", "implicit", "standard_no_norm"], [0, 1, 9, 99], (0, 1, 2)
+
+
+def frame(sizes=("UFM-100", "UFM-10")):
+    generator = np.random.default_rng(0)
+    rows = [
+        dict(size=size, head=head, seed=seed, iteration=t)
+        for size in sizes
+        for head in HEADS
+        for seed in SEEDS
+        for t in TIMES
+    ]
+    table = pd.DataFrame(rows)
+    for measure in ("accuracy", "nc1", "nc3", "nc2", "nc4", "cosine_margin", "equinorm_means", "equinorm_weights"):
+        table[measure] = generator.uniform(0.1, 1, len(table))
+    return table.assign(loss=5 + generator.uniform(0.1, 1, len(table)))
+
+
+def history(**kw):
+    table = frame(**kw)
+    ends = table[table["iteration"] == TIMES[-1]][["size", "head", "seed"]]
+    margins = pd.concat([ends.assign(sample=k, margin=0.5 + 0.1 * k) for k in range(4)])
+    return History(table, {}, margins)
+
+
+def test_names_have_their_number_of_classes():
+    assert [classes_of(n) for n in ("UFM-10", "UFM-1000", "UFM-20-2000x80-imbalance-10")] == [10, 1000, 20]
+
+
+def test_excess_is_the_distance_to_the_bound():
+    bound = etf.cross_entropy_bound(10, 5.0)
+    table = pd.DataFrame(
+        {"size": "UFM-10", "head": ["fixed", "fixed", "standard_no_norm"], "loss": [bound + 0.25, bound - 1e-8, 0.01]}
+    )
+    excess = with_excess(table)["excess"]
+    assert np.isclose(excess[0], 0.25) and np.isnan(excess[1]) and excess[2] == 0.01
+
+
+def test_a_column_for_each_size_and_a_row_for_each_measure():
+    table = frame()
+    figure = by_size(table, ["accuracy", "nc1"], ["standard", "implicit"], last=9)
+    assert [a.text for a in figure.layout.annotations] == ["UFM-10", "UFM-100"]  # by C, not by the alphabet
+    lines = {(t.xaxis, t.name): t for t in figure.data if t.name}
+    assert len(lines) == 8 and sum(t.showlegend is not False for t in lines.values()) == 2
+    mine = table.query("size == 'UFM-100' and head == 'implicit' and iteration <= 9").groupby("iteration")["nc1"]
+    line = lines["x4", "implicit ETF"]
+    np.testing.assert_array_equal(line.x, [1, 2, 10])
+    np.testing.assert_allclose(line.y, mine.median())
+    band = next(t for t in figure.data if t.xaxis == "x4" and t.fill and t.legendgroup == "implicit")
+    np.testing.assert_allclose(band.y, [*mine.min(), *mine.max()[::-1]])
+    axes = figure.layout
+    assert [axes[f"yaxis{k}"].type for k in ("", "2", "3", "4")] == [None, None, "log", "log"]
+    assert {axes[f"xaxis{k}"].type for k in ("", "2", "3", "4")} == {"log"}
+
+
+def test_against_a_setting():
+    table = pd.DataFrame({"head": "fixed", "C": [10] * 3 + [100] * 3, "steps": [2, 3, 7, 5, 6, 6]})
+    (trace,) = against(table, "C", "steps").data
+    assert (list(trace.x), list(trace.y)) == ([10, 100], [3, 6])
+    assert (list(trace.error_y.array), list(trace.error_y.arrayminus)) == ([4, 0], [1, 1])
+    assert (trace.line.color, trace.line.dash) == plots.style.STYLES["fixed"][1:]
+
+
+def test_margins_of_classes():
+    spec = UFM(3, 12, 4, 4.0)
+    sizes = spec.class_sizes().tolist()
+    assert sum(sizes) == 12 and sizes[0] > sizes[-1]
+    margins = pd.DataFrame(
+        {"head": "fixed", "seed": 0, "imbalance": 4.0, "sample": range(12), "margin": np.arange(12.0)}
+    )
+    line = next(t for t in class_margins(margins, {4.0: sizes}, "imbalance").data if t.name)
+    ends = np.cumsum(sizes)
+    np.testing.assert_allclose(line.y, [np.arange(end - n, end).mean() for n, end in zip(sizes, ends)])
+
+
+def test_memory_is_side_by_side():
+    heads = ["standard", "fixed", "implicit_without_ddn", "implicit_with_ddn"]
+    paper = pd.DataFrame(
+        [("UFM-1000", h, g) for h, g in zip(heads, [1.9, 1.9, 2.9, np.nan])] + [("UFM-10", h, 1.5) for h in heads],
+        columns=["size", "head", "gigabytes"],
+    )
+    figure = memory(paper, paper.assign(gigabytes=0.5))
+    assert list(figure.data[2].x) == ["UFM-10", "UFM-1000"] and list(figure.data[2].y) == [1.5, 2.9]
+    assert list(figure.data[6].y) == [0.5, 0.5] and [a.text for a in figure.layout.annotations].count("N/A") == 1
+
+
+# The explorer
+
+
+@pytest.fixture
+def explorer():
+    return RunsExplorer(history())
+
+
+def test_the_explorer_shows_what_was_chosen(explorer):
+    assert explorer.state == {"size": "UFM-10", "heads": ("standard", "fixed", "implicit"), "seed": -1}
+    for size in explorer.widgets["size"].options:
+        for seed in (-1, *SEEDS):
+            figure = explorer.figure(size, ("fixed", "standard_no_norm"), seed)
+            assert {t.legendgroup for t in figure.data} == {"fixed", "standard_no_norm"}
+            mine = explorer.history.where(size=size, head="fixed", seed=SEEDS if seed == -1 else seed).frame
+            line = next(t for t in figure.data if t.name == "fixed ETF" and t.yaxis == "y4")
+            np.testing.assert_allclose(line.y, mine.groupby("iteration")["nc1"].median())
+            assert ("3 seeds" if seed == -1 else f"seed {seed}") in figure.layout.title.text
+
+
+def test_the_explorer_says_when_there_is_nothing(explorer):
+    assert "choose a head" in explorer.figure("UFM-10", (), -1).layout.title.text
+    few = RunsExplorer(History.concat([history(sizes=("UFM-10",)), history(sizes=("UFM-100",)).where(seed=0)]))
+    assert "not run" in few.figure("UFM-100", ("fixed",), 2).layout.title.text
+
+
+def test_every_variant_has_a_style_of_its_own():
+    from labkit.studies.sweep import VARIANTS
+
+    styles = [plots.style.STYLES[v][1:] for v in VARIANTS]
+    assert len(set(styles)) == len({colour for colour, _ in styles}) == len(VARIANTS)
+    assert set(plots.ufm.LOG) == {"loss", "excess", "nc1", "nc2", "nc3"}

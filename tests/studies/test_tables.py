@@ -1,0 +1,213 @@
+"""The papers' accuracy tables beside our runs: what is counted, gathered, and put next to each other; runs are made
+up.
+"""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from labkit.heads import HEADS
+from labkit.history import History, sample_margins
+from labkit.studies import tables
+from labkit.vision import backbones, recipes, trainer
+
+PAPER = Path(__file__).resolve().parents[2] / "data" / "paper"
+TITLE = "CIFAR-10, JPEG re-encoded"
+
+
+def accuracy(head, seed, epoch):
+    """Of the made-up runs: known at every epoch, and a hundredth apart from seed to seed."""
+    return 0.5 + epoch / 500 + {"standard": 0, "fixed": 0.02, "implicit": 0.04}[head] + seed / 100
+
+
+def made_up(folder, head, seed, done=200, images=TITLE, samples=5000, **changes):
+    """A run's folder, as labkit.vision.recipes leaves it."""
+    settings = recipes.PRESETS["guiding"] | changes
+    epochs = np.arange(done + 1)
+    frame = pd.DataFrame(
+        {
+            "head": head,
+            "seed": seed,
+            "iteration": epochs,
+            "accuracy": accuracy(head, seed, epochs),
+            "test_accuracy": accuracy(head, seed, epochs) - 0.1,
+        }
+    )
+    margins = sample_margins(head, [seed], [np.random.default_rng(seed).permutation(samples) / samples])
+    kept = {
+        "head": head,
+        "seed": seed,
+        "epochs": settings["epochs"],
+        "precision": "no",
+        "device": "cuda",
+        "run": settings,
+        "images": images,
+        "classes": 10,
+    }
+    History(frame, kept, margins).save(recipes.place_of(folder, settings, head, seed) / trainer.HISTORY)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds of two heads, and an implicit run that is not finished."""
+    for head in ("standard", "fixed"):
+        for seed in (0, 1, 4):
+            made_up(tmp_path / "runs", head, seed)
+    made_up(tmp_path / "runs", "implicit", 0, done=120)
+    return tmp_path / "runs"
+
+
+# What is printed
+
+
+def test_compare_by_hand():
+    rows = [
+        (50, "standard", 80.0, 79.0, 81.5),
+        (50, "fixed", 80.0, 79.9, 80.2),
+        (50, "implicit", 82.5, 82.2, 82.5),
+        (200, "standard", 90.0, 89.0, 91.0),
+        (200, "fixed", None, None, None),
+        (200, "implicit", 90.0, 88.0, 91.0),
+    ]
+    table = pd.DataFrame(rows, columns=["epoch", "head", "median", "low", "high"])
+    found = tables.compare(table.assign(dataset="A", network="N"))
+    assert found.values.tolist() == [
+        ["A", "N", 50, "implicit", 2.5, "fixed = implicit", True, 3],
+        ["A", "N", 200, "standard = implicit", 0.0, "standard", False, 2],
+    ]
+
+
+def test_counts_of_the_paper():
+    """Counted by hand from the CSV files; tests/test_paper_tables.py has the narrower ranges as a list."""
+    first, second = (tables.compare(tables.printed(n, PAPER)) for n in (1, 2))
+    assert len(first) == len(second) == 14 and first["heads"].sum() == 41 and second["heads"].sum() == 42
+    assert (first["highest"] == "implicit").sum() == 12 and (second["highest"] == "implicit").sum() == 9
+    late = second[second["epoch"] == 200]
+    assert late["highest"].tolist() == ["implicit", "implicit", "standard", "standard", "fixed", "standard", "implicit"]
+    assert (first["narrowest"] == "implicit").sum() == 10 and (second["narrowest"] == "implicit").sum() == 11
+    assert first.loc[first["apart"], "dataset"].tolist() == [
+        "CIFAR10",
+        "CIFAR100",
+        "CIFAR100",
+        "STL10",
+        "ImageNet",
+        "ImageNet",
+    ]
+    assert second["lead"].tolist() == [
+        1.13,
+        0.25,
+        1.6,
+        0.64,
+        2.47,
+        -0.77,
+        1.57,
+        -0.4,
+        -0.55,
+        -1.58,
+        2.63,
+        -1.67,
+        4.55,
+        3.89,
+    ]
+
+
+def test_commands_are_ones_that_the_loop_takes(tmp_path):
+    lines = tables.commands(tables.printed(2, PAPER), tmp_path / "runs")
+    assert len(lines) == 7
+    for line in lines:
+        python, flag, module, *rest = shlex.split(line)
+        assert (python, flag, module) == ("python", "-m", "labkit.vision.recipes")
+        rest = [word for word in rest if word != "--download"]
+        with pytest.raises(FileNotFoundError, match=rest[rest.index("--data") + 1]):  # and not SystemExit
+            recipes.main([*rest, "--root", str(tmp_path)])
+
+
+# Our runs
+
+
+def test_collect_and_beside(runs, tmp_path, capsys):
+    tables.main([str(runs), "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "6 runs; fixed 0, fixed 1, fixed 4, standard 0" in out
+    assert "left out: cifar10-resnet18-implicit-0, 120 of 200 epochs" in out
+    histories = tables.load(tmp_path / "out")
+    assert list(histories) == [("cifar10", "resnet18")]
+    paper = tables.printed(2, PAPER)
+    table = tables.beside(paper, histories, "test_accuracy")
+    assert len(table) == len(paper) and (table["paper"] == tables.beside(paper, {}, "accuracy")["paper"]).all()
+    early, late = table.iloc[0].tolist(), table.iloc[4].tolist()
+    assert early == ["CIFAR10", "ResNet18", 50, "standard", "80.47 (79.4–82.6)", "51.00 (50.0–54.0)", 3, TITLE]
+    assert late == ["CIFAR10", "ResNet18", 200, "fixed", "84.53 (83.7–84.9)", "83.00 (82.0–86.0)", 3, TITLE]
+    rest = table.drop(index=[0, 1, 3, 4])
+    assert (rest["ours"] == tables.NOT_RUN).all() and (rest["seeds"] == 0).all() and (rest["images"] == "").all()
+    train = tables.beside(tables.printed(1, PAPER), histories, "accuracy")
+    assert train["ours"].iloc[3] == "91.00 (90.0–94.0)" and train["paper"].iloc[6] == tables.LOST
+
+
+def test_runs_with_other_settings_do_not_count(tmp_path):
+    made_up(tmp_path / "runs", "implicit", 0, done=50, epochs=50)
+    tables.collect(tmp_path / "runs", tmp_path / "out")
+    table = tables.beside(tables.printed(2, PAPER), tables.load(tmp_path / "out"), "test_accuracy")
+    assert set(table.loc[(table["dataset"] == "CIFAR10") & (table["network"] == "ResNet18"), "ours"]) == {tables.OTHER}
+    assert (table["seeds"] == 0).all()
+
+
+def test_a_file_grows_by_runs_from_elsewhere(runs, tmp_path):
+    out = tmp_path / "out"
+    tables.collect(runs, out)
+    made_up(tmp_path / "elsewhere", "implicit", 3)
+    made_up(tmp_path / "elsewhere", "fixed", 1, images=TITLE, samples=300)
+    (path,), _ = tables.collect(tmp_path / "elsewhere", out)
+    history = History.load(path)
+    named = [(run["head"], run["seed"]) for run in history.settings["runs"]]
+    assert named == [
+        ("fixed", 0),
+        ("fixed", 1),
+        ("fixed", 4),
+        ("implicit", 3),
+        ("standard", 0),
+        ("standard", 1),
+        ("standard", 4),
+    ]
+    assert len(history.frame) == 7 * 201 and not history.frame.duplicated(["head", "seed", "iteration"]).any()
+    counts = history.margins.groupby(["head", "seed"])["margin"].agg(["size", "min", "max", "median"])
+    assert counts["size"].to_dict() == {name: 300 if name == ("fixed", 1) else tables.RANKS for name in named}
+    assert counts.loc[("fixed", 4)].tolist() == [tables.RANKS, 0, pytest.approx(0.9998), pytest.approx(0.5, abs=2e-4)]
+
+
+def test_mixtures_are_refused(runs, tmp_path):
+    made_up(runs, "implicit", 1, images="CIFAR-10")
+    with pytest.raises(ValueError, match="differ in 'images': 'CIFAR-10' and 'CIFAR-10, JPEG re-encoded'"):
+        tables.collect(runs, tmp_path / "out")
+    made_up(runs, "implicit", 1, lr=3.0)
+    with pytest.raises(ValueError, match="differ in 'run'"):
+        tables.collect(runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_run_is_gathered(tmp_path):
+    command = ["--preset", "digits", "--epochs", "1", "--count", "200", "--seeds", "0", "--head", "implicit"]
+    assert recipes.main([*command, "--folder", str(tmp_path / "runs")]) == 0
+    (path,), left_out = tables.collect(tmp_path / "runs", tmp_path / "out")
+    history = tables.load(tmp_path / "out")[("digits", "small")]
+    assert path.name == "digits-small.parquet" and left_out == {}
+    assert history.settings["images"] == "scikit-learn's digits" and len(history.margins) == 200
+    assert history.settings["classes"] == 10
+    assert json.dumps(history.settings["run"]) == json.dumps(recipes.PRESETS["digits"] | {"epochs": 1, "count": 200})
+
+
+# What a head costs
+
+
+def test_costs_move_no_weight_and_name_all_parts():
+    backbone = backbones.create("resnet18", features_only=True, affine=False)
+    heads = {name: kind(512, 10) for name, kind in HEADS.items()}
+    before = backbone.conv1.weight.clone()
+    found = tables.costs(backbone, heads, torch.randn(10, 3, 32, 32), torch.arange(10), repeats=1)
+    assert list(found) == ["backbone", *HEADS] and all(value > 0 for value in found.values())
+    assert torch.equal(backbone.conv1.weight, before)

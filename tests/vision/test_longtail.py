@@ -1,0 +1,138 @@
+"""Long-tailed sets: class sizes by the published rule in exact arithmetic, and published totals; subsets; lists of
+files.
+"""
+
+import math
+import re
+
+import pytest
+import torch
+from image_sets import image_set, which
+from PIL import Image
+
+from labkit.vision import longtail
+
+
+def exactly(largest, num_classes, imbalance, c):
+    """⌊largest · imbalance^(−c/(C−1))⌋: the largest whole n with n^(C−1) · imbalance^c ≤ largest^(C−1), in whole
+    numbers.
+    """
+    n = max(int(largest * math.exp(-math.log(imbalance) * c / (num_classes - 1))) - 2, 0)
+    while (n + 1) ** (num_classes - 1) * imbalance**c <= largest ** (num_classes - 1):
+        n += 1
+    return n
+
+
+# The totals at imbalance 100 are those in the papers that use these sets.
+@pytest.mark.parametrize(
+    "largest, num_classes, imbalance, total",
+    [
+        (5000, 10, 10, None),
+        (5000, 10, 50, None),
+        (5000, 10, 100, 12406),
+        (500, 100, 10, None),
+        (500, 100, 50, None),
+        (500, 100, 100, 10847),
+        (49, 7, 49, None),
+        (1280, 1000, 256, None),
+    ],
+)
+def test_exponential(largest, num_classes, imbalance, total):
+    sizes = longtail.exponential(largest, num_classes, imbalance)
+    assert sizes == [exactly(largest, num_classes, imbalance, c) for c in range(num_classes)]
+    assert sizes[0] == largest and sizes[-1] == largest // imbalance
+    assert total is None or sum(sizes) == total
+
+
+def test_step():
+    assert longtail.step(500, 4, 50) == [500, 500, 10, 10]
+    assert longtail.step(49, 5, 49) == [49, 49, 1, 1, 1]
+
+
+def test_a_subset_has_the_counts_and_its_images():
+    whole = image_set([50, 30, 20])
+    sizes = [50, 7, 0]
+    part = longtail.subset(whole, sizes, seed=1)
+    assert part.counts().tolist() == sizes and part.classes == whole.classes
+    i = which(part.images)
+    assert torch.equal(i, i.unique())  # in order, each once
+    assert torch.equal(part.images, whole.images[i]) and torch.equal(part.labels, whole.labels[i])
+
+
+def test_cifar100_lt_by_its_shapes():
+    whole = image_set([500] * 100, size=1, channels=2)
+    part = longtail.subset(whole, longtail.exponential(500, 100, 100))
+    assert len(part) == 10847 and part.counts()[[0, 50, 99]].tolist() == [500, 48, 5]  # 500 / 100^(50/99) = 48.8
+    assert part.counts().diff().max() <= 0
+
+
+def test_subsets_are_drawn_by_the_seed():
+    whole = image_set([50, 30])
+    drawn = [tuple(which(longtail.subset(whole, [10, 10], seed).images).tolist()) for seed in (0, 1, 2, 0)]
+    assert drawn[0] == drawn[3] and len(set(drawn)) == 3
+    seen = torch.zeros(80)
+    for seed in range(1000):
+        seen[which(longtail.subset(whole, [10, 10], seed).images)] += 1
+    expected = torch.where(whole.labels == 0, 200, 1000 / 3)  # each image as often as any other of its class
+    assert ((seen - expected).abs() < 5 * (expected * (1 - expected / 1000)).sqrt()).all()
+
+
+def test_subset_errors():
+    whole = image_set([5, 3])
+    for counts, message in [
+        ([5], "one number for each of the 2 classes, got (1,)"),
+        ([5, 4], "class 1 (class 1) has 3 images, so counts[1] cannot be 4"),
+        ([-1, 3], "class 0 (class 0) has 5 images, so counts[0] cannot be -1"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            longtail.subset(whole, counts)
+
+
+def test_rule_errors():
+    for rule in (longtail.exponential, longtail.step):
+        for arguments, message in [
+            ((0, 10, 10), "largest must be a finite number above 0, got 0"),
+            ((500, 1, 10), "num_classes must be an integer of at least 2, got 1"),
+            ((500, 10, 0.01), "imbalance is the largest class over the smallest, at least 1; got 0.01"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                rule(*arguments)
+
+
+@pytest.fixture
+def listed(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("a b.png", "c.png"):
+        Image.new("L", (3, 2), 9).save(tmp_path / "train" / name)
+    path = tmp_path / "list.txt"
+    path.write_text("train/a b.png 2\ntrain/c.png 0\n\ntrain/c.png 2\n")
+    return path
+
+
+def test_read_list(listed):
+    files = longtail.read_list(listed, listed.parent)
+    assert (
+        files.labels.tolist() == [2, 0, 2] and files.classes == ("0", "1", "2") and files.counts().tolist() == [1, 0, 2]
+    )
+    assert files.open(0).size == (3, 2) and files.open(0).mode == "RGB"
+    assert longtail.read_list(listed, listed.parent, ["x", "y", "z", "w"]).counts().tolist() == [1, 0, 2, 0]
+    few = longtail.subset(files, [1, 0, 1])
+    assert few.counts().tolist() == [1, 0, 1] and set(few.paths) <= set(files.paths)
+
+
+def test_list_errors(listed):
+    with pytest.raises(FileNotFoundError, match="no list of pictures at .*nowhere.txt"):
+        longtail.read_list(listed.parent / "nowhere.txt", listed.parent)
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"{listed} lists {listed / 'train/a b.png'}, which is not there")
+    ):
+        longtail.read_list(listed, listed)
+    with pytest.raises(ValueError, match="line 1: expected a path, a space and a label below 2, got 'train/a b.png 2'"):
+        longtail.read_list(listed, listed.parent, ["x", "y"])
+    for line in ("train/c.png", "train/c.png -1", "train/c.png cat"):
+        listed.write_text(f"train/c.png 0\n{line}\n")
+        with pytest.raises(ValueError, match=f"line 2: expected a path, a space and a label, got '{line}'"):
+            longtail.read_list(listed, listed.parent)
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match="lists no picture"):
+        longtail.read_list(listed, listed.parent)
