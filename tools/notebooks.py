@@ -55,7 +55,7 @@ if importlib.util.find_spec("labkit") is None:
 
 import torch
 
-from labkit import standalone
+from labkit.course import standalone
 
 standalone.enter()
 device = "cuda" if torch.cuda.is_available() else "cpu"
