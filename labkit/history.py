@@ -1,11 +1,19 @@
-"""History: what a training run leaves behind, as a tidy table that is written whole or not at all."""
+"""History, what a training run leaves behind, as a tidy table that is written whole or not at all; and Store, a folder
+of runs, each found again by its settings."""
 
 import contextlib
+import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import platform
+import re
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -18,25 +26,49 @@ from labkit import __version__
 MARGIN_COLUMNS = ["head", "seed", "sample", "margin"]  # and, of many runs together, what else tells them apart
 _KEY = b"labkit"
 _VERSION = 1
+_GROUPS = {"sort": False, "dropna": False}  # a run has NaN for an option it does not have
 
 
 @contextlib.contextmanager
-def written_whole(path):
+def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path`, flushed to the disk, when the block ends, and not at all where it raises.
 
-    Its folder is made. Until then it is there under the name .NAME.PROCESS.tmp, which stays where the process is
-    killed.
+    Its folder is made. Until then it has a name that no other process uses, .NAME.….tmp, which stays where the process
+    is killed. OSError names the file where the disk is full or cannot be written; what was there before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        reason = f"{path} could not be written ({error.strerror or error}); what was there before is untouched"
+        raise OSError(error.errno, reason) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def plain(settings: dict) -> dict:
+    """Settings as JSON gives them back: numbers of NumPy and torch become Python's, dataclasses dicts, tuples lists.
+
+    Raises TypeError for what JSON cannot hold.
+
+    >>> plain({"seed": np.int64(3), "sizes": (1, 2)})
+    {'seed': 3, 'sizes': [1, 2]}
+    """
+    return json.loads(json.dumps(settings, default=_plain))
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if hasattr(value, "tolist"):  # of NumPy or torch, a number or an array
+        return value.tolist()
+    raise TypeError(f"settings must be plain values, got a {type(value).__name__}: {value!r}")
 
 
 class History:
@@ -53,9 +85,9 @@ class History:
         self.settings = dict(settings or {})
         self.margins = pd.DataFrame(columns=MARGIN_COLUMNS) if margins is None else margins
 
-    def final(self):
+    def final(self) -> pd.DataFrame:
         """The last row of each run."""
-        last = self.frame.groupby(self._keys(), sort=False)["iteration"].idxmax()
+        last = self.frame.groupby(self._keys(), **_GROUPS)["iteration"].idxmax()
         return self.frame.loc[last].reset_index(drop=True)
 
     def _keys(self):
@@ -73,40 +105,48 @@ class History:
         return type(self)(frame, self.settings, margins)
 
     @classmethod
-    def concat(cls, histories):
-        """Several runs as one table; their settings are kept as a list under "runs"."""
-        histories = list(histories)
-        return cls(
-            pd.concat([h.frame for h in histories], ignore_index=True),
-            {"runs": [h.settings for h in histories]},
-            pd.concat([h.margins for h in histories], ignore_index=True),
-        )
+    def concat(cls, histories: Iterable["History"], columns: Iterable[dict] | None = None, always=()) -> "History":
+        """Several runs as one table; their settings are kept as a list under "runs".
 
-    def save(self, path):
+        columns: for each run a dict of what may tell it apart. Those in which the runs differ, and those named in
+            `always`, come before the others, with NaN for a run that has no such entry.
+        """
+        histories = list(histories)
+        columns = [{} for _ in histories] if columns is None else list(columns)
+        names = [
+            name
+            for name in dict.fromkeys(name for one in columns for name in one)
+            if name in always or any(one.get(name, np.nan) != columns[0].get(name, np.nan) for one in columns)
+        ]
+        frames, margins = ([], [])
+        for history, one in zip(histories, columns):
+            for table, tables in ((history.frame, frames), (history.margins, margins)):
+                more = {name: one.get(name, np.nan) for name in names if name not in history.frame.columns}
+                tables.append(table.assign(**more)[[*more, *table.columns]])
+        return cls(_stacked(frames), {"runs": [h.settings for h in histories]}, _stacked(margins))
+
+    def save(self, path: str | Path) -> Path:
         """Write one Parquet file, which appears under its name complete or not at all. Returns the path.
 
-        Margins travel as a list column that is null but in the last row of each run. Raises TypeError for
-        settings that JSON cannot hold; nothing is written then.
+        Margins travel as a list column that is null but in the last row of each run. Raises TypeError for settings
+        that JSON cannot hold, and OSError, naming the file, where it cannot be written; nothing has changed then.
         """
-        path = Path(path)
-        keys = self._keys()
-        per_run = self.margins.sort_values("sample").groupby(keys)["margin"].agg(list)
-        last = self.frame.groupby(keys)["iteration"].transform("max") == self.frame["iteration"]
-        lists = [
-            per_run.get(run) if end else None
-            for end, run in zip(last, self.frame[keys].itertuples(index=False, name=None))
-        ]
+        path, keys = Path(path), self._keys()
+        per_run = self.margins.sort_values("sample").groupby(keys, **_GROUPS)["margin"].agg(list).reset_index()
+        per_run = self.frame[keys].merge(per_run.astype(self.frame[keys].dtypes), on=keys, how="left")["margin"]
+        last = self.frame.groupby(keys, **_GROUPS)["iteration"].transform("max") == self.frame["iteration"]
+        lists = [run if end and isinstance(run, list) else None for end, run in zip(last, per_run)]
         table = pa.Table.from_pandas(self.frame, preserve_index=False)
         table = table.append_column("margins", pa.array(lists, pa.list_(pa.float64())))
-        header = {_KEY: json.dumps({"version": _VERSION, "settings": self.settings, "runs_by": keys}).encode()}
-        table = table.replace_schema_metadata({**table.schema.metadata, **header})
+        header = {"version": _VERSION, "settings": plain(self.settings), "runs_by": keys}
+        table = table.replace_schema_metadata({**table.schema.metadata, _KEY: json.dumps(header).encode()})
 
         with written_whole(path) as file:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         return path
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "History":
         """Read what `save` wrote. FileNotFoundError where there is no file; ValueError, naming the file, for one that
         is damaged or is not a labkit history."""
         path = Path(path)
@@ -114,28 +154,142 @@ class History:
             raise FileNotFoundError(f"no history at {path}")
         try:
             table = pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowInvalid, OSError) as error:
+        except Exception as error:  # damage can show as any of a dozen errors of pyarrow
             raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
         header = (table.schema.metadata or {}).get(_KEY)
         if header is None:
             raise ValueError(f"{path} is a Parquet file, but not a labkit history (its columns: {table.column_names})")
         try:
             header = json.loads(header)
-            found, settings = header["version"], header["settings"]
-            keys = header.get("runs_by", MARGIN_COLUMNS[:2])
-        except (ValueError, KeyError, TypeError) as error:
+            found = header["version"]
+            if found == _VERSION:
+                keys = header.get("runs_by", MARGIN_COLUMNS[:2])
+                return cls(table.drop_columns("margins").to_pandas(), header["settings"], cls._margins(table, keys))
+        except Exception as error:
             raise ValueError(f"{path} has a damaged labkit header: {error!r}") from error
-        if found != _VERSION:
-            raise ValueError(f"{path} is a labkit history of version {found}; this labkit reads version {_VERSION}")
-        frame = table.drop_columns("margins").to_pandas()
-        last = (
-            table.select([*keys, "margins"]).to_pandas().dropna(subset="margins").rename(columns={"margins": "margin"})
-        )
+        raise ValueError(f"{path} is a labkit history of version {found}; this labkit reads version {_VERSION}")
+
+    @staticmethod
+    def _margins(table, keys):
+        """The margins in a file's table, or None where it has none."""
+        last = table.select([*keys, "margins"]).to_pandas().dropna(subset="margins")
         if last.empty:
-            return cls(frame, settings)
-        margins = last.explode("margin", ignore_index=True).astype({"margin": float})
-        margins.insert(len(keys), "sample", margins.groupby(keys).cumcount())
-        return cls(frame, settings, margins)
+            return None
+        margins = last.rename(columns={"margins": "margin"}).explode("margin", ignore_index=True)
+        margins.insert(len(keys), "sample", margins.groupby(keys, **_GROUPS).cumcount())
+        return margins.astype({"margin": float})
+
+
+def _stacked(tables):
+    """Tables as one; those without a row have no say in the types of its columns."""
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+
+class Store:
+    """A folder of runs, each a History in a file that is named after the run's settings.
+
+    A run is found again only where all its settings are the same, and several processes can work in one folder: every
+    file is there whole or not at all. Studies with names, settings or columns of their own overwrite `name`,
+    `settings_of` and `columns`.
+
+    >>> import tempfile
+    >>> store = Store(tempfile.mkdtemp())
+    >>> store.get({"head": "fixed", "lr": 0.1}) is None
+    True
+    >>> frame = pd.DataFrame({"head": "fixed", "seed": 0, "iteration": [0, 1], "loss": [2.0, 1.0]})
+    >>> for lr in (0.1, 0.2):
+    ...     path = store.put({"head": "fixed", "lr": lr}, History(frame))
+    >>> store.get({"head": "fixed", "lr": 0.1}).frame["loss"].tolist()
+    [2.0, 1.0]
+    >>> list(store.load().frame.columns)
+    ['lr', 'head', 'seed', 'iteration', 'loss']
+    """
+
+    always: tuple[str, ...] = ()  # columns that a table of runs has even where all runs agree in them
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def name(self, settings: dict) -> str:
+        """What the file of a run is called, without ".parquet"; a "/" puts it into a folder of its own."""
+        text = "-".join(f"{key}-{value}" for key, value in _flat(settings).items())
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return f"{re.sub('[^0-9A-Za-z._-]+', '_', text)[:100]}-{digest[:8]}"
+
+    def settings_of(self, history: History) -> dict:
+        """The settings that a run was made with. KeyError, TypeError or ValueError where it has none."""
+        return history.settings["run"]
+
+    def columns(self, settings: dict) -> dict:
+        """What may tell a run apart in a table of many: column names and values."""
+        return _flat(settings)
+
+    def path(self, settings: dict) -> Path:
+        """Where the run with these settings is, or will be."""
+        return self.folder / f"{self.name(plain(settings))}.parquet"
+
+    def get(self, settings: dict) -> History | None:
+        """The finished run with exactly these settings; None where there is none.
+
+        A file of that name that is damaged, foreign or of other settings is named in a warning, and counts as none.
+        """
+        path, wanted = self.path(settings), plain(settings)
+        if not path.is_file():
+            return None
+        try:
+            history, found = self._read(path)
+            if found == wanted:
+                return history
+            reason = f"{path} was made with other settings than were asked for: {differences(found, wanted)}"
+        except FileNotFoundError:  # another process has just taken it away
+            return None
+        except ValueError as error:
+            reason = str(error)
+        warnings.warn(f"{reason}; this run is done again", stacklevel=3)
+        return None
+
+    def put(self, settings: dict, history: History) -> Path:
+        """Keep a finished run: its file appears whole or not at all, in place of one of that name. Returns the path."""
+        settings = plain(settings)
+        return History(history.frame, {**history.settings, "run": settings}, history.margins).save(self.path(settings))
+
+    def load(self, pattern: str = "*") -> History:
+        """All runs whose names match a glob pattern, as one table (see `join`).
+
+        Raises FileNotFoundError where there are none, ValueError, naming the file, for a damaged or foreign one.
+        """
+        paths = sorted(self.folder.glob(f"{pattern}.parquet"))
+        if not paths:
+            raise FileNotFoundError(f"no runs named {pattern} in {self.folder.absolute()}")
+        return self.join(self._read(path)[0] for path in paths)
+
+    def join(self, histories: Iterable[History]) -> History:
+        """Runs as one table, with a column for every setting in which they differ; NaN where a run does not have it."""
+        histories = list(histories)
+        return History.concat(histories, [self.columns(plain(self.settings_of(h))) for h in histories], self.always)
+
+    def _read(self, path):
+        history = History.load(path)
+        try:
+            return history, plain(self.settings_of(history))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ValueError(f"{path} is a History, but not of a run of this kind: {error!r}") from error
+
+
+def differences(there: dict, here: dict) -> str:
+    """In words, what differs between the settings of a file and those asked for.
+
+    >>> differences({"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0})
+    'lr is 0.1 there, 0.2 here'
+    """
+    keys = [key for key in {**there, **here} if key not in there or key not in here or there[key] != here[key]]
+    return "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in keys)
+
+
+def _flat(settings):
+    """Settings without dicts inside them, and lists as text: what a table can hold in columns."""
+    inner = [_flat(value) if isinstance(value, dict) else {key: value} for key, value in settings.items()]
+    return {k: str(v) if isinstance(v, list) else v for part in inner for k, v in part.items()}
 
 
 def sample_margins(head, seeds, margins):
