@@ -11,7 +11,7 @@ import sys
 
 import pandas as pd
 
-from labkit import heads, ufm
+from labkit import ufm
 from labkit.history import History, provenance
 from labkit.studies import sweep
 
@@ -31,7 +31,7 @@ def peak():
 def measure(size, variant, steps=3):
     """Peak MiB of this process after importing labkit, and after some steps of training."""
     before = peak()
-    trainer = ufm.Trainer(sweep.SIZES[size], **heads.VARIANTS[variant])
+    trainer = ufm.Trainer(sweep.SIZES[size], variant)
     for _ in range(steps):
         trainer.step()
     return before, peak()

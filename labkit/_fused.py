@@ -1,134 +1,112 @@
-"""The arithmetic of the heads: logits of features on a sphere, and class sums, as autograd functions.
+"""The arithmetic of the heads in fewer passes over the features; `heads.py` has the same in its plain form.
 
-Composed from `Head.normalize`, a product and `class_sums`, with plain autograd, these would be a few lines (the tests
-do that and compare). Written out, no pass stores several arrays of the size of the features: on a CPU a training step
-costs little more than the traffic of such arrays, and the plain version took about twice as long (UFM-10).
+On a CPU a training step costs little more than the traffic of arrays of the size of the features. Under plain autograd
+there are about twice as many of them. Both functions can be differentiated any number of times: where a graph of the
+gradient is wanted (`create_graph=True`), their backward is that of the plain formula.
 """
-
-import math
 
 import numpy as np
 import torch
 
-from labkit.metrics import class_sums, over_processes
-from labkit.nearest import Once, plain
+from labkit.nearest import full_precision
 
 BLOCK = 1 << 20  # numbers in a block of features: 4 MB in float32, about what stays in the caches
 
 
 def radius_of(z, temperature):
-    """τ/‖z‖, shape (…, N, 1); 0 for a zero feature, which then stays zero and has no gradient."""
+    """τ/‖z‖, shape (…, N, 1); 0 for a feature shorter than 1e-12, which then stays zero and has no gradient."""
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-    return (temperature / norm).masked_fill(norm < 1e-12, 0.0)
+    return temperature / norm.masked_fill(norm < 1e-12, torch.inf)
 
 
 class SphereLogits(torch.autograd.Function):
-    """r·(z @ Wᵀ) + b with r = τ/‖z‖; z (…, N, d), W (…, C, d), b (…, C) or None. Differentiable any number of times."""
+    """r·(z @ Wᵀ) + b of z (…, N, d), W (…, C, d), b (…, C) or None, with r = `radius_of(z, temperature)` (…, N, 1)."""
 
     @staticmethod
-    @plain
-    def forward(ctx, z, weight, bias, temperature):
-        logits = (z @ weight.mT).mul_(radius_of(z, temperature))
+    @full_precision
+    def forward(ctx, z, radius, weight, bias, temperature):
+        logits = (z @ weight.mT).mul_(radius)
         if bias is not None:
             logits.add_(bias.unsqueeze(-2))
         ctx.temperature = temperature
-        ctx.save_for_backward(z, weight, bias, logits)
+        ctx.save_for_backward(z, radius, weight, bias, logits)
         return logits
 
     @staticmethod
-    @plain
+    @full_precision
     def backward(ctx, grad):
-        z, weight, bias, logits = ctx.saved_tensors
-        radius = radius_of(z, ctx.temperature)
+        z, radius, weight, bias, logits = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = (z * radius_of(z, ctx.temperature)) @ weight.mT
+            plain = plain if bias is None else plain + bias.unsqueeze(-2)
+            inputs = [t if ask else None for t, ask in zip((z, None, weight, bias), ctx.needs_input_grad)]
+            return *_again(plain, inputs, grad), None
         scaled = grad * radius
         grad_z = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            # Normalisation removes the part of the gradient along z; ⟨h, grad_h⟩ is a sum over C logits, not d
+            # Normalisation takes away the part of the gradient along z. ⟨h, grad_h⟩ is a sum over C logits, not over d
             # dimensions.
             inner = grad * (logits if bias is None else logits - bias.unsqueeze(-2))
             along = inner.sum(-1, keepdim=True) * (radius / ctx.temperature).square()
             grad_z = (scaled @ weight).addcmul_(z, along, value=-1)
-        if ctx.needs_input_grad[1]:
-            grad_weight = scaled.mT @ z
         if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum(-2)
-        return grad_z, grad_weight, grad_bias, None
+            grad_weight = (scaled.mT @ z).sum_to_size(weight.shape)
+        if ctx.needs_input_grad[3]:
+            grad_bias = grad.sum(-2).sum_to_size(bias.shape)
+        return grad_z, None, grad_weight, grad_bias, None
 
 
-class ImplicitLogits(torch.autograd.Function):
-    """A training step of the implicit head: features to logits through class means, nearest ETF, W and b. Moves head's
-    state.
+class SphereSums(torch.autograd.Function):
+    """h = r·z of z (S, N, d), and the sum of h over each class (S, C, d); labels (S, N), of which C counts for no class.
 
-    Two paths lead back to the features (Figure 1): a direct one from the logits, and an indirect one through the class
-    sums, that is through μ_G and U*. Both are added up block by block, before the normalisation is differentiated once
-    for the two.
-
-    One array of the size of z is made, for h, and becomes the gradient. With two of them, freed one soon after the
-    other, the C library gave the memory back to the system, and each step of UFM-10 spent about 1 ms on 500 page faults
-    to get it again.
-    torch's embedding_bag sums z without h, and faster; but after it, until the cross entropy, every matrix product took
-    2.5 times as long (torch 2.13 on a CPU with AVX-512).
-
-    With several processes of torch.distributed the class sums are those of all their batches together, and the indirect
-    gradient is that of the sum of all their losses: as in one process with the whole batch.
+    Two paths lead back to the features (Figure 1, Markou et al. 2024): a direct one from h, and an indirect one from the
+    class sums. Both are added up before the normalisation is differentiated once for the two.
     """
 
     @staticmethod
-    @plain
-    def forward(ctx, z, targets, head):
-        *batch, n, d = z.shape
-        C, runs = head.num_classes, math.prod(batch)
-        flat, labels = z.reshape(runs, n, d), targets.expand(*batch, n).reshape(runs, n)
-        radius = radius_of(flat, head.temperature)
-        ctx.room = flat * radius
-        sums, counts = over_processes(*class_sums(ctx.room, labels, C))
-        weight, bias, ctx.chain = head.solve(sums.reshape(*batch, C, d), counts.reshape(*batch, C))
-        weight = weight.to(z.dtype).reshape(runs, C, d).contiguous()
-        ctx.temperature, ctx.through_etf = head.temperature, head.backprop_through_etf
-        ctx.save_for_backward(z, labels, radius, weight)
-        logits = (flat @ weight.mT).mul_(radius).add_(bias.to(z.dtype).reshape(runs, 1, C))
-        return logits.reshape(*batch, n, C)
+    @full_precision
+    def forward(ctx, z, radius, labels, num_classes, temperature):
+        runs, n, d = z.shape
+        h, one_more = z * radius, num_classes + 1
+        index = labels if runs == 1 else labels + one_more * torch.arange(runs, device=z.device).unsqueeze(-1)
+        sums = z.new_zeros(runs * one_more, d).index_add_(0, index.reshape(-1), h.view(-1, d))
+        ctx.temperature = temperature
+        ctx.save_for_backward(z, radius, labels)
+        return h, sums.view(runs, one_more, d)[:, :num_classes]
 
     @staticmethod
-    @plain
-    def backward(ctx, grad):
-        z, *_ = ctx.saved_tensors
-        return Once.apply("ImplicitETFHead", lambda g: _implicit_vjp(ctx, g), grad, z), None, None
+    @full_precision
+    def backward(ctx, grad_h, grad_sums):
+        z, radius, labels = ctx.saved_tensors
+        nothing = grad_sums.new_zeros(len(z), 1, z.shape[-1])
+        if torch.is_grad_enabled():
+            h, of_class = z * radius_of(z, ctx.temperature), torch.cat([grad_sums, nothing], 1)
+            of_class = torch.stack([rows[label] for rows, label in zip(of_class, labels)])
+            return *_again(h, [z], grad_h + of_class), None, None, None, None
+        of_class = torch.cat([grad_sums, nothing], 1)
+        for run, rows in _blocks(z):  # grad_h was made for this call alone, so that it can become the result
+            part, out, r = z[run, rows], grad_h[run, rows], radius[run, rows]
+            out.add_(of_class[run].index_select(0, labels[run, rows]))
+            out.addcmul_(part, _inner(part, out) * (r / ctx.temperature).square(), value=-1).mul_(r)
+        return grad_h, None, None, None, None
 
 
-def _implicit_vjp(ctx, grad):
-    z, labels, radius, weight = ctx.saved_tensors
-    *batch, n, d = z.shape
-    C, runs = grad.shape[-1], math.prod(batch)
-    flat, g = z.reshape(runs, n, d), grad.reshape(runs, n, C)
-    (grad_bias,) = over_processes(grad.sum(-2))
-    grad_weight = None
-    if ctx.through_etf:
-        (grad_weight,) = over_processes(((g * radius).mT @ flat).reshape(*batch, C, d))
-    grad_sums = ctx.chain(grad_weight, grad_bias).to(z.dtype).reshape(runs, C, d)
-    grad_z, ctx.room = ctx.room, None
-    if grad_z is None:  # a second pass back through the same graph
-        grad_z = torch.empty_like(flat)
-    for run, rows in _blocks(flat):
-        part, r = flat[run, rows], radius[run, rows]
-        out = torch.index_select(grad_sums[run], 0, labels[run, rows], out=grad_z[run, rows])
-        out.addmm_(g[run, rows], weight[run])
-        along = _inner(part, out) * (r / ctx.temperature).square()
-        out.addcmul_(part, along, value=-1).mul_(r)
-    return grad_z.reshape(*batch, n, d)
+def _again(output, inputs, grad):
+    """The gradient of an output with respect to those inputs that are not None, to be differentiated once more."""
+    wanted = [t for t in inputs if t is not None]
+    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    return [None if t is None else next(found) for t in inputs]
 
 
 def _inner(a, b):
-    """⟨a_n, b_n⟩ of the rows of a and b (N, d), shape (N, 1). On a CPU without an array a·b: see `ImplicitLogits`."""
+    """⟨a_n, b_n⟩ of the rows of a and b (N, d), shape (N, 1); on a CPU without making the array a·b."""
     if a.device.type == "cpu":
         return torch.from_numpy(np.einsum("nd,nd->n", a.numpy(), b.numpy())).unsqueeze(-1)
     return (a * b).sum(-1, keepdim=True)
 
 
-def _blocks(flat):
-    """(run, slice of its samples) of features (runs, N, d), with about BLOCK numbers each on a CPU and whole runs
-    elsewhere.
-    """
-    runs, n, d = flat.shape
-    step = max(1, BLOCK // d) if flat.device.type == "cpu" else n
+def _blocks(z):
+    """(run, slice of its samples) of features (S, N, d), about BLOCK numbers each on a CPU, and whole runs elsewhere."""
+    runs, n, d = z.shape
+    step = max(1, BLOCK // d) if z.device.type == "cpu" else n
     return [(run, slice(i, min(n, i + step))) for run in range(runs) for i in range(0, n, step)]

@@ -5,7 +5,7 @@ C²:
 
     (I − UUᵀ) Y S⁻¹ + U X,      S X + X S = UᵀY − YᵀU       (a C×C Sylvester equation)
 
-`factor` chooses between two ways to do this: one eigendecomposition, or iterations made of matrix products.
+There are two ways to do this: one eigendecomposition, or iterations made of matrix products.
 """
 
 import math
@@ -13,145 +13,144 @@ import math
 import numpy as np
 import torch
 
-# Up to this many multiplications NumPy's matrix products stay on one thread, out of the way of torch's.
-NUMPY_SIZE = 1 << 18
-# From this many classes on matrix products alone take less time than an eigendecomposition, on a device that is not a
-# CPU.
+# From this many classes on float32 saves more time than it costs care; and on a device that is not a CPU, matrix
+# products alone take less time than an eigendecomposition.
 MANY_CLASSES = 64
 # Worst condition number for an eigendecomposition of BᵀB: it leaves five digits of U in float32, and nine of the
 # gradient in float64.
-WORST_CONDITION = {"float32": 20.0, "float64": 3e3}
+WORST_CONDITION = {torch.float32: 20.0, torch.float64: 3e3}
 
 
-def factor(b, wider=None):
-    """An object with `u`, the polar factor of B (…, d, C), and `vjp`, from a cotangent of U to one of B, both (…, d,
-    C).
+def transformed():
+    """Whether torch.compile or torch.func is at work: values cannot be looked at, and nothing can depend on them."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
-    b: an array of `backend`. wider(): B anew in float64, for where it is so badly conditioned that float32 has too few
-        digits.
-    A singular B is no error: U is then one of its polar factors, and vjp finite. The object's `condition` is the
-    condition number of B, or an estimate of it from below.
+
+class Polar(torch.autograd.Function):
+    """U (…, d, C) of B (…, d, C) in float64, then what its gradient needs; differentiable any number of times.
+
+    single: whether float32 will do for the work, where B is conditioned well enough for it.
+    A singular B is no error: U is then one of its polar factors, and the gradient finite.
     """
-    if isinstance(b, np.ndarray):
-        return Spectral(b)
-    like, by_products = b.dtype, prefers_products(b)
-    if like == torch.float32:
-        found = _by_products(b, like) if by_products else Spectral(b)
-        if found and found.precise:
+
+    @staticmethod
+    def forward(b, single):
+        return factor(b, single)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        u, v, singular = output
+        ctx.mark_non_differentiable(*[t for t in (v, singular) if t is not None])
+        ctx.save_for_backward(inputs[0], u, v, singular)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        b, u, v, singular = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _vjp(b, u.to(b.dtype), grad.to(b.dtype)), None
+        if v is None:
+            return _vjp_by_products(b, u, grad).to(b.dtype), None
+        return _vjp_by_eigenvectors(u, v, singular, grad).to(b.dtype), None
+
+    @staticmethod
+    def vmap(info, in_dims, b, single):
+        return Polar.apply(b.movedim(in_dims[0], 0), single), (0, 0, 0)
+
+
+def factor(b, single=False):
+    """U of B, and the eigenvectors V (…, C, C) and singular values (…, C) of B; these None where products did it."""
+    if transformed():
+        left, singular, right = torch.linalg.svd(b, full_matrices=False)
+        return left @ right, right.mT.contiguous(), singular.clamp(min=torch.finfo(b.dtype).eps * singular[..., :1])
+    for dtype in (torch.float32, torch.float64)[not single :]:
+        if prefers_products(b):
+            if found := polar_factor(b.to(dtype)):
+                return found[0], None, None
+        elif found := by_eigenvectors(b.to(dtype)):
             return found
-        b = wider() if wider else b.double()
-    return (by_products and _by_products(b, like)) or Spectral(b, like)
-
-
-def _by_products(b, like):
-    """None where the iteration does not converge."""
-    found = polar_factor(b)
-    return found and Products(b, *found, like)
+    return by_eigenvectors(b)
 
 
 def prefers_products(b):
     return b.device.type != "cpu" and b.shape[-1] >= MANY_CLASSES
 
 
-class Spectral:
-    """From one eigendecomposition of BᵀB = V Λ² Vᵀ, in the dtype of B. like: dtype of the results, that of B when
-    omitted.
+def by_eigenvectors(b):
+    """U, V and the singular values from one eigendecomposition BᵀB = V Λ² Vᵀ; None for a B that float32 is too short for.
 
     In the basis V the symmetric factor S = UᵀB is diagonal, and the Sylvester equation an elementwise division by λ_i +
     λ_j, which has no pole where singular values repeat (the gradient of an SVD has). Everything that can be done on C×C
-    matrices is, which leaves five products of size d·C² forward and three backward.
-
-    precise: False where B in float32 is too badly conditioned; there is no result then. In float64 an SVD takes over.
+    matrices is, which leaves five products of size d·C² forward and three backward. In float64 an SVD takes over where
+    B is too badly conditioned.
     """
-
-    def __init__(self, b, like=None):
-        xp = np if isinstance(b, np.ndarray) else torch
-        self.like = like or b.dtype
-        squared, self.v = xp.linalg.eigh(b.mT @ b)
-        self.precise = b.dtype != torch.float32
-        worst = WORST_CONDITION["float64" if self.precise else "float32"]
-        if (squared[..., 0] * worst**2 < squared[..., -1]).any():
-            if self.precise:
-                left, singular, right = xp.linalg.svd(b, full_matrices=False)
-                floor = (
-                    xp.finfo(b.dtype).eps * singular[..., :1]
-                )  # an exactly singular B has no gradient: keep it finite
-                self.wide, self.v, self.singular = left @ right, right.mT, xp.maximum(singular, floor)
-            return
-        self.precise = True
-        # Singular values as the lengths of B's columns in the basis V err by eps, where the roots of the eigenvalues
-        # err by cond²·eps.
-        left = b @ self.v
-        self.singular = xp.sqrt((left * left).sum(axis=-2))
-        u = (left / self.singular[..., None, :]) @ self.v.mT
-        gram = u.mT @ u
-        # One Newton–Schulz step, U (3 I − UᵀU)/2, squares what is left of the orthonormality error.
-        gram *= -0.5
-        gram.reshape(*gram.shape[:-2], -1)[..., :: gram.shape[-1] + 1] += 1.5
-        self.wide = u @ gram
-
-    @property
-    def u(self):
-        return _as(self.wide, self.like)
-
-    @property
-    def condition(self):
-        singular = torch.as_tensor(self.singular)
-        return float((singular.amax(-1) / singular.amin(-1)).max())
-
-    def vjp(self, grad):
-        u, v, row = self.wide, self.v, self.singular[..., None, :]
-        grad = _as(grad, u.dtype)
-        k = v.mT @ (u.mT @ grad @ v)
-        x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
-        return _as(grad @ ((v / row) @ v.mT) + u @ (v @ x @ v.mT), self.like)
+    squared, v = torch.linalg.eigh(b.mT @ b)
+    if (squared[..., 0] * WORST_CONDITION[b.dtype] ** 2 < squared[..., -1]).any():
+        if b.dtype == torch.float32:
+            return None
+        left, singular, right = torch.linalg.svd(b, full_matrices=False)
+        floor = torch.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
+        return left @ right, right.mT, torch.maximum(singular, floor)
+    # Singular values as the lengths of B's columns in the basis V err by eps, where the roots of the eigenvalues err by
+    # cond²·eps.
+    left = b @ v
+    singular = torch.linalg.vector_norm(left, dim=-2)
+    u = (left / singular.unsqueeze(-2)) @ v.mT
+    # One Newton–Schulz step, U (3 I − UᵀU)/2, squares what is left of the orthonormality error.
+    return 1.5 * u - 0.5 * u @ (u.mT @ u), v, singular
 
 
-def _as(array, dtype):
-    return array if array.dtype == dtype else array.to(dtype)
+def _vjp_by_eigenvectors(u, v, singular, grad):
+    row, grad = singular.unsqueeze(-2), grad.to(u.dtype)
+    k = v.mT @ (u.mT @ grad @ v)
+    x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
+    return grad @ ((v / row) @ v.mT) + u @ (v @ x @ v.mT)
 
 
-class Products:
-    """From matrix products, in the dtype of B; torch only. u: the polar factor. like: dtype of the results."""
-
-    precise = True
-
-    def __init__(self, b, u, condition, like):
-        self.b, self.wide, self.condition, self.like = b, u, condition, like
-
-    @property
-    def u(self):
-        return self.wide.to(self.like)
-
-    def vjp(self, grad):
-        u, s, grad = self.wide, self.wide.mT @ self.b, grad.to(self.b.dtype)
-        s = (s + s.mT) / 2
-        along = u.mT @ grad
-        # Near collapse UᵀY is almost symmetric (nothing pulls the frame round): its skew part is wanted to the digits
-        # of the whole.
-        tolerance = torch.finfo(s.dtype).eps ** 0.75 * torch.linalg.matrix_norm(along, keepdim=True)
-        x = sylvester(s, along - along.mT, tolerance)
-        if x is None:
-            return Spectral(self.b.double(), self.like).vjp(grad)
-        across = torch.cholesky_solve((grad - u @ along).mT, torch.linalg.cholesky(s)).mT
-        return (across + u @ x).to(self.like)
+def _vjp_by_products(b, u, grad):
+    b, grad = b.to(u.dtype), grad.to(u.dtype)
+    s = u.mT @ b
+    s = (s + s.mT) / 2
+    along = u.mT @ grad
+    # Near collapse UᵀY is almost symmetric (nothing pulls the frame round): its skew part is wanted to the digits of
+    # the whole.
+    tolerance = torch.finfo(s.dtype).eps ** 0.75 * torch.linalg.matrix_norm(along, keepdim=True)
+    x = sylvester(s, along - along.mT, tolerance)
+    if x is None:
+        return _vjp_by_eigenvectors(*by_eigenvectors(b.double()), grad)
+    across = torch.cholesky_solve((grad - u @ along).mT, torch.linalg.cholesky(s)).mT
+    return across + u @ x
 
 
-def backend(matrix):
-    """The module to compute with, NumPy or torch, and the function that takes a tensor into its arrays.
+def _vjp(b, u, grad):
+    """The formula in operations that are differentiable themselves."""
+    s, along = u.mT @ b, u.mT @ grad
+    s = (s + s.mT) / 2
+    across = torch.linalg.solve(s, grad - u @ along, left=False)
+    return across + u @ Sylvester.apply(s, along - along.mT)
 
-    NumPy where `matrix` is small and on a CPU: there a call of torch costs several times one of NumPy (the polar factor
-    took 0.5 ms of a UFM-10 step in torch, 0.07 in NumPy). The code between is written in names and arguments that the
-    two share.
-    The arrays are float64, but for large float32 matrices, where that would double the time.
-    """
-    *_, rows, columns = matrix.shape
-    if matrix.device.type == "cpu" and rows * columns * min(rows, columns) <= NUMPY_SIZE:
-        return np, lambda tensor: tensor.detach().double().numpy()
-    wide = torch.float64
-    if matrix.dtype != torch.float64 and min(rows, columns) >= MANY_CLASSES:
-        wide = torch.float32
-    return torch, lambda tensor: tensor.detach().to(wide)
+
+class Sylvester(torch.autograd.Function):
+    """X with S X + X S = R, for S (…, C, C) symmetric positive definite; differentiable any number of times."""
+
+    @staticmethod
+    def forward(s, right):
+        values, v = torch.linalg.eigh(s)
+        return v @ ((v.mT @ right @ v) / (values.unsqueeze(-1) + values.unsqueeze(-2))) @ v.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        s, x = ctx.saved_tensors
+        w = Sylvester.apply(s, grad)  # the map from X to S X + X S is its own adjoint
+        return -(w @ x.mT + x.mT @ w), w
+
+    @staticmethod
+    def vmap(info, in_dims, s, right):
+        s, right = (t if dim is None else t.movedim(dim, 0) for t, dim in zip((s, right), in_dims))
+        return Sylvester.apply(*torch.broadcast_tensors(s, right)), 0
 
 
 # --- by matrix products alone, for GPUs: an eigendecomposition of a large matrix costs far more there than a few

@@ -1,20 +1,21 @@
 """Argument checks shared by the library: each raises one clear error that names the value it was given."""
 
 import math
+from numbers import Integral, Real
 
 import torch
 
 
 def classes(num_classes, dim=None, smallest_dim=None):
     """Refuse fewer than two classes and, where `dim` is given, too few dimensions for them."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
         raise ValueError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
     if dim is None:
         return
     smallest = num_classes if smallest_dim is None else smallest_dim
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < smallest:
+    if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < smallest:
         why = ""
-        if isinstance(dim, int) and 0 < dim < num_classes - 1:
+        if isinstance(dim, Integral) and 0 < dim < num_classes - 1:
             why = (
                 f": no simplex ETF of {num_classes} vectors fits into {dim} dimensions, since vectors whose pairwise "
                 f"cosines "
@@ -33,7 +34,7 @@ def classes(num_classes, dim=None, smallest_dim=None):
 
 def positive(name, value):
     """Refuse anything but a finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 

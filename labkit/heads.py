@@ -1,113 +1,260 @@
-"""Three interchangeable classifier heads: a learnt one, a fixed simplex ETF, and the simplex ETF nearest to the class
-means.
+"""Classifier heads that can change places: a learnt one, a fixed simplex ETF, the simplex ETF nearest to the class means.
 
-A head takes features z (…, N, d) to logits (…, N, C). Features are put on a sphere, h = τ·z/‖z‖, class vectors have
-unit length, and logits are ⟨w_c, h⟩ + b_c. Same constructor, same call, same attributes: a training loop never asks
-which it has.
-`generators` (one torch.Generator a seed) makes one leading batch dimension of independent heads, for training seeds
-side by side.
+A head takes features z (…, N, d) to logits (…, N, C), ⟨w_c, h⟩ + b_c of h = τ·z/‖z‖ and class vectors w_c of unit
+length. Same constructor, same call, same attributes: a training loop never asks which head it has.
+
+This file has them in their plain form, as the papers write them. `labkit._fused` has the same in fewer passes, and is
+used by itself where it serves; `fused=False` keeps to what can be read here, and tests hold the two equal.
 """
 
+import contextlib
+import inspect
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from labkit import _polar, checks, etf, nearest
-from labkit._fused import ImplicitLogits, SphereLogits, radius_of
+from labkit import _fused, _polar, checks, etf, nearest
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A head of HEADS with some of its options, and how figures draw it."""
+
+    head: str
+    label: str
+    colour: str
+    dash: str
+    options: dict = field(default_factory=dict)
+
+
+HEADS = {}  # name: class; a class adds itself when it is defined
+VARIANTS = {}  # name: Variant; every head as it is, and the heads of the comparisons with their options
 
 
 class Head(nn.Module):
-    """What the three share. dim: d; num_classes: C; temperature: τ, the norm of the features a head sees."""
+    """What all heads share. A new head is one class:
 
-    def __init__(self, dim, num_classes, temperature=5.0, *, generators=None):
+        class Mine(Head, name="mine", label="my head", colour="#555555", dash="dot"):
+            def __init__(self, dim, num_classes, temperature=5.0, *, its_option=1, **common): ...
+
+    that sets `weight` (…, C, d) and `bias` (…, C) or None, or writes its own `classify`. Trainers, the command line and
+    figures find it by its name.
+
+    dim: d. num_classes: C. temperature: τ, the norm of the features a head sees. learn_temperature: whether τ is a
+    parameter. ignore_index: the label of samples that are to play no part. fused: True and False say which form to
+    take; None takes the fast one where it serves: not in torch.compile or torch.func, nor with a learnt τ.
+    generators: one torch.Generator for each of several independent heads, in a leading batch dimension, for training
+    seeds side by side.
+    """
+
+    def __init_subclass__(cls, name=None, label=None, colour="#555555", dash="solid", **more):
+        super().__init_subclass__(**more)
+        cls.options = {}  # what the constructors of this class and its bases take beside size and temperature
+        for base in cls.__mro__:
+            if "__init__" in vars(base):
+                found = inspect.signature(base.__init__).parameters.values()
+                skip = ("self", "dim", "num_classes", "temperature", "generators")
+                named = [p for p in found if p.name not in skip and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+                cls.options = {p.name: p.default for p in named} | cls.options
+                if base is Head or all(p.kind != p.VAR_KEYWORD for p in found):
+                    break
+        if name is not None:
+            cls.name = name
+            HEADS[name], VARIANTS[name] = cls, Variant(name, label or name, colour, dash)
+
+    def __init__(
+        self, dim, num_classes, temperature=5.0, *, learn_temperature=False, ignore_index=-100, fused=None, generators=None
+    ):
         super().__init__()
-        checks.classes(num_classes, dim)
+        checks.classes(num_classes, dim, smallest_dim=1)
         checks.positive("temperature", temperature)
-        self.dim, self.num_classes, self.temperature = dim, num_classes, temperature
+        self.dim, self.num_classes, self.temperature = int(dim), int(num_classes), float(temperature)
+        self.ignore_index, self.fused = ignore_index, fused
         self.batch_shape = () if generators is None else (len(generators),)
+        if learn_temperature:
+            del self.temperature
+            self.temperature = nn.Parameter(torch.full(self.batch_shape, float(temperature)))
+
+    def normalize(self, features: torch.Tensor) -> torch.Tensor:
+        """h = τ·z/‖z‖, shape (…, N, d). A feature shorter than 1e-12 counts as zero and becomes zero."""
+        return on_sphere(features, self._tau(features))
+
+    def forward(self, features: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (…, N, C) of features z (…, N, d); in float32 for half-precision features.
+
+        Without `generators`, features may have more dimensions, such as (B, T, d) of tokens.
+        targets: labels (…, N), or (N,) where all runs share them, or probabilities (…, N, C) as mixing images makes
+            them. Rows with the label `ignore_index` have logits, but play no part in class means.
+        """
+        z, targets, shape = self._take(features, targets)
+        return self._classify(z, targets).reshape(*shape, self.num_classes)
+
+    @nearest.full_precision
+    def _classify(self, z, targets):
+        return self.classify(z, targets)
+
+    def classify(self, z, targets):
+        """`forward` of features (…, N, d) and targets, whose shapes are known to be right; ignored labels are C."""
+        return self.logits(z, self.weight, self.bias)
+
+    def logits(self, z, weight, bias):
+        """⟨w_c, h⟩ + b_c."""
+        weight, bias = weight.to(z.dtype), None if bias is None else bias.to(z.dtype)
+        if (radius := self._radius(z)) is not None:
+            return _fused.SphereLogits.apply(z, radius, weight, bias, self.temperature)
+        logits = self.normalize(z) @ weight.mT
+        return logits if bias is None else logits + bias.unsqueeze(-2)
+
+    def _radius(self, z):
+        """τ/‖z‖ (…, N, 1) where the fast form is to be taken, None where the plain one is."""
+        learnt = isinstance(self.temperature, nn.Parameter)
+        if self.fused is False or learnt or _polar.transformed():
+            if self.fused:
+                raise RuntimeError("fused=True: this head has no fast form under torch.compile, torch.func or a learnt τ")
+            return None
+        radius = _fused.radius_of(z.detach(), self.temperature)
+        return radius if bool(radius.all()) and math.isfinite(radius.sum()) else self._radius_of_odd(z, radius)
+
+    def _radius_of_odd(self, z, radius):
+        """The same where some features are zero, not finite, or so long that the sum of their squares overflows."""
+        long = (radius == 0) & (z.abs().amax(-1, keepdim=True) > 1)
+        return None if bool(long.any()) else radius
+
+    def _tau(self, z):
+        tau = self.temperature
+        return tau[..., None, None].to(z.dtype) if isinstance(tau, torch.Tensor) else tau
+
+    def _take(self, features, targets):
+        """Features (…, N, d) in float32 at least, targets that belong to them, and the shape of the samples."""
+        checks.floating("features", features)
+        shape, runs = features.shape[:-1], len(self.batch_shape)
+        if len(shape) <= runs or features.shape[-1] != self.dim or shape[:runs] != self.batch_shape:
+            raise ValueError(
+                f"features must have shape {(*self.batch_shape, 'N', self.dim)}, got {tuple(features.shape)}"
+            )
+        z = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+        if targets is not None:
+            targets = self._labels(targets, shape)
+        if len(shape) > runs + 1:
+            z = z.flatten(runs, -2)
+            targets = None if targets is None else targets.flatten(runs, len(shape) - 1)
+        return z, targets, shape
+
+    def _labels(self, targets, shape):
+        """Probabilities as they are; labels as int64, with C in the place of `ignore_index`."""
+        C, look = self.num_classes, not _polar.transformed()
+        if isinstance(targets, torch.Tensor) and targets.is_floating_point() and targets.ndim > len(shape):
+            if targets.shape != (*shape, C):
+                raise ValueError(f"targets as probabilities must have shape {(*shape, C)}, got {tuple(targets.shape)}")
+            if look and not bool((targets >= 0).all() & ((targets.sum(-1) - 1).abs() < 1e-2).all()):
+                raise ValueError("targets as probabilities must be at least 0 and add up to 1 over classes")
+            return targets
+        ignored = targets == self.ignore_index if isinstance(targets, torch.Tensor) else None
+        if look:
+            some = ignored is not None and targets.numel() > 0 and bool(ignored.any())
+            if some and bool(ignored.all()):
+                raise ValueError(f"targets must hold at least one label, got only ignore_index={self.ignore_index}")
+            checks.labels(targets.masked_fill(ignored, 0) if some else targets, C, shape)
+            if len(shape) > len(self.batch_shape) + 1 and targets.shape != shape:
+                raise ValueError(f"targets must have shape {tuple(shape)}, got {tuple(targets.shape)}")
+            if not some:
+                return targets.long()
+        return targets.long().masked_fill(ignored, C)
 
     def _draw(self, generators, draw):
         """draw(generator) once for each run, stacked; or once with the global generator."""
         return draw(None) if generators is None else torch.stack([draw(g) for g in generators])
 
-    def normalize(self, features):
-        """h = τ·z/‖z‖, shape (…, N, d). A zero feature stays zero."""
-        return features * radius_of(features, self.temperature)
-
-    def forward(self, features, targets=None):
-        """Logits ⟨w_c, h⟩ + b_c (…, N, C) of features z (…, N, d), with h = τ·z/‖z‖; in float32 for half-precision
-        features.
-        """
-        features = self._checked(features, targets)
-        weight, bias = self.weight, self.bias
-        bias = None if bias is None else bias.to(features.dtype)
-        return SphereLogits.apply(features, weight.to(features.dtype), bias, self.temperature)
-
-    def after_step(self):
-        """To be called after every optimiser step: restores what the head promises about its weights."""
-
-    def _checked(self, features, targets):
-        checks.floating("features", features)
-        if features.ndim < 2 or features.shape[-1] != self.dim or features.shape[:-2] != self.batch_shape:
-            raise ValueError(
-                f"features must have shape {(*self.batch_shape, 'N', self.dim)}, got {tuple(features.shape)}"
-            )
-        if targets is not None:
-            checks.labels(targets, self.num_classes, features.shape[:-1])
-        return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-
     def extra_repr(self):
-        return f"dim={self.dim}, num_classes={self.num_classes}, temperature={self.temperature}"
+        return f"dim={self.dim}, num_classes={self.num_classes}, temperature={float(torch.as_tensor(self.temperature).mean())}"
 
 
-class LinearHead(Head):
-    """The standard head: weights (…, C, d) trained by gradient, rows kept at unit length after every step; no bias.
+class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash="dot"):
+    """The standard head: weights (…, C, d) learnt by gradient, for any d ≥ 1; no bias.
+
+    After every step of the optimiser the rows go back to unit length, as soon as `weight` is read: by a forward pass,
+    by `state_dict`, by anyone.
 
     normalized: False leaves features and weights at the lengths they have, h = z (Figure 17 of the guiding paper); the
         temperature then plays no role, and the cross entropy has no lower bound but 0.
+    start: "unit" for rows of unit length; "released" for rows √(C/d) times as long until the first step, as the guiding
+        paper's code has them with AGD.
+
+    >>> LinearHead(64, 10).weight.norm(dim=-1).mean().round(decimals=4).item()
+    1.0
     """
 
-    def __init__(self, dim, num_classes, temperature=5.0, *, normalized=True, generators=None):
-        super().__init__(dim, num_classes, temperature, generators=generators)
-        self.normalized = normalized
-        self.weight = nn.Parameter(
-            self._draw(generators, lambda g: nn.init.orthogonal_(torch.empty(num_classes, dim), generator=g))
-        )
-        self.bias = None
-        self.after_step()
+    def __init__(self, dim, num_classes, temperature=5.0, *, normalized=True, start="unit", generators=None, **common):
+        super().__init__(dim, num_classes, temperature, generators=generators, **common)
+        checks.one_of("start", start, ("unit", "released"))
+        self.normalized, self.bias = normalized, None
+        draw = self._draw(generators, lambda g: nn.init.orthogonal_(torch.empty(self.num_classes, self.dim), generator=g))
+        if start == "released":
+            draw = draw * math.sqrt(num_classes / dim)
+            self.register_buffer("start", draw.clone())  # as long as the weights equal it, they have not been moved
+        elif normalized:
+            draw = draw / torch.linalg.vector_norm(draw, dim=-1, keepdim=True)
+        self.weight = nn.Parameter(draw)
+
+    @property
+    def weight(self):
+        weight = self._parameters.get("weight")
+        if weight is None:
+            raise AttributeError("weight")
+        if self.normalized and isinstance(weight, nn.Parameter) and not torch._C._are_functorch_transforms_active():
+            with torch.no_grad():
+                length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
+                # Rows that have their length already keep every bit: to read twice is to read once.
+                there = ((length - 1).abs() < 8 * torch.finfo(weight.dtype).eps) | (length == 0)
+                if hasattr(self, "start"):
+                    there = there | (weight == self.start).all()
+                weight.data.div_(length.masked_fill(there, 1.0))
+        return weight
+
+    def state_dict(self, *args, **more):
+        self.weight  # goes back to unit length
+        return super().state_dict(*args, **more)
 
     def normalize(self, features):
         return super().normalize(features) if self.normalized else features
 
-    def forward(self, features, targets=None):
-        if self.normalized:
-            return super().forward(features, targets)
-        features = self._checked(features, targets)
-        return features @ self.weight.to(features.dtype).mT
-
-    @torch.no_grad()
-    def after_step(self):
-        if self.normalized:
-            self.weight /= torch.linalg.vector_norm(self.weight, dim=-1, keepdim=True)
+    def classify(self, z, targets):
+        return super().classify(z, targets) if self.normalized else z @ self.weight.to(z.dtype).mT
 
 
-class FixedETFHead(Head):
-    """Weights are a simplex ETF chosen beforehand and never trained (Zhu et al. 2021); no bias.
+class FixedETFHead(Head, name="fixed", label="fixed ETF", colour="#0072B2", dash="dash"):
+    """Weights are a simplex ETF chosen beforehand and never trained (Zhu et al. 2021), for d ≥ C−1.
 
     frame: "canonical", or "haar" for a uniformly random orientation (Figure 18 of the guiding paper).
+    bias: None; or "batch_mean" for −W·mean(h) of the batch at hand, a constant for the gradient, in evaluation too, as
+        the guiding paper's code has it. `bias` is then that of the last batch.
+
+    >>> FixedETFHead(3, 4).weight @ FixedETFHead(3, 4).weight[0]
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
     """
 
-    def __init__(self, dim, num_classes, temperature=5.0, frame="canonical", *, generators=None):
-        super().__init__(dim, num_classes, temperature, generators=generators)
-        u = _frames(self, frame, generators)
-        self.register_buffer("weight", etf.simplex_etf(num_classes, frame=u).mT.contiguous())
-        self.bias = None
+    def __init__(self, dim, num_classes, temperature=5.0, *, frame="canonical", bias=None, generators=None, **common):
+        super().__init__(dim, num_classes, temperature, generators=generators, **common)
+        checks.one_of("bias", bias, (None, "batch_mean"))
+        self.register_buffer("weight", etf.of_frame(_frames(self, frame, generators)).mT.contiguous())
+        self.follows = bias == "batch_mean"
+        self.bias = torch.zeros(*self.batch_shape, self.num_classes) if self.follows else None
+
+    def classify(self, z, targets):
+        logits = self.logits(z, self.weight, None)
+        if self.follows:
+            bias = -logits.detach().mean(-2)  # the mean of ⟨w_c, h⟩ is ⟨w_c, mean of h⟩
+            logits = logits + bias.unsqueeze(-2)
+            if not _polar.transformed():
+                self.bias = bias
+        return logits
 
 
-class ImplicitETFHead(Head):
+class ImplicitETFHead(Head, name="implicit", label="implicit ETF", colour="#009E73", dash="solid"):
     """Weights are, at every training step, the simplex ETF nearest to the class means of the features (Eq. 8, Markou et
-    al. 2024).
+    al. 2024), for d ≥ C−1.
 
         W = √(C/(C−1)) (U* P)ᵀ,   b = −W μ_G,   U* = nearest_etf(H̃_t, prox = the last U*, δ)
 
@@ -115,13 +262,21 @@ class ImplicitETFHead(Head):
     alpha: weight of a batch in the running means, in (0, 1]; the paper's schedule when None (see `ClassMeans`).
     backprop_through_etf: whether the gradient also flows through U* (the indirect path of Figure 1), or U* counts as a
         constant.
+    eval_bias: μ_G in evaluation: "running" for its running mean; "last" for that of the last batch, as the guiding
+        paper's code has it.
 
     With torch.distributed at work, means and gradient are those of the batches of all processes together, and every
     process has to take part in every training step.
 
-    In training mode a call needs targets; it moves the running means, the frame U and the step count, which are all in
-    the state_dict. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running
-    state.
+    In training mode a call needs targets. It moves the running means, the frame U and the step count, which are all in
+    the state_dict; once for a call, also where torch.utils.checkpoint computes it again. Calls inside `gather` are one
+    step. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running state.
+
+    >>> head = ImplicitETFHead(dim=8, num_classes=4)
+    >>> head(torch.randn(20, 8), torch.arange(20) % 4).shape
+    torch.Size([20, 4])
+    >>> int(head.class_means.step)
+    1
     """
 
     def __init__(
@@ -129,80 +284,128 @@ class ImplicitETFHead(Head):
         dim,
         num_classes,
         temperature=5.0,
+        *,
         delta=1e-3,
         frame="canonical",
         backprop_through_etf=True,
-        *,
         alpha=None,
+        eval_bias="running",
         generators=None,
+        **common,
     ):
-        super().__init__(dim, num_classes, temperature, generators=generators)
+        super().__init__(dim, num_classes, temperature, generators=generators, **common)
         checks.positive("delta", delta)
-        self.delta, self.backprop_through_etf = delta, backprop_through_etf
-        self.class_means = ClassMeans(dim, num_classes, self.batch_shape, alpha)
+        checks.one_of("eval_bias", eval_bias, ("running", "last"))
+        self.delta, self.backprop_through_etf = float(delta), backprop_through_etf
+        self.class_means = ClassMeans(self.dim, self.num_classes, self.batch_shape, alpha, eval_bias == "last")
         u = _frames(self, frame, generators)
-        self.register_buffer("frame", u.expand(*self.batch_shape, dim, num_classes).clone())
+        self.register_buffer("frame", u.expand(*self.batch_shape, *u.shape[-2:]).clone())
+        self._begun, self._gathering = None, False
 
     @property
     def weight(self):
         """(…, C, d), the weights of the last training step; not a parameter and not part of a graph."""
-        return etf.simplex_etf(self.num_classes, frame=self.frame).mT
+        return etf.of_frame(self.frame).mT
 
     @property
     def bias(self):
         """−W μ_G with the running global mean, shape (…, C)."""
         return -(self.weight @ self.class_means.global_mean.unsqueeze(-1)).squeeze(-1)
 
-    def forward(self, features, targets=None):
+    def classify(self, z, targets):
         if not self.training:
-            return super().forward(features, targets)
-        features = self._checked(features, targets)
+            return super().classify(z, targets)
         if targets is None:
             raise ValueError("ImplicitETFHead needs targets in training mode (call .eval() to classify without them)")
-        return ImplicitLogits.apply(features, targets, self)
+        h, sums, counts = self._class_sums(z, targets)
+        weight, bias = self.step(over_processes(sums), over_processes(counts))
+        return h @ weight.to(z.dtype).mT + bias.to(z.dtype).unsqueeze(-2)
 
-    @torch.no_grad()
-    def solve(self, sums, counts):
-        """Take in the class sums (…, C, d) and counts (…, C) of a batch, and move to the nearest ETF of the running
-        means.
+    def _class_sums(self, z, targets):
+        """h, the sum of h over each class (…, C, d), and the number of samples in each (…, C)."""
+        C = self.num_classes
+        if targets.is_floating_point():
+            share = targets.to(z.dtype)  # of each sample in each class
+        else:
+            share = (targets.unsqueeze(-1) == torch.arange(C, device=z.device)).to(z.dtype)
+        share = share.expand(*z.shape[:-1], C)
+        counts = share.sum(-2)
+        if not targets.is_floating_point() and (radius := self._radius(z)) is not None:
+            flat, labels = z.reshape(-1, *z.shape[-2:]), targets.expand(z.shape[:-1]).reshape(-1, z.shape[-2])
+            h, sums = _fused.SphereSums.apply(flat, radius.view(*flat.shape[:-1], 1), labels, C, self.temperature)
+            return h.view(z.shape), sums.view(*z.shape[:-2], C, -1), counts
+        h = self.normalize(z)
+        return h, share.mT @ h, counts
 
-        Returns (W, b, chain) in the dtype of the sums; chain(grad_W, grad_b) is the gradient with respect to the sums,
-        by the chain rule backwards through every line of this function, or through b's μ_G alone where grad_W is None.
-        Raises ValueError for sums that are not finite; nothing moves then.
+    def step(self, sums, counts):
+        """Class sums (…, C, d) and counts (…, C) of a batch → running means → nearest ETF → W (…, C, d), b (…, C).
+
+        Differentiable in the sums. Raises ValueError for sums that are not finite; nothing moves then.
         """
-        checks.finite("features", sums)  # before anything moves
-        C, state = self.num_classes, self.class_means
-        xp, take = _polar.backend(self.frame)
-        sums, counts, prox = take(sums), take(counts), take(self.frame)
-        means, alpha, global_mean = state.update(sums, counts)
-        norm = xp.sqrt((means * means).sum(axis=(-2, -1), keepdims=True))
+        if not _polar.transformed():
+            checks.finite("features", sums)  # before anything moves
+            sums, counts = self._begin(sums, counts)
+        wide = torch.float64 if self.num_classes < _polar.MANY_CLASSES else sums.dtype
+        means, global_mean = self.class_means(sums.to(wide), counts.to(wide))
+        norm = torch.linalg.vector_norm(means, dim=(-2, -1), keepdim=True)
         # Means that are equal, but for rounding, count as zero: then U* = U_prox, and no gradient comes through U*.
-        norm[norm <= 100 * torch.finfo(self.frame.dtype).eps * self.temperature * math.sqrt(C)] = math.inf
-        means = means / norm
-        if state.step == 1:
-            self.frame.copy_(nearest.start_frame(torch.as_tensor(means).to(self.frame.dtype), self.frame))
-            prox = take(self.frame)
-        solution = nearest.Solution(means, prox, self.delta)
-        self.frame.copy_(torch.as_tensor(solution.u))
-        weight = math.sqrt(C / (C - 1)) * nearest.centred(solution.u).mT
-        bias = -(weight @ global_mean[..., None])[..., 0]
+        tau = self.temperature.detach()[..., None, None] if isinstance(self.temperature, nn.Parameter) else self.temperature
+        nothing = norm <= 100 * torch.finfo(self.frame.dtype).eps * math.sqrt(self.num_classes) * tau
+        means = means / norm.masked_fill(nothing, math.inf)
+        self._start(means.detach().to(self.frame.dtype))
+        u = nearest.nearest_etf(means, self.frame.clone(), self.delta, check=False)
+        self.frame.copy_(u.detach())
+        weight = etf.of_frame(u if self.backprop_through_etf else u.detach()).mT
+        return weight, -(weight * global_mean.unsqueeze(-2)).sum(-1)
 
-        def chain(grad_weight, grad_bias):
-            grad_bias = take(grad_bias)
-            total = counts.sum(axis=-1)[..., None]
-            grad_mean = -(grad_bias[..., None, :] @ weight)[..., 0, :]  # b = −W μ_G
-            if grad_weight is None:
-                return torch.as_tensor(xp.zeros_like(sums) + (grad_mean / total)[..., None, :])
-            # W = √(C/(C−1)) (U P)ᵀ; then U*(H̃); then H̃ = H̄/‖H̄‖; then the running average, and the centring
-            grad_weight = take(grad_weight) - grad_bias[..., None] * global_mean[..., None, :]
-            grad_frame = math.sqrt(C / (C - 1)) * nearest.centred(grad_weight.mT)
-            grad_means = solution.vjp(grad_frame)
-            inner = (grad_means * means).sum(axis=(-2, -1), keepdims=True)
-            grad_means = ((grad_means - inner * means) * (alpha[..., None, :] / norm)).mT
-            grad_mean = grad_mean - grad_means.sum(axis=-2)
-            return torch.as_tensor(grad_means / xp.clip(counts, 1, None)[..., None] + (grad_mean / total)[..., None, :])
+    def _start(self, means):
+        """In the first step the frame is the solution without proximal term (Section 3.3, Markou et al. 2024)."""
+        first = self.class_means.step == 1
+        if _polar.transformed():
+            self.frame.copy_(torch.where(first, nearest.start_frame(means, self.frame), self.frame))
+        elif first:
+            self.frame.copy_(nearest.start_frame(means, self.frame))
 
-        return torch.as_tensor(weight), torch.as_tensor(bias), chain
+    def _begin(self, sums, counts):
+        """Puts the state back to where the present step began, if it has begun, and adds what was gathered in it.
+
+        A step begins with a call outside `gather`, or the first one inside; a call during a backward pass is one that
+        torch.utils.checkpoint makes again.
+        """
+        state = [*self.class_means.buffers(), self.frame]
+        again = torch._C._current_graph_task_id() != -1
+        if self._begun and (again or self._gathering):
+            before, earlier, last = self._begun
+            if not again:
+                earlier = last if earlier is None else tuple(a + b for a, b in zip(earlier, last))
+            elif not torch.allclose(sums, last[0], rtol=1e-3, atol=1e-3 * self.num_classes):
+                raise RuntimeError("only the last call of an implicit head can be computed again by a checkpoint")
+            for tensor, value in zip(state, before):
+                tensor.copy_(value)
+        else:
+            before, earlier = [tensor.clone() for tensor in state], None
+        self._begun = before, earlier, (sums.detach(), counts)
+        return (sums, counts) if earlier is None else (sums + earlier[0], counts + earlier[1])
+
+    @contextlib.contextmanager
+    def gather(self):
+        """Calls inside count as one step, with the samples of all of them: micro-batches of one step of the optimiser.
+
+        The k-th call uses the class means of the first k micro-batches, with the gradient through its own samples; the
+        state at the end is that of one call with all.
+
+        >>> head, z, labels = ImplicitETFHead(8, 4), torch.randn(20, 8), torch.arange(20) % 4
+        >>> with head.gather():
+        ...     for part in range(2):
+        ...         logits = head(z[10 * part :][:10], labels[10 * part :][:10])
+        >>> int(head.class_means.step)
+        1
+        """
+        self._begun, self._gathering = None, True
+        try:
+            yield self
+        finally:
+            self._gathering = False
 
 
 class ClassMeans(nn.Module):
@@ -212,66 +415,121 @@ class ClassMeans(nn.Module):
 
     Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a
     centred mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C),
-    global_mean (…, d), seen (…, C), step.
+    global_mean (…, d), of the last batch alone where `last` is set, seen (…, C), step.
     """
 
-    def __init__(self, dim, num_classes, batch_shape=(), alpha=None):
+    def __init__(self, dim, num_classes, batch_shape=(), alpha=None, last=False):
         super().__init__()
         if alpha is not None:
             checks.positive("alpha", alpha)
             if alpha > 1:
                 raise ValueError(f"alpha must be at most 1, got {alpha!r}")
-        self.alpha = alpha
+        self.alpha, self.last = alpha, last
         self.register_buffer("means", torch.zeros(*batch_shape, dim, num_classes))
         self.register_buffer("global_mean", torch.zeros(*batch_shape, dim))
         self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    @torch.no_grad()
-    def update(self, sums, counts):
-        """Take in a batch: sums (…, C, d) and counts (…, C) of each class, arrays of `polar.backend`.
-
-        Returns the new average (…, d, C), the weight (…, C) of the batch's class means in it, and the global mean of
-        the batch (…, d).
-        """
-        xp, take = _polar.backend(self.means)
-        means, average, seen = take(self.means), take(self.global_mean), take(self.seen)
-        global_mean = sums.sum(axis=-2) / counts.sum(axis=-1)[..., None]
-        batch = sums / xp.clip(counts, 1, None)[..., None] - global_mean[..., None, :]
-        step = int(self.step.add_(1))
-        alpha = self.alpha or max(2 / (step + 1), 1e-4)
+    def forward(self, sums, counts):
+        """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
+        self.step.add_(1)
+        alpha = float(self.alpha) if self.alpha else (2 / (self.step + 1)).clamp(min=1e-4)
+        present = counts > 0
+        global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
+        batch = sums / counts.masked_fill(~present, 1).unsqueeze(-1) - global_mean.unsqueeze(-2)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
-        present = xp.clip(counts, 0, 1)
-        weight = present * (1 - (1 - alpha) * seen)
-        means = means + weight[..., None, :] * (batch.mT - means)
-        self.means.copy_(torch.as_tensor(means))
-        self.global_mean.copy_(torch.as_tensor(average + alpha * (global_mean - average)))
-        self.seen.copy_(torch.as_tensor(seen + present))
-        return means, weight, global_mean
+        weight = present * (1 - (1 - alpha) * self.seen).to(sums.dtype)
+        means = torch.lerp(self.means.to(sums.dtype), batch.mT, weight.unsqueeze(-2))
+        self.means.copy_(means.detach())
+        self.global_mean.lerp_(global_mean.detach().to(self.means.dtype), 1.0 if self.last else alpha)
+        self.seen.logical_or_(present)
+        return means, global_mean
+
+
+class CosineHead(Head, name="cosine", label="cosine classifier", colour="#000000", dash="longdashdot"):
+    """A cosine classifier for any d ≥ 1: logits τ·⟨x/(1+‖x‖), w_c/‖w_c‖⟩, with the gradient through both lengths (the
+    classifier of the APA paper's code; its Table 2 has τ = 16 or a learnt one).
+
+    squashed: False for the plain cosine, x/‖x‖ in the place of x/(1+‖x‖).
+
+    >>> CosineHead(8, 4)(torch.zeros(1, 8))
+    tensor([[0., 0., 0., 0.]], grad_fn=<ViewBackward0>)
+    """
+
+    def __init__(self, dim, num_classes, temperature=16.0, *, squashed=True, generators=None, **common):
+        super().__init__(dim, num_classes, temperature, generators=generators, **common)
+        size = 1 / math.sqrt(self.dim)
+        start = lambda g: torch.empty(self.num_classes, self.dim).uniform_(-size, size, generator=g)
+        self.directions, self.squashed, self.bias = nn.Parameter(self._draw(generators, start)), squashed, None
+
+    @property
+    def weight(self):
+        return on_sphere(self.directions, 1.0)
+
+    def normalize(self, features):
+        if not self.squashed:
+            return super().normalize(features)
+        return features * (self._tau(features) / (1 + torch.linalg.vector_norm(features, dim=-1, keepdim=True)))
+
+    def _radius(self, z):
+        return None if self.squashed else super()._radius(z)
+
+
+def on_sphere(z, temperature):
+    """τ·z/‖z‖; zero for rows shorter than 1e-12."""
+    z = z / z.detach().abs().amax(-1, keepdim=True).clamp(min=1)  # the squares of very large numbers overflow
+    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    return z * (temperature / norm.masked_fill(norm < 1e-12, math.inf))
+
+
+def over_processes(tensor):
+    """The tensor, added up over all processes where there are several; so is its gradient."""
+    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if spread and torch.distributed.get_world_size() > 1:
+        return torch.distributed.nn.functional.all_reduce(tensor)
+    return tensor
 
 
 def _frames(head, frame, generators):
+    checks.classes(head.num_classes, head.dim, smallest_dim=head.num_classes - 1)
     checks.one_of("frame", frame, ("canonical", "haar"))
     if frame == "canonical":
-        return etf.canonical_frame(head.dim, head.num_classes)
-    return head._draw(generators, lambda g: etf.haar_frame(head.dim, head.num_classes, generator=g))
+        return etf.frame_of(head.dim, head.num_classes)
+    return head._draw(generators, lambda g: etf.frame_of(head.dim, head.num_classes, frame, g))
 
 
-HEADS = {"standard": LinearHead, "fixed": FixedETFHead, "implicit": ImplicitETFHead}
-
-# The heads of the guiding paper's comparisons, as they are called in results: a kind of HEADS and its options.
-VARIANTS = {
-    "standard": dict(head="standard"),
-    "fixed": dict(head="fixed"),
-    "implicit": dict(head="implicit"),
-    "implicit_without_ddn": dict(head="implicit", backprop_through_etf=False),  # Table 3's and Figure 15's other column
-    "fixed_haar": dict(head="fixed", frame="haar"),  # Figure 18
-    "standard_no_norm": dict(head="standard", normalized=False),  # Figure 17
+# The heads that the guiding paper compares, and its further comparisons.
+MAIN = ("standard", "fixed", "implicit")
+VARIANTS |= {
+    "implicit_without_ddn": Variant(  # Table 3's and Figure 15's other column
+        "implicit", "implicit, without DDN gradient", "#CC79A7", "dashdot", {"backprop_through_etf": False}
+    ),
+    "fixed_haar": Variant("fixed", "fixed ETF, Haar frame", "#56B4E9", "longdash", {"frame": "haar"}),  # Figure 18
+    "standard_no_norm": Variant(  # Figure 17
+        "standard", "standard, not normalised", "#E69F00", "longdashdot", {"normalized": False}
+    ),
 }
+PAPER = (*MAIN, "implicit_without_ddn", "fixed_haar", "standard_no_norm")
 
 
-def make(name, dim, num_classes, temperature=5.0, **options):
-    """The head that VARIANTS calls `name`; options: more of its constructor's."""
+def options_of(name: str, **options) -> dict:
+    """The options of a head that VARIANTS calls `name`, defaults and given ones. Raises ValueError for unknown ones.
+
+    >>> options_of("fixed_haar")["frame"]
+    'haar'
+    """
     checks.one_of("head", name, tuple(VARIANTS))
-    options = VARIANTS[name] | options
-    return HEADS[options.pop("head")](dim, num_classes, temperature, **options)
+    known = HEADS[VARIANTS[name].head].options
+    if unknown := [key for key in options if key not in known]:
+        raise ValueError(f"the head {name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return known | VARIANTS[name].options | options
+
+
+def make(name: str, dim: int, num_classes: int, temperature: float = 5.0, generators=None, **options) -> Head:
+    """The head that VARIANTS calls `name`; options: more of its constructor's, of which unknown ones are refused.
+
+    >>> make("fixed_haar", 16, 4).weight.shape
+    torch.Size([4, 16])
+    """
+    options = options_of(name, **options)
+    return HEADS[VARIANTS[name].head](dim, num_classes, temperature, generators=generators, **options)

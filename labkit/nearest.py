@@ -10,71 +10,121 @@ B = (2/√(C−1)) H̃ P + δ U_prox. Its solution is the polar factor of B.
 
 import functools
 import math
+import numbers
 
 import torch
 
 from labkit import _polar, checks, etf
 
 
-def nearest_etf(means, prox=None, delta=1e-3):
+def full_precision(function):
+    """function(…) as it is without autocast, whose half precision is not enough for the arithmetic here. The device is
+    that of the first tensor among the first two arguments.
+    """
+
+    @functools.wraps(function)
+    def inner(*arguments, **more):
+        device = next(a for a in arguments if isinstance(a, torch.Tensor)).device.type
+        if not torch.is_autocast_enabled(device):
+            return function(*arguments, **more)
+        with torch.autocast(device, enabled=False):
+            return function(*arguments, **more)
+
+    return inner
+
+
+def nearest_etf(
+    means: torch.Tensor, prox: torch.Tensor | None = None, delta: float = 1e-3, *, check: bool = True
+) -> torch.Tensor:
     """Orthonormal frame U* whose simplex ETF is nearest to the class means, shape (…, d, C); differentiable in means.
 
-    means: class means H̃ as columns, shape (…, d, C) with d ≥ C ≥ 2 and any leading batch dimensions. Centring is
-        part of the problem (P above); scaling is not: the paper divides by the Frobenius norm first, and δ is weighed
-        against that unit.
+    means: class means H̃ as columns, shape (…, d, C) with d ≥ C−1 and any leading batch dimensions. Centring is part of
+        the problem (P above); scaling is not: the paper divides by the Frobenius norm first, and δ is weighed against
+        that unit.
     prox: orthonormal frame U_prox, shape (…, d, C); a constant of the problem. When omitted it is the solution without
         the proximal term, `start_frame(means)`, which is what the paper does in the first step.
     delta: proximal coefficient δ > 0. With δ = 0 only the ETF is determined, not its frame: the result is then U*P,
-        which gives the same ETF, takes no prox, needs d ≥ C−1 only, and class means that span C−1 dimensions.
+        which gives the same ETF, takes no prox, and needs class means that span C−1 dimensions.
+    check: False leaves out the checks of values, for a caller that has made them.
+
+    In d = C−1 dimensions there are no C orthonormal columns. The problem is then that of V = UQ, with Q the basis of the
+    zero-sum vectors (`etf.simplex_basis`) and V orthonormal, and frames, given and returned, are VQᵀ, that is U P.
 
     The classifier weights are `etf.simplex_etf(C, frame=U).mT`. Means that are all equal give `prox` back. The inner
     work is in float64, in float32 for large matrices that are not float64; the result has the dtype of `means`. The
-    gradient is the exact implicit one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU); it can be
-    taken once: a second derivative raises RuntimeError. Raises TypeError for means that are not floating point,
-        ValueError for other bad input.
+    gradient is the exact implicit one (Proposition 1, reduced to the C×C equation S X + X S = UᵀY − YᵀU), and can be
+    differentiated in its turn. Raises TypeError for means that are not floating point, ValueError for other bad input,
+    such as a prox that is not orthonormal.
+
+    >>> means = torch.tensor([[1.0, -0.4, -0.6], [0.1, 0.8, -0.9], [0.0, 0.1, -0.1]])
+    >>> weight = etf.simplex_etf(3, frame=nearest_etf(means)).mT
+    >>> weight @ weight.mT  # a simplex ETF: cosines of −1/2
+    tensor([[ 1.0000, -0.5000, -0.5000],
+            [-0.5000,  1.0000, -0.5000],
+            [-0.5000, -0.5000,  1.0000]])
     """
-    _check_means(means, spare=delta == 0)
-    if delta == 0 and not isinstance(delta, bool):
+    determined = not isinstance(delta, bool) and isinstance(delta, numbers.Real) and delta == 0
+    if check and not _polar.transformed():
+        _check_means(means)
+        if determined:
+            if prox is not None:
+                raise ValueError("prox has no part in the problem with delta=0; leave it out, or give delta > 0")
+        else:
+            checks.positive("delta", delta)
         if prox is not None:
-            raise ValueError("prox has no part in the problem with delta=0; leave it out, or give delta > 0")
-        checks.finite("means", means)
-        return _Determined.apply(means)
-    checks.positive("delta", delta)
-    if prox is None:
+            _check_prox(prox, means)
+    if prox is None and not determined:
         prox = start_frame(means.detach())
-    else:
-        checks.floating("prox", prox)
-        if (
-            prox.ndim > means.ndim
-            or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1]))
-            or (prox.shape[-2:] != means.shape[-2:])
-        ):
+    return _solve(means, prox, delta, determined)
+
+
+@full_precision
+def _solve(means, prox, delta, determined):
+    d, C = means.shape[-2:]
+    single = means.dtype != torch.float64 and C >= _polar.MANY_CLASSES
+    # B is formed in float64 whatever follows: the small second term must not lose its digits in the first.
+    b = centred(means.double()) * (2 / math.sqrt(C - 1))
+    if prox is not None:
+        b = b + prox.detach().double() * float(delta)
+    if d >= C and not determined:
+        return _polar.Polar.apply(b, single)[0].to(means.dtype)
+    basis = etf.simplex_basis(C, torch.float64, means.device)
+    u, _, singular = _polar.Polar.apply(b @ basis, single)
+    if determined and not _polar.transformed() and singular is not None:  # products refuse what is nearly singular
+        condition = float((singular.amax(-1) / singular.amin(-1)).max())
+        if not condition < 0.1 / torch.finfo(means.dtype).eps:
             raise ValueError(
-                f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}"
+                f"with delta=0 the class means must span C−1 = {C - 1} dimensions after centring, or the nearest ETF is "
+                f"not unique; their condition number is {condition:.1e}. Use delta > 0"
             )
-        checks.finite("prox", prox)
-    checks.finite("means", means)
-    return _Nearest.apply(means, prox, delta)
+    return (u.double() @ basis.mT).to(means.dtype)
 
 
-def start_frame(means, start=None):
+def start_frame(means: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
     """A solution of the problem without proximal term (Eq. 6): of all of them, the one nearest to `start`.
 
     means: (…, d, C) as above. start: orthonormal frame (…, d, C), canonical when omitted. Returns (…, d, C), detached.
 
-    Without δ only V = UQ is determined, V = polar(H̃Q) with Q the basis of the zero-sum vectors; the last direction
-    of U, along 1/√C, is free. The limit δ → 0 of the proximal problem picks the part of start·1/√C orthogonal to V.
+    Without δ only V = UQ is determined, V = polar(H̃Q) with Q the basis of the zero-sum vectors; the last direction of
+    U, along 1/√C, is free. The limit δ → 0 of the proximal problem picks the part of start·1/√C orthogonal to V. With
+    d = C−1 there is no such direction, and the result is VQᵀ.
+
+    >>> start_frame(torch.tensor([[2.0, -2.0], [0.0, 0.0]])).abs()  # V = (1, 0)ᵀ; the free direction is (0, 1)ᵀ
+    tensor([[0.7071, 0.7071],
+            [0.7071, 0.7071]])
     """
-    _check_means(means)
-    checks.finite("means", means)
+    if not _polar.transformed():
+        _check_means(means)
     d, C = means.shape[-2:]
     if start is None:
-        start = etf.canonical_frame(d, C)
+        start = etf.frame_of(d, C)
     with torch.no_grad():
         wide, start = means.double(), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
         rounding = 50 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide)
         v = _completed_polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
+        if d == C - 1:
+            return (v @ basis.mT).to(means.dtype)
         last = start.sum(-1, keepdim=True) / math.sqrt(C)
         last = last - v @ (v.mT @ last)
         # Along 1/√C the start frame is free to follow `start`, unless that lies in the span of V.
@@ -85,7 +135,8 @@ def _completed_polar(matrix, aim, rounding):
     """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on
     the rest.
     """
-    if matrix.shape[-1] >= _polar.MANY_CLASSES and (found := _polar.polar_factor(matrix)):
+    many = matrix.shape[-1] >= _polar.MANY_CLASSES and not _polar.transformed()
+    if many and (found := _polar.polar_factor(matrix)):
         return found[0]
     left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
     known = (singular > rounding).to(matrix.dtype)
@@ -95,111 +146,28 @@ def _completed_polar(matrix, aim, rounding):
     return left @ right
 
 
-def plain(function):
-    """function(ctx, tensor, …) as it is without autocast, whose half precision is not enough for the arithmetic
-    here.
-    """
-
-    @functools.wraps(function)
-    def inner(ctx, tensor, *rest):
-        if not torch.is_autocast_enabled(tensor.device.type):
-            return function(ctx, tensor, *rest)
-        with torch.autocast(tensor.device.type, enabled=False):
-            return function(ctx, tensor, *rest)
-
-    return inner
-
-
-class _Nearest(torch.autograd.Function):
-    @staticmethod
-    @plain
-    def forward(ctx, means, prox, delta):
-        _, take = _polar.backend(means)
-        ctx.solution = Solution(take(means), take(prox), delta)
-        ctx.save_for_backward(means)
-        return torch.as_tensor(ctx.solution.u).to(means.dtype)
-
-    @staticmethod
-    @plain
-    def backward(ctx, grad):
-        def vjp(grad):
-            return torch.as_tensor(ctx.solution.vjp(take(grad))).to(grad.dtype)
-
-        (means,) = ctx.saved_tensors
-        _, take = _polar.backend(means)
-        return Once.apply("nearest_etf", vjp, grad, means), None, None
-
-
-class _Determined(torch.autograd.Function):
-    """U* P of the problem without δ: V Qᵀ with V = polar(H̃ Q) and Q the basis of the zero-sum vectors."""
-
-    @staticmethod
-    @plain
-    def forward(ctx, means):
-        _, take = _polar.backend(means)
-        basis = take(etf.simplex_basis(means.shape[-1], torch.float64, means.device))
-        ctx.factor, ctx.basis = _polar.factor(take(means) @ basis), basis
-        limit = 0.1 / torch.finfo(means.dtype).eps
-        if not ctx.factor.condition < limit:
-            raise ValueError(
-                f"with delta=0 the class means must span C−1 = {means.shape[-1] - 1} dimensions after centring, or the "
-                f"nearest ETF is not unique; their condition number is {ctx.factor.condition:.1e}. Use delta > 0"
-            )
-        ctx.save_for_backward(means)
-        return torch.as_tensor(ctx.factor.u @ basis.mT).to(means.dtype)
-
-    @staticmethod
-    @plain
-    def backward(ctx, grad):
-        def vjp(grad):
-            return torch.as_tensor(ctx.factor.vjp(take(grad) @ ctx.basis) @ ctx.basis.mT).to(grad.dtype)
-
-        (means,) = ctx.saved_tensors
-        _, take = _polar.backend(means)
-        return Once.apply("nearest_etf", vjp, grad, means)
-
-
-class Once(torch.autograd.Function):
-    """compute(grad), tied to inputs so that a further derivative raises.
-
-    torch's `once_differentiable` is silent, and so wrong, where grad is a constant or another path leads to the input.
-    """
-
-    @staticmethod
-    def forward(ctx, name, compute, grad, *inputs):
-        ctx.name = name
-        return compute(grad)
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise RuntimeError(f"{ctx.name} can be differentiated once only; its second derivative is not implemented")
-
-
-class Solution:
-    """U* = polar(B) and its vector-Jacobian product; means, prox: arrays (…, d, C) of one `polar.backend`."""
-
-    def __init__(self, means, prox, delta):
-        self.scale = 2 / math.sqrt(means.shape[-1] - 1)
-
-        def b(means, prox):
-            return self.scale * centred(means) + delta * prox
-
-        self.factor = _polar.factor(b(means, prox), lambda: b(means.double(), prox.double()))
-        self.u = self.factor.u
-
-    def vjp(self, grad):
-        """Gradient with respect to means from that with respect to U, both (…, d, C)."""
-        return self.scale * centred(self.factor.vjp(grad))
-
-
 def centred(columns):
     """columns · P, (…, d, C)."""
-    return columns - columns.sum(axis=-1, keepdims=True) / columns.shape[-1]  # mean() of NumPy costs three times sum()
+    return columns - columns.mean(-1, keepdim=True)
 
 
-def _check_means(means, spare=False):
-    """spare: whether d = C−1 will do."""
+def _check_means(means):
     checks.floating("means", means)
     if means.ndim < 2:
         raise ValueError(f"means must have shape (…, d, C), got {tuple(means.shape)}")
-    checks.classes(means.shape[-1], means.shape[-2], smallest_dim=means.shape[-1] - spare)
+    checks.classes(means.shape[-1], means.shape[-2], smallest_dim=means.shape[-1] - 1)
+    checks.finite("means", means)
+
+
+def _check_prox(prox, means):
+    checks.floating("prox", prox)
+    if (
+        prox.ndim > means.ndim
+        or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1]))
+        or prox.shape[-2:] != means.shape[-2:]
+    ):
+        raise ValueError(
+            f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}"
+        )
+    checks.finite("prox", prox)
+    etf.check_frame("prox", prox)

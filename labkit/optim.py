@@ -39,21 +39,29 @@ class AGD(torch.optim.Optimizer):
         W_l ← W_l − gain · (η/L) · s_l · ∇_l/‖∇_l‖_F        (norms for each kernel position of a convolution)
 
     params: weights of shape (…, out, in), or (out, in, k_h, k_w) for convolutions; start them with `agd_init_`. AGD has
-        no
-        rule for biases and other vectors: use layers without them (batch norm non-affine). One group of parameters.
-    gain: factor on the step; 10 in the guiding paper, 1 in AGD's own.
+        no rule for biases and other vectors: use layers without them (batch norm non-affine). G and η are those of all
+        groups of parameters together.
+    gain: factor on the step, for each group; 10 in the guiding paper, 1 in AGD's own.
     batch_dims: how many leading dimensions of every parameter are independent runs (seeds), each with its own G and η.
     Raises ValueError for gain ≤ 0 or a parameter that is neither shape.
+
+    >>> layer = torch.nn.Linear(3, 2, bias=False)
+    >>> optimizer = AGD([agd_init_(layer.weight)], gain=1.0)
+    >>> layer(torch.ones(1, 3)).square().sum().backward()
+    >>> optimizer.step()
     """
 
-    def __init__(self, params, gain=10.0, batch_dims=0):
-        checks.positive("gain", gain)
-        super().__init__(params, dict(gain=gain))
-        if len(self.param_groups) != 1:
-            raise ValueError(f"AGD couples all layers and takes one parameter group, got {len(self.param_groups)}")
+    def __init__(self, params, gain: float = 10.0, batch_dims: int = 0):
         self.batch_dims = batch_dims
-        for p in self.param_groups[0]["params"]:
-            _check_layer(p.shape, batch_dims)
+        super().__init__(params, dict(gain=gain))
+
+    def add_param_group(self, param_group):
+        """One more group of layers; η is that of all groups together, and so changes."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        checks.positive("gain", group["gain"])
+        for p in group["params"]:
+            _check_layer(p.shape, self.batch_dims)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -62,8 +70,8 @@ class AGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        group = self.param_groups[0]
-        layers = [p for p in group["params"] if p.grad is not None]
+        found = [(p, group["gain"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        layers = [p for p, _ in found]
         if not layers:
             return loss
         b = self.batch_dims
@@ -72,8 +80,8 @@ class AGD(torch.optim.Optimizer):
         # (…, 1, 1, positions) -> (…): the sum over kernel positions, one number for each run
         total = sum(s * n.flatten(b).sum(-1) for s, n in zip(scales, norms)) / len(layers)
         eta = torch.log((1 + torch.sqrt(1 + 4 * total)) / 2)
-        for p, s, n in zip(layers, scales, norms):
-            step = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-group["gain"] * s / len(layers))
+        for (p, gain), s, n in zip(found, scales, norms):
+            step = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-gain * s / len(layers))
             p.addcmul_(p.grad, step / n.clamp(min=1e-30))  # a gradient of zeros moves nothing
         return loss
 

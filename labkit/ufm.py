@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from labkit import checks, metrics
-from labkit.heads import HEADS
+from labkit import checks, heads, metrics
 from labkit.history import History, provenance, sample_margins
 from labkit.optim import AGD, agd_init_
 
@@ -29,7 +28,11 @@ class UFM:
     imbalance: r ≥ 1 makes class sizes fall exponentially, n_c ∝ r^(−c/(C−1)), so that the first class is r times as
         large as the last. Each size is a whole number within one of that rule, and they add up to N.
 
-    Raises ValueError for C < 2, d < C, N < C, r < 1, or so few samples that the last class would have less than one.
+    Raises ValueError for C < 2, N < C, r < 1, or so few samples that the last class would have less than one. Whether d
+    dimensions are enough is for the head to say: those of a simplex ETF need C−1.
+
+    >>> UFM(4, 40, 16, imbalance=8).class_sizes()
+    tensor([21, 11,  5,  3])
     """
 
     num_classes: int
@@ -38,8 +41,8 @@ class UFM:
     imbalance: float = 1.0
 
     def __post_init__(self):
-        checks.classes(self.num_classes, self.dim)
-        if not isinstance(self.num_samples, int) or self.num_samples < self.num_classes:
+        checks.classes(self.num_classes, self.dim, smallest_dim=1)
+        if not isinstance(self.num_samples, Integral) or self.num_samples < self.num_classes:
             raise ValueError(f"num_samples must be at least num_classes={self.num_classes}, got {self.num_samples!r}")
         checks.positive("imbalance", self.imbalance)
         if self.imbalance < 1:
@@ -107,16 +110,12 @@ class Trainer:
         head="standard",
         seeds=(0,),
         temperature=5.0,
-        delta=1e-3,
         gain=10.0,
-        frame="canonical",
-        backprop_through_etf=True,
         device="cpu",
-        alpha=None,
         batch_size=None,
-        normalized=True,
+        **options,
     ):
-        checks.one_of("head", head, tuple(HEADS))
+        options = heads.options_of(head, **options)
         if (
             not isinstance(seeds, Iterable)
             or not (seeds := list(seeds))
@@ -128,11 +127,6 @@ class Trainer:
         if batch_size is not None and batch_size not in range(1, n + 1):
             raise ValueError(f"batch_size must be None or an integer from 1 to num_samples={n}, got {batch_size!r}")
         self.spec, self.head_name, self.seeds, self.device = spec, head, [int(s) for s in seeds], device
-        options = {
-            "standard": {"normalized": normalized},
-            "fixed": {"frame": frame},
-            "implicit": {"frame": frame, "delta": delta, "alpha": alpha, "backprop_through_etf": backprop_through_etf},
-        }[head]
         self.settings = {
             "spec": asdict(spec),
             "head": head,
@@ -140,13 +134,15 @@ class Trainer:
             "temperature": temperature,
             "gain": gain,
             "batch_size": batch_size,
-            **options,
+            **{key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()},
         }
         # Features first, then the head, then batches, from one generator a seed: all heads start from the same
         # features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
-        self.head = HEADS[head](spec.dim, spec.num_classes, temperature, generators=generators, **options).to(device)
+        self.head = heads.make(
+            head, spec.dim, spec.num_classes, temperature, generators=generators, **options
+        ).to(device)
         self.features = torch.nn.Parameter(features.to(device))
         self.targets = spec.targets().to(device)
         self.batch_size, self._generators, self._rows_of_batch = batch_size, generators, None
@@ -173,12 +169,11 @@ class Trainer:
     def step(self):
         """One step of AGD on the cross entropy of all samples, or of a random batch of them."""
         features, targets = self.batch()
-        self.optimizer.zero_grad()  # before the head takes memory: see `_fused.ImplicitLogits`
+        self.optimizer.zero_grad()  # before the head takes memory
         logits = self.head(features, targets)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         (loss / targets.shape[-1]).backward()  # a sum over seeds: no run sees another
         self.optimizer.step()
-        self.head.after_step()
         self._rows_of_batch = None
         self.iteration += 1
 
@@ -242,22 +237,16 @@ def train_ufm(
     iterations=2000,
     seeds=(0,),
     temperature=5.0,
-    delta=1e-3,
     gain=10.0,
-    frame="canonical",
-    backprop_through_etf=True,
     log_at=None,
     device="cpu",
     progress=False,
-    alpha=None,
     batch_size=None,
-    normalized=True,
+    **options,
 ):
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 
-    spec: a `UFM`. head: "standard", "fixed" or "implicit". delta, alpha and backprop_through_etf concern the implicit
-        head, frame ("canonical" or "haar") the fixed and the implicit one, normalized the standard one (see
-        `LinearHead`).
+    spec: a `UFM`. head: a name in `heads.VARIANTS`; options: of that head, such as delta=1e-2 for "implicit".
     temperature: τ. gain: of AGD.
     log_at: iterations to measure at, iteration t being the state after t steps; `log_points(iterations)` when omitted.
     progress: a tqdm bar on stderr.
@@ -269,16 +258,17 @@ def train_ufm(
     sample's margin at the end. Features are measured as the head sees them, h = τ·z/‖z‖, and the global mean is that of
     the samples, which with imbalanced classes is not the mean of the class means. A seed's rows do not depend on the
     seeds beside it, beyond rounding. The settings hold seconds_per_step, without the measuring. Raises ValueError for
-    bad settings, FloatingPointError when the loss is not finite.
+    bad settings, an option that the head does not have among them, and FloatingPointError when the loss is not finite.
+
+    >>> train_ufm(UFM(4, 40, 16), "implicit", iterations=20, delta=1e-2).final()["accuracy"].item()
+    1.0
     """
     if not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
     wanted = set(log_points(iterations) if log_at is None else log_at) | {iterations}
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")
-    trainer = Trainer(
-        spec, head, seeds, temperature, delta, gain, frame, backprop_through_etf, device, alpha, batch_size, normalized
-    )
+    trainer = Trainer(spec, head, seeds, temperature, gain, device, batch_size, **options)
     stepping, start = 0.0, time.perf_counter()
     for t in tqdm(range(iterations + 1), desc=f"{head} head", disable=not progress, mininterval=0.5):
         if t in wanted:

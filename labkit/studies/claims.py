@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from labkit import etf
-from labkit.heads import HEADS
+from labkit.heads import MAIN
 from labkit.studies import sweep
 from labkit.ufm import classes_of
 
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
-MAIN = list(HEADS)
+MAIN = list(MAIN)
 
 
 def steps_to(frame, accuracy=1.0):

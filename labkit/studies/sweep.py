@@ -16,14 +16,17 @@ import joblib
 from tqdm import tqdm
 
 from labkit import checks, ufm
-from labkit.heads import VARIANTS
+from labkit.heads import HEADS, PAPER, VARIANTS
 from labkit.history import History
 
 SIZES = {"UFM-10": ufm.UFM_10, "UFM-100": ufm.UFM_100, "UFM-200": ufm.UFM_200, "UFM-1000": ufm.UFM_1000}
 
-# What a run is told apart by, beside its model, head and seed; the defaults are those of train_ufm.
+# What a run is told apart by, beside its model, head and seed; the defaults are those of train_ufm and the heads.
+HEAD_OPTIONS = ("delta", "alpha")  # only some heads have them
 OPTIONS = {
-    name: inspect.signature(ufm.train_ufm).parameters[name].default
+    name: HEADS["implicit"].options[name]
+    if name in HEAD_OPTIONS
+    else inspect.signature(ufm.train_ufm).parameters[name].default
     for name in ("iterations", "temperature", "delta", "alpha", "gain", "batch_size")
 }
 
@@ -160,9 +163,9 @@ def _attempt(k, run, device):
 
 
 def _train(run, device):
-    options = {key: run[key] for key in OPTIONS}
-    history = ufm.train_ufm(run["spec"], **VARIANTS[run["head"]], seeds=[run["seed"]], device=device, **options)
-    history.frame["head"] = history.margins["head"] = run["head"]
+    known = HEADS[VARIANTS[run["head"]].head].options
+    options = {key: run[key] for key in OPTIONS if key not in HEAD_OPTIONS or key in known}
+    history = ufm.train_ufm(run["spec"], run["head"], seeds=[run["seed"]], device=device, **options)
     history.margins["margin"] = history.margins["margin"].round(5)  # compresses to a third
     history.settings["run"] = _plain(run)
     return history
@@ -177,7 +180,7 @@ def main():
     parser = argparse.ArgumentParser(description="Train the paper's UFMs with all heads. Finished runs are skipped.")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, metavar="SIZE", help=", ".join(SIZES))
     parser.add_argument(
-        "--heads", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="HEAD", help=", ".join(VARIANTS)
+        "--heads", nargs="+", default=list(PAPER), choices=VARIANTS, metavar="HEAD", help=", ".join(VARIANTS)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), metavar="SEED")
     parser.add_argument("--iterations", type=int, default=OPTIONS["iterations"])

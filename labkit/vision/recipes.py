@@ -265,7 +265,7 @@ def main(arguments=None):
     )
     parser.add_argument("--preset", choices=PRESETS, default="guiding", help="settings to start from (%(default)s)")
     parser.add_argument(
-        "--head", nargs="+", choices=heads.VARIANTS, default=list(heads.HEADS), help="one or more heads (%(default)s)"
+        "--head", nargs="+", choices=heads.VARIANTS, default=list(heads.MAIN), help="one or more heads (%(default)s)"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one or more seeds (0 1 2 3 4)")
     parser.add_argument("--folder", required=True, help="where the runs are kept, each in a folder of its own")

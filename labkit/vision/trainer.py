@@ -214,7 +214,6 @@ class Trainer:
             self.optimizer, "step_was_skipped", False
         ):  # as scaled float16 gradients can make it
             self.schedule.step()
-        self.head.after_step()
 
     def _end_of_epoch(self, loss, seconds):
         self._average_buffers()

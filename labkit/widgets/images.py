@@ -5,7 +5,7 @@ import time
 
 import ipywidgets as widgets
 
-from labkit.heads import HEADS
+from labkit.heads import MAIN
 from labkit.history import History
 from labkit.plots.images import accuracies, best_probabilities, image_panels
 from labkit.studies import tables
@@ -14,7 +14,7 @@ from labkit.widgets.base import Explorer, log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
 
 
-def watch(settings, heads=tuple(HEADS), seed=0, *, root=None, every=2.0):
+def watch(settings, heads=MAIN, seed=0, *, root=None, every=2.0):
     """Train the heads side by side as `labkit.vision.recipes` does, and redraw the panels after about each `every`
     seconds.
 

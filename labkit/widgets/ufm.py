@@ -37,7 +37,8 @@ class Run:
         # As many samples of each class: the bound on the loss is for balanced classes.
         self.spec = ufm.UFM(num_classes, spec.num_samples // num_classes * num_classes, max(spec.dim, num_classes, 3))
         alpha = None if alpha == SCHEDULE else alpha
-        self.trainer = ufm.Trainer(self.spec, head, [seed], temperature, delta, gain, alpha=alpha)
+        options = {"delta": delta, "alpha": alpha} if head == "implicit" else {}
+        self.trainer = ufm.Trainer(self.spec, head, [seed], temperature, gain, **options)
         self._rows = {0: self._row()}
 
     @property
