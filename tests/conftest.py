@@ -3,11 +3,13 @@ browser.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+LONG = 300  # seconds, for what runs a notebook or a browser; pyproject.toml has the limit of all other tests
 
 
 def pytest_sessionstart(session):
@@ -15,6 +17,33 @@ def pytest_sessionstart(session):
     last.
     """
     session.add_marker(pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"))
+
+
+def pytest_collection_modifyitems(items):
+    """Which tests one worker does one after the other (pytest-xdist's loadgroup), and how long each may take.
+
+    A file stays together, as its tests share fixtures and a notebook's cells share a kernel. Whole notebooks, run
+    with other parameters, go to whoever is free.
+    """
+    for item in items:
+        alone = "test_runs_with_other_parameters" in item.name
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.nodeid.split("::")[0]))
+        if alone or item.path.suffix == ".ipynb" or "browser" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(LONG))
+
+
+@pytest.fixture
+def until():
+    """Wait until a condition holds, and fail where it does not within `seconds`: until(lambda: ..., "what is awaited")."""
+
+    def wait(condition, awaited, seconds=60, rest=0.002):
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                pytest.fail(f"waited {seconds} s for {awaited}")
+            time.sleep(rest)
+
+    return wait
 
 
 @pytest.fixture

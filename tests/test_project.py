@@ -1,10 +1,13 @@
 """The files around the library agree with each other, and `make` says plainly what is missing."""
 
+import email
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,7 +39,7 @@ def dependencies():
     """Everything pyproject.toml asks for: the library's dependencies and those of its extras."""
     extras = PROJECT["optional-dependencies"].values()
     found = bounds([*PROJECT["dependencies"], *(line for extra in extras for line in extra)])
-    found.pop("labkit")  # an extra that includes another
+    found.pop(PROJECT["name"])  # an extra that includes another
     return found
 
 
@@ -45,6 +48,7 @@ def dependencies():
 
 def test_version_is_the_same_everywhere():
     assert labkit.__version__ == PROJECT["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
 
 
 def test_conda_environment_has_the_dependencies_of_pyproject():
@@ -68,23 +72,141 @@ def test_constraints_pin_every_dependency_within_its_bounds():
         assert Requirement(name + bound).specifier.contains(version), f"{name}: {version} is not {bound}"
 
 
+# --- the installation ---------------------------------------------------------------------------------------------
+
+BASE = {"torch", "numpy", "pandas", "pyarrow", "tqdm"}
+CORE = sorted(path.stem for path in (ROOT / "labkit").glob("*.py") if path.stem != "__init__")
+# What `pip install .` leaves out, and what labkit uses of it; IPython comes with ipywidgets.
+EXTRAS = [
+    "plotly",
+    "ipywidgets",
+    "IPython",
+    "matplotlib",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "sklearn",
+    "PIL",
+    "joblib",
+    "pymanopt",
+    "mpmath",
+]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The distribution that pip would build and install, made of the files that git would commit."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("notebooks/", "tests/")):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, check=True, timeout=100)
+    (path,) = out.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_asks_for_the_core_only(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(wheel.read(name))
+    assert metadata["Name"] == "neural-collapse-lab"
+    wanted = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    assert {r.name for r in wanted if r.marker is None} == BASE
+    assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
+
+
+def test_the_wheel_carries_every_module_and_all_data(wheel):
+    found = set(wheel.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "labkit").rglob("*.py")}
+    stored = {
+        str(Path("labkit/stored", path.relative_to(ROOT / "data")))
+        for folder in ("paper", "results")
+        for path in (ROOT / "data" / folder).rglob("*")
+        if path.is_file()
+    }
+    assert modules | stored | {"labkit/py.typed"} == {name for name in found if ".dist-info/" not in name}
+
+
+def test_the_core_needs_no_extra(wheel, tmp_path):
+    """The wheel, unpacked, in a Python that finds none of the extras' packages: every module of the core, the README's
+    example, and stored results.
+    """
+    wheel.extractall(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in example.splitlines() if line]) <= 7
+    code = f"""
+import importlib, importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {EXTRAS!r} or name.startswith("pandas.plotting._matplotlib"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.path[:0] = [{str(tmp_path)!r}]
+import labkit
+assert labkit.__file__.startswith({str(tmp_path)!r}), labkit.__file__
+for name in {CORE!r}:
+    importlib.import_module("labkit." + name)
+{example}
+assert features.grad.abs().sum() > 0
+from labkit import studies
+from labkit.history import History
+assert len(History.load(studies.stored() / "results" / "ufm-10.parquet").frame)
+"""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    ],
+)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
 # --- make and CI --------------------------------------------------------------------------------------------------
 
 # The environment less what the make that runs these tests hands down, which would reach the make under test.
 ENV = {key: value for key, value in os.environ.items() if "MAKE" not in key and key not in ("MFLAGS", "PYTHON")}
 
 
-def test_ci_runs_the_test_commands_of_the_readme():
+def test_ci_checks_and_tests():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
-    assert commands[-2:] == ["make test", "make test-browser || make test-browser ARGS=--last-failed"]
+    assert commands[-3:] == ["make check", "make test", "make test-browser || make test-browser ARGS=--last-failed"]
     assert os.access(ROOT / ".ci/run", os.X_OK)
-    readme = (ROOT / "README.md").read_text()
-    assert re.search(r"^(\$ )?make test\b", readme, re.MULTILINE) and "`make test-browser`" in readme
 
 
 def test_make_lists_its_targets():
     listing = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, env=ENV, capture_output=True, text=True).stdout
     assert [line.split()[1] for line in listing.splitlines()] == TARGETS
+    explained = re.findall(r"^\| `make ([\w-]+)` \|", (ROOT / "docs/running.md").read_text(), re.MULTILINE)
+    assert set(explained) == set(TARGETS) - {"help"}
+
+
+def test_make_lab_opens_the_first_notebook():
+    printed = subprocess.run(
+        ["make", "-n", "lab", "READY=README.md"], cwd=ROOT, env=ENV, capture_output=True, text=True
+    ).stdout
+    (name,) = re.findall(r"jupyterlab (\S+)", printed)
+    assert (ROOT / name).is_file() and "--allow-root" in printed
 
 
 @pytest.fixture

@@ -47,15 +47,17 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 
 
 SETUP = """\
-# Installs labkit where it is missing, on Colab for one, and finds its data; elsewhere this does nothing.
-import importlib.util
+# Installs this course's labkit where it is missing, on Colab for one, and finds its data; elsewhere this does nothing.
+import sys
 
-if importlib.util.find_spec("labkit") is None:
-    %pip install -q "labkit[course] @ git+{address}"
+try:
+    from labkit.course import standalone
+except ImportError:  # another project is called labkit too, and may have been here first
+    sys.modules.pop("labkit", None)
+    %pip install -q "{name}[notebooks] @ git+{address}"
+    from labkit.course import standalone
 
 import torch
-
-from labkit.course import standalone
 
 standalone.enter()
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,15 +81,22 @@ def parameters(nb):
         raise NotebookError("The cell tagged `parameters` may hold only lines like NAME = literal.") from None
 
 
+def other_parameters(nb):
+    """{name: value}, other values of its parameters that the tests run a notebook with; its metadata holds them as
+    {"labkit": {"test_parameters": {...}}}.
+    """
+    return nb.metadata.get("labkit", {}).get("test_parameters", {})
+
+
 def figures(nb):
     """The outputs that hold a plotly figure, whether plotly showed it or it is a bundle with a display id."""
     return [out for cell in nb.cells for out in cell.get("outputs", []) if PLOTLY in out.get("data", {})]
 
 
 def setup_source():
-    """The first code cell of every notebook, with the address of the repository from pyproject.toml."""
+    """The first code cell of every notebook, with the name and the address of the project from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return SETUP.format(address=project["urls"]["Repository"]).rstrip()
+    return SETUP.format(name=project["name"], address=project["urls"]["Repository"]).rstrip()
 
 
 def add_setup(nb):
@@ -134,7 +143,8 @@ def execute(path, values=None, output=None):
 def tidy(nb):
     """Drop, in place, what differs between two runs and what is of use only while the kernel lives."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    ours = {"labkit": nb.metadata["labkit"]} if "labkit" in nb.metadata else {}
+    nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}} | ours)
     for cell in nb.cells:
         for key in ("papermill", "execution", "ExecuteTime"):
             cell.metadata.pop(key, None)
@@ -149,9 +159,8 @@ def tidy(nb):
         for out in cell.outputs:
             if WIDGET in out.get("data", {}):  # without a kernel it would be shown as an error
                 out.data = nbformat.from_dict({"text/plain": "(interactive: run this notebook to use it)"})
-    CoalesceStreamsPreprocessor().preprocess(
-        nb, {}
-    )  # a cell's text comes in pieces, by the time that passed between them
+    # A cell's text comes in pieces, by the time that passed between them.
+    CoalesceStreamsPreprocessor().preprocess(nb, {})
 
 
 def add_pictures(nb):

@@ -4,27 +4,30 @@ import os
 import shutil
 from pathlib import Path
 
+from labkit.studies import stored
+
 FOLDER = "labkit-course"
 
 
-def enter():
-    """Go where `../data` is what it is in a checkout: nowhere if it is there already, else to a new folder with a copy
-    beside it.
+def enter() -> None:
+    """Go where `../data` is what it is in a checkout: nowhere if it is there already, else to a new folder
+    labkit-course/notebooks, with a copy of the tables and results beside it.
 
-    The package carries the tables and results of data/; they are copied so that what notebooks write beside them harms
-    nothing.
+    It is a copy, so that what notebooks write harms nothing. What was written there before stays.
     Raises FileNotFoundError where labkit is neither in a checkout nor installed with its data.
+
+    >>> import os, tempfile
+    >>> before = os.getcwd()
+    >>> os.chdir(tempfile.mkdtemp())
+    >>> enter()
+    >>> os.path.exists("../data/paper/guiding-table1.csv")
+    True
+    >>> os.chdir(before)
     """
     if Path("../data/paper").is_dir():
         return
-    stored = Path(__file__).resolve().parents[1] / "stored"
-    if not stored.is_dir():  # an editable installation, or a checkout on the path
-        stored = stored.parents[1] / "data"
-    if not (stored / "paper").is_dir():
-        raise FileNotFoundError(f"labkit was installed without its data: there is no {stored}")
     here = Path(FOLDER, "notebooks")
     here.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(
-        stored, here.parent / "data", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "__pycache__")
-    )
+    no_code = shutil.ignore_patterns("*.py", "__pycache__")
+    shutil.copytree(stored(), here.parent / "data", dirs_exist_ok=True, ignore=no_code)
     os.chdir(here)

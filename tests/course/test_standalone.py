@@ -1,10 +1,10 @@
 """A notebook with no checkout around it finds the data that labkit was installed with."""
 
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from labkit import studies
 from labkit.course import standalone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,13 +32,6 @@ def test_alone_the_data_is_copied_once(monkeypatch, tmp_path):
 
 def test_without_data_it_says_so(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(standalone, "__file__", str(tmp_path / "labkit/standalone.py"))
+    monkeypatch.setattr(studies, "__file__", str(tmp_path / "labkit/studies/__init__.py"))
     with pytest.raises(FileNotFoundError, match="installed without its data: there is no .*data"):
         standalone.enter()
-
-
-def test_the_package_carries_every_file_of_data():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert settings["package-dir"] == {"labkit.stored": "data"} and "labkit.stored" in settings["packages"]
-    found = {path for pattern in settings["package-data"]["labkit.stored"] for path in (ROOT / "data").glob(pattern)}
-    assert {path for path in (ROOT / "data").rglob("*") if path.is_file()} == {path for path in found if path.is_file()}

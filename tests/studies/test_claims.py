@@ -122,7 +122,7 @@ def test_a_head_that_is_missing_is_named():
         claims.claims(runs("fixed", "UFM-10", 2))
 
 
-def test_the_readme_shows_the_table_of_the_stored_runs():
+def test_the_documentation_shows_the_table_of_the_stored_runs():
     table = claims.markdown(claims.claims(sweep.load(ROOT / "data" / "results" / "ufm").frame))
-    assert table in (ROOT / "README.md").read_text()
+    assert table in (ROOT / "docs/claims.md").read_text()
     assert re.fullmatch(r"(\|.*\|\n?)+", table)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from unittest import mock
 
@@ -121,15 +120,13 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, damage):
         sweep(GRID, tmp_path, jobs=1, progress=False)
 
 
-def test_kill_9_loses_the_run_in_progress_only(tmp_path):
+def test_kill_9_loses_the_run_in_progress_only(tmp_path, until):
     grid = "{'spec': [UFM(10, 300, 64)], 'head': ['standard'], 'seed': range(30), 'iterations': [150]}"
     code = f"from labkit.studies.sweep import sweep; from labkit.ufm import UFM; sweep({grid}, {str(tmp_path)!r}, jobs=1, progress=False)"
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("*.parquet"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until(lambda: len(list(tmp_path.glob("*.parquet"))) >= 2, "two runs")
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL  # it was still at work
+    assert process.wait(30) == -signal.SIGKILL  # it was still at work
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.parquet")}
     assert 2 <= len(stamps) < 30
     few = {"spec": [UFM(10, 300, 64)], "head": ["standard"], "seed": range(len(stamps) + 1), "iterations": [150]}

@@ -175,7 +175,7 @@ def test_interrupted_and_resumed_is_unbroken(tmp_path, head, optimizer, schedule
     assert len(checkpoints.saved(tmp_path / "broken")) == checkpoints.KEEP
 
 
-def test_killed_and_resumed_is_unbroken(tmp_path):
+def test_killed_and_resumed_is_unbroken(tmp_path, until):
     """kill -9 somewhere after the second epoch, then on: bit for bit the run that was never stopped."""
     whole = a_trainer(folder=tmp_path / "whole", **small_runs.KILLED).run()
     process = subprocess.Popen(
@@ -183,11 +183,11 @@ def test_killed_and_resumed_is_unbroken(tmp_path):
         cwd=Path(__file__).parent,
         env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[1])},
     )
-    while process.poll() is None and not (tmp_path / "killed" / "epoch-00002.checkpoint").exists():
-        time.sleep(0.002)
+    there = tmp_path / "killed" / "epoch-00002.checkpoint"
+    until(lambda: process.poll() is not None or there.exists(), "the second epoch")
     time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(30) == -signal.SIGKILL
     rows = len(History.load(tmp_path / "killed" / HISTORY).frame)  # readable, whenever the kill came
     resumed = a_trainer(folder=tmp_path / "killed", **small_runs.KILLED)
     assert 2 <= resumed.epoch < small_runs.KILLED["epochs"] and rows in (resumed.epoch + 1, resumed.epoch + 2)

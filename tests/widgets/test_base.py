@@ -155,7 +155,7 @@ def test_a_change_while_a_figure_is_computed_is_drawn_last(page):
     assert page == [bundle(compute(num_classes=4, angle=90, noise=0.0))]
 
 
-def test_changes_from_two_threads_end_on_the_last_state(page):
+def test_changes_from_two_threads_end_on_the_last_state(page, until):
     # JupyterLab handles widgets in a thread beside that of the cells (a "subshell")
     explorer = widgets.etf.NearestETFExplorer()
     compute, slow = explorer.figure, threading.Event()
@@ -173,10 +173,9 @@ def test_changes_from_two_threads_end_on_the_last_state(page):
     assert began.wait(10)
     two = threading.Thread(target=lambda: explorer.set(start=2))
     two.start()
-    while explorer.state["start"] != 2:
-        pass
+    until(lambda: explorer.state["start"] == 2, "the second change")
     slow.set()
-    one.join(), two.join()
+    one.join(30), two.join(30)
     assert page[-1] == bundle(compute(**explorer.state)) and explorer.state["start"] == 2
 
 
@@ -193,5 +192,5 @@ def test_many_changes_from_two_threads(page):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(30)
     assert page[-1] == bundle(explorer.figure(num_classes=3, angle=145, noise=0.0))
