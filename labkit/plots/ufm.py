@@ -1,36 +1,35 @@
-"""Figures of UFMs of several sizes side by side: convergence against the number of classes, imbalance, τ and d, memory.
+"""Figures of UFMs in training and of several sizes side by side, of imbalance, τ and d, of memory and time.
 
-They read the tables of `labkit.studies.sweep`: one row for each size, head (a variant), seed and iteration.
+Tables are those of a `History`, or of `labkit.studies.sweep` with a column size: one row for each head, seed and
+iteration.
 """
 
-import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from labkit import etf
-from labkit.plots.style import (
-    GREY,
-    LABELS,
-    METHODS,
-    ORANGE,
-    PURPLE,
-    SKY,
-    STYLES,
-    _decades,
-    _heads_in,
-    _layout,
-    _rgba,
-    _shift,
-    curve_traces,
-)
+from labkit.history import History
+from labkit.plots import style
+from labkit.plots.style import LABELS, LOG, bands, board, line, log_axis, looks, marks, panel, scale, short
+from labkit.plots.vectors import arrows, cloud, scene
 from labkit.ufm import classes_of
 
-LOG = {"loss", "excess", "nc1", "nc2", "nc3"}  # measures that span decades
+FIGURE_2 = ("loss", "cosine_margin", "margins", "nc1", "nc3", "equinorm_gap")
+METHODS = {  # ways to compute the nearest ETF and its gradient: (colour, marker)
+    "closed form": (style.GREEN, "circle"),
+    "closed form, no gradient": (style.SKY, "circle-open"),
+    "closed form, float64": (style.BLACK, "triangle-up"),
+    "trust region, cold": (style.VERMILION, "square"),
+    "trust region, warm": (style.ORANGE, "square-open"),
+    "Proposition 1, dense": (style.BLUE, "diamond"),
+    "SVD with autograd": (style.PURPLE, "x"),
+}
 
 
-def with_excess(frame, temperature=5.0):
+def with_excess(frame: pd.DataFrame, temperature: float = 5.0) -> pd.DataFrame:
     """The table with a column excess, the cross entropy above its bound; NaN where rounding leaves nothing above 0.
 
     For heads without normalised features, which have no bound, it is the cross entropy itself.
@@ -41,279 +40,169 @@ def with_excess(frame, temperature=5.0):
     return frame.assign(excess=excess.where(excess > 1e-9))
 
 
-def _below(height):
-    """A legend under panels that are so many pixels high together, clear of the title of their axis."""
-    return dict(orientation="h", y=-50 / height, yanchor="top", x=0.5, xanchor="center")
+def chosen(table: pd.DataFrame, heads: Sequence[str] | None) -> pd.DataFrame:
+    """The rows of these heads, of all where None."""
+    return table if heads is None else table[table["head"].isin(heads)]
 
 
-def by_size(frame, measures=("accuracy",), heads=None, last=None, title=None):
+def ranked(margins: pd.DataFrame, points: int = 300) -> list[dict]:
+    """Margins of each head against rank: a trace of the median over seeds at each share of the samples."""
+    traces = []
+    for head, look in looks(margins["head"]).items():
+        runs = [np.sort(run["margin"].to_numpy(float)) for _, run in margins[margins["head"] == head].groupby("seed")]
+        shares = np.linspace(0, 1, min(points, max(map(len, runs))))
+        median = np.median([np.interp(shares, np.linspace(0, 1, len(run)), run) for run in runs], axis=0)
+        traces.append(line(shares, median, *look))
+    return traces
+
+
+def run_panels(history: History, measures: Sequence[str], bounds: Mapping = {}, log_x=True, columns=3, title=None):
+    """Measures of a History, a panel each, for all its heads: medians over seeds, and their ranges as bands.
+
+    measures: columns of the table, "margins" for those of every sample at the end, or "equinorm_gap". bounds: {measure:
+    where a dashed line is drawn}. log_x: against iterations on a logarithmic axis, else against epochs. Accuracies and
+    NC4 before training may lie outside of their panels, which would otherwise show little else.
+    """
+    table = history.frame.assign(shown=history.frame["iteration"] + log_x)  # 0 has no place on a logarithmic axis
+    if "equinorm_gap" in measures:
+        table["equinorm_gap"] = (table["equinorm_means"] - table["equinorm_weights"]).abs()
+    across = log_axis(table["shown"]) | dict(title="iteration + 1") if log_x else dict(title="epoch")
+    panels = []
+    for letter, measure in zip("abcdefghijkl", measures):
+        name, bound = f"({letter}) {LABELS.get(measure, measure)}", bounds.get(measure)
+        if measure == "margins":
+            ranks = dict(title="share of samples", tickformat=".0%")
+            panels.append(panel(name, ranked(history.margins), ranks, {}, bound))
+            continue
+        up, trained = scale(measure, table[measure]), table.loc[table["iteration"] > 0, measure]
+        if measure in style.SHARES and len(trained) and not log_x:
+            room = 0.05 * (trained.max() - trained.min()) + 0.001
+            up["range"] = [trained.min() - room, trained.max() + room]
+        panels.append(panel(name, bands(table, "shown", measure), across | dict(title_standoff=4), up, bound))
+    return board(panels, columns, 120 + 230 * -(-len(panels) // columns), title)
+
+
+def ufm_panels(history: History, num_classes: int, temperature: float = 5.0, title=None) -> go.Figure:
+    """The six panels of Figure 2 (and 12–14) of Markou et al. 2024, from a History with one or more heads.
+
+    Cross entropy with its bound; mean cosine margin; the margin of every sample at the end, sorted; NC1; NC3; and the
+    difference between the equinorm measures of means and weights.
+    """
+    return run_panels(history, FIGURE_2, bounds_of(num_classes, temperature), title=title)
+
+
+def bounds_of(num_classes: int, temperature: float) -> dict[str, float]:
+    """What the cross entropy and the margins of a collapsed simplex ETF are.
+
+    >>> round(bounds_of(10, 5.0)["loss"], 4)
+    0.0342
+    """
+    margin = etf.cosine_margin_bound(num_classes)
+    return dict(loss=etf.cross_entropy_bound(num_classes, temperature), cosine_margin=margin, margins=margin)
+
+
+def curves(history: History, measure: str, bound: float | None = None, log_y=True, height=380, title=None):
+    """One measure of a History against iterations, all heads; `bound` draws a dashed line at a theoretical limit.
+
+    Raises ValueError for a table of several settings, as of a sweep, that would be drawn as one line.
+    """
+    table = history.frame.assign(shown=history.frame["iteration"] + 1)
+    up = log_axis([*table[measure], *([] if bound is None else [bound])]) if log_y else {}
+    across = log_axis(table["shown"]) | dict(title="iteration + 1")
+    name = "" if bound is None else f"dashed: the bound, {bound:.4g}"
+    traces = bands(table, "shown", measure)
+    part = panel(name, traces, across, up | dict(title=LABELS.get(measure, measure)), bound)
+    return board([part], 1, height, title)
+
+
+def by_size(frame: pd.DataFrame, measures=("accuracy",), heads=None, last: int | None = None, title=None):
     """Curves of training: a column of panels for each size, a row for each measure, all heads; Figure 3 with one row.
 
     frame: with a column size. heads: names, all when None. last: the last iteration drawn. Lines are medians over
     seeds, bands their range; iterations are on a logarithmic axis, and so are measures that span decades.
     """
-    frame = frame[frame["head"].isin(heads or STYLES)]
-    frame = with_excess(frame if last is None else frame[frame["iteration"] <= last])
-    frame = frame.assign(shown=frame["iteration"] + 1)
+    frame = with_excess(chosen(frame if last is None else frame[frame["iteration"] <= last], heads))
+    frame, panels = frame.assign(shown=frame["iteration"] + 1), []
     sizes = sorted(frame["size"].unique(), key=classes_of)
-    figure = make_subplots(
-        len(measures),
-        len(sizes),
-        column_titles=sizes,
-        shared_yaxes=True,
-        shared_xaxes=True,
-        horizontal_spacing=0.02,
-        vertical_spacing=0.06,
-    )
-    for row, measure in enumerate(measures, start=1):
-        for col, size in enumerate(sizes, start=1):
-            mine = frame[frame["size"] == size]
-            for head in _heads_in(frame):
-                if head in set(mine["head"]):
-                    first = row == 1 and head not in {t.legendgroup for t in figure.data}
-                    figure.add_traces(
-                        curve_traces(mine[mine["head"] == head], "shown", measure, head, legend=first), row, col
-                    )
-            figure.update_xaxes(
-                type="log",
-                dtick=1,
-                exponentformat="power",
-                row=row,
-                col=col,
-                title="iteration + 1" if row == len(measures) else None,
-            )
-            if measure in LOG:
-                figure.update_yaxes(
-                    type="log", exponentformat="power", dtick=_decades(frame[measure]), row=row, col=col
-                )
-        figure.update_yaxes(title=LABELS.get(measure, measure), row=row, col=1)
-    height = 230 * len(measures)
-    return _layout(figure, height + 170, title, headroom=True, legend=_below(height)).update_layout(
-        margin=dict(t=80, b=90)
-    )
+    for measure in measures:
+        up = (log_axis(frame[measure]) if measure in LOG else {}) | dict(title=LABELS.get(measure, measure))
+        for size in sizes:
+            across = log_axis(frame["shown"]) | dict(title="iteration + 1")
+            name = size if measure == measures[0] else ""
+            panels.append(panel(name, bands(frame[frame["size"] == size], "shown", measure), across, up))
+    return board(panels, len(sizes), 150 + 230 * len(measures), title, "xy", "below", (0.02, 18))
 
 
-def against(table, x, y, heads=None, x_title=None, y_title=None, log_x=True, log_y=True, title=None):
+def against(
+    table: pd.DataFrame, x: str, y: str, heads=None, x_title=None, y_title=None, log_x=True, log_y=True, title=None
+):
     """A number of each finished run against a setting, e.g. steps against C: the median over seeds, bars for the range.
 
-    table: columns head, x, y, one row for each run.
+    table: columns head, x, y, one row for each run. Raises ValueError where runs differ in more than head, seed and x.
     """
-    figure = go.Figure()
-    for head in _heads_in(table):
-        if heads and head not in heads:
-            continue
-        label, colour, dash = STYLES[head]
-        by = table[table["head"] == head].groupby(x)[y]
-        median = by.median()
-        spread = dict(type="data", symmetric=False, array=by.max() - median, arrayminus=median - by.min())
-        figure.add_scatter(
-            x=median.index,
-            y=median,
-            error_y=spread | dict(thickness=1, width=4),
-            mode="lines+markers",
-            name=label,
-            line=dict(color=colour, dash=dash, width=2),
-        )
-    figure.update_xaxes(title=x_title or x, type="log" if log_x else "linear", tickvals=sorted(table[x].unique()))
-    figure.update_yaxes(
-        title=y_title or LABELS.get(y, y),
-        type="log" if log_y else "linear",
-        **(dict(exponentformat="power", dtick=_decades(table[y])) if log_y else {}),
-    )
-    return _layout(
-        figure, 400, title, headroom=True, legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right")
-    )
+    table, traces = chosen(table, heads), []
+    for head, look in looks(table["head"]).items():
+        found = style.summary(table[table["head"] == head], x, y)
+        low, high = found["median"] - found["min"], found["max"] - found["median"]
+        ranges = dict(type="data", symmetric=False, array=short(high), arrayminus=short(low), thickness=1, width=4)
+        traces.append(line(found.index, found["median"], *look, mode="lines+markers", error_y=ranges))
+    across = dict(title=x_title or x, type="log" if log_x else "linear", tickvals=sorted(table[x].unique()))
+    up = (log_axis(table[y]) if log_y else {}) | dict(title=y_title or LABELS.get(y, y))
+    return board([panel("", traces, across, up)], 1, 400, title)
 
 
-def class_margins(margins, sizes_of_classes, by, heads=None, title=None):
+def class_margins(margins: pd.DataFrame, sizes_of_classes: Mapping, by: str, heads=None, title=None) -> go.Figure:
     """Mean cosine margin of each class at the end, from the largest class to the smallest: a panel for each value of
     `by`.
 
     margins: columns head, seed, sample, margin and `by`. sizes_of_classes: {value of by: class sizes (C,)}; samples are
     sorted by class. Lines are medians over seeds, bands their range; dashed is the margin of a collapsed simplex ETF.
     """
-    values = list(sizes_of_classes)
-    titles = [f"{by} {v:g}" for v in values]
-    figure = make_subplots(1, len(values), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
-    for col, value in enumerate(values, start=1):
-        counts = np.asarray(sizes_of_classes[value])
-        mine = margins[margins[by] == value]
+    panels, margins = [], chosen(margins, heads)
+    for value, counts in sizes_of_classes.items():
+        counts, mine = np.asarray(counts), margins[margins[by] == value]
         mine = mine.assign(shown=np.repeat(np.arange(len(counts)), counts)[mine["sample"].astype(int)])
         per_class = mine.groupby(["head", "seed", "shown"], as_index=False)["margin"].mean()
-        for head in [h for h in _heads_in(per_class) if not heads or h in heads]:
-            figure.add_traces(
-                curve_traces(per_class[per_class["head"] == head], "shown", "margin", head, legend=col == 1), 1, col
-            )
-        figure.add_hline(
-            etf.cosine_margin_bound(len(counts)), line=dict(color=GREY, dash="dash", width=1), row=1, col=col
-        )
-        figure.update_xaxes(title="class, largest first", row=1, col=col)
-    figure.update_yaxes(title="mean cosine margin", row=1, col=1)
-    return _layout(figure, 420, title, headroom=True, legend=_below(250)).update_layout(margin=dict(t=80, b=90))
+        axes = dict(title="class, largest first"), dict(title="mean cosine margin")
+        traces, bound = bands(per_class, "shown", "margin"), etf.cosine_margin_bound(len(counts))
+        panels.append(panel(f"{by} {value:g}", traces, *axes, bound))
+    return board(panels, len(panels), 400, title, "y", "below", (0.02, 0))
 
 
-def memory(paper, ours, title=None):
-    """Memory of training by size and head, the paper's (GPU) and ours (the whole process on a CPU), in GB, side by
-    side.
+def memory(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
+    """Memory of training by size and head, in GB: the paper's, of a GPU, and ours, of the whole process on a CPU.
 
-    paper, ours: columns size, head, gigabytes (NaN where there is none), heads those of Table 3.
+    paper, ours: columns size, head, gigabytes (NaN where there is none). Each has an axis of its own: the two are not
+    the same quantity.
     """
-    figure = make_subplots(
-        1,
-        2,
-        subplot_titles=["paper, on a GPU (Table 3)", "labkit, whole process on a CPU"],
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-    )
-    sizes = sorted(set(paper["size"]), key=classes_of)
-    for col, table in enumerate((paper, ours), start=1):
-        for head in ("standard", "fixed", "implicit_without_ddn", "implicit_with_ddn"):
-            label, colour, _ = STYLES[head]
+    sizes, panels = sorted(set(paper["size"]), key=classes_of), []
+    for name, table in (("paper: memory of the GPU (Table 3)", paper), ("labkit: the whole process, on a CPU", ours)):
+        traces = []
+        for k, (head, look) in enumerate(looks(table["head"]).items()):
             found = table[table["head"] == head].set_index("size")["gigabytes"].reindex(sizes)
-            figure.add_bar(
-                x=sizes,
-                y=found,
-                name=label,
-                legendgroup=head,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-                marker=dict(color=_rgba(colour, 0.8), line=dict(color=colour, width=1)),
-            )
-        for size in table.loc[table["gigabytes"].isna(), "size"]:
-            figure.add_annotation(
-                x=size,
-                y=0,
-                yref="y domain" if col == 1 else "y2 domain",
-                xref="x" if col == 1 else "x2",
-                xanchor="left",
-                xshift=12,
-                yanchor="bottom",
-                text="N/A",
-                showarrow=False,
-                font_size=10,
-            )
-    figure.update_yaxes(type="log", dtick=1, exponentformat="none", ticksuffix=" GB", row=1, col=1)
-    figure.update_yaxes(type="log", dtick=1, row=1, col=2)
-    legend = dict(orientation="h", y=1.12, yanchor="bottom", x=0.5, xanchor="center")
-    return _layout(figure, 400, title, headroom=True, legend=legend).update_layout(margin_t=90)
+            there = np.arange(len(sizes)) + 0.14 * (k - (table["head"].nunique() - 1) / 2)
+            lowest, missing = table["gigabytes"].min(), found.isna().to_numpy()
+            symbol = ("circle", "diamond", "square", "triangle-up")[k % 4]
+            traces.append(marks(there, found, look.label, look.colour, 10, symbol))
+            nothing = dict(mode="text", text="N/A", textfont=dict(color=look.colour, size=10), showlegend=False)
+            if missing.any():
+                traces.append(line(there[missing], [lowest] * missing.sum(), f"{look.label}: N/A", **nothing))
+        across = dict(tickvals=list(range(len(sizes))), ticktext=sizes, range=[-0.5, len(sizes) - 0.5], zeroline=False)
+        panels.append(panel(name, traces, across, log_axis(table["gigabytes"], always=True) | dict(title="GB")))
+    return board(panels, 2, 420, title, legend="below", gaps=(0.09, 0))
 
 
-def curves(history, measure, bound=None, log_y=True, height=380, title=None):
-    """One measure of a History against iterations, all heads; `bound` draws a dashed line at a theoretical limit."""
-    figure = go.Figure()
-    table = _shift(history.frame)
-    for head in _heads_in(table):
-        figure.add_traces(curve_traces(table[table["head"] == head], "shown", measure, head))
-    if bound is not None:
-        figure.add_hline(
-            bound,
-            line=dict(color=GREY, dash="dash", width=1),
-            annotation_text=f"bound {bound:.4g}",
-            annotation_position="top left",
-        )
-    figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power")
-    figure.update_yaxes(
-        type="log" if log_y else "linear",
-        title=LABELS.get(measure, measure),
-        exponentformat="power",
-        dtick=_decades(table[measure]) if log_y else None,
-    )
-    return _layout(figure, height, title, legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"))
-
-
-def ufm_panels(history, num_classes, temperature=5.0):
-    """The six panels of Figure 2 (and 12–14) of Markou et al. 2024, from a History with one or more heads.
-
-    Cross entropy with its bound; mean cosine margin; the margin of every sample at the end, sorted; NC1; NC3; and the
-    difference between the equinorm measures of means and weights.
-    """
-    table = _shift(history.frame)
-    table["equinorm_gap"] = (table["equinorm_means"] - table["equinorm_weights"]).abs()
-    margin = etf.cosine_margin_bound(num_classes)
-    panels = [
-        ("loss", "log", etf.cross_entropy_bound(num_classes, temperature)),
-        ("cosine_margin", "linear", margin),
-        ("margins", None, margin),
-        ("nc1", "log", None),
-        ("nc3", "log", None),
-        ("equinorm_gap", "log", None),
-    ]
-    titles = [
-        "(a) cross entropy",
-        "(b) mean cosine margin",
-        "(c) margin of each sample at the end",
-        "(d) NC1",
-        "(e) NC3",
-        "(f) equinorm: |means − weights|",
-    ]
-    figure = make_subplots(2, 3, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.2)
-    for k, (measure, scale, bound) in enumerate(panels):
-        row, col = divmod(k, 3)
-        at = dict(row=row + 1, col=col + 1)
-        for head in _heads_in(table):
-            if measure == "margins":
-                figure.add_traces(_margin_traces(history.margins, head), rows=at["row"], cols=at["col"])
-            else:
-                figure.add_traces(
-                    curve_traces(table[table["head"] == head], "shown", measure, head, legend=k == 0),
-                    rows=at["row"],
-                    cols=at["col"],
-                )
-        if bound is not None:
-            figure.add_hline(bound, line=dict(color=GREY, dash="dash", width=1), **at)
-        if measure == "margins":
-            figure.update_xaxes(title="training example, sorted", **at)
-        else:
-            figure.update_xaxes(type="log", title="iteration + 1", dtick=1, exponentformat="power", **at)
-            figure.update_yaxes(
-                type=scale, exponentformat="power", dtick=_decades(table[measure]) if scale == "log" else None, **at
-            )
-    legend = dict(orientation="h", y=1.09, yanchor="bottom", x=0.5, xanchor="center")
-    return _layout(figure, 620, legend=legend, headroom=True)
-
-
-def _margin_traces(margins, head):
-    """Sorted margins of one head: the median over seeds at each rank."""
-    mine = margins[margins["head"] == head]
-    if mine.empty:
-        return []
-    ranked = np.sort(np.stack([group["margin"].to_numpy() for _, group in mine.groupby("seed")]), axis=1)
-    shown = np.unique(np.linspace(0, ranked.shape[1] - 1, 400).astype(int))  # a saved notebook stays small
-    label, colour, dash = STYLES[head]
-    return [
-        go.Scatter(
-            x=shown,
-            y=np.median(ranked, axis=0)[shown],
-            mode="lines",
-            name=label,
-            legendgroup=head,
-            showlegend=False,
-            line=dict(color=colour, dash=dash, width=2),
-        )
-    ]
-
-
-def bound_curve(class_counts=(10, 100, 1000), temperatures=None):
+def bound_curve(class_counts: Sequence[int] = (10, 100, 1000), temperatures=None) -> go.Figure:
     """The cross-entropy bound against temperature, one line for each number of classes (Yaras et al. 2022, Theorem
     1).
     """
-    temperatures = np.geomspace(1, 30, 60) if temperatures is None else temperatures
-    figure = go.Figure()
-    for C, colour in zip(class_counts, itertools.cycle([ORANGE, SKY, PURPLE, GREY])):  # not a head's colour
-        figure.add_scatter(
-            x=temperatures,
-            y=[etf.cross_entropy_bound(C, float(t)) for t in temperatures],
-            mode="lines",
-            name=f"C = {C}",
-            line=dict(color=colour, width=2),
-        )
-    figure.update_xaxes(type="log", title="temperature τ", tickvals=[1, 2, 5, 10, 20, 30])
-    figure.update_yaxes(type="log", title="smallest cross entropy", exponentformat="power")
-    return _layout(figure, 380)
+    taus = np.geomspace(1, 30, 60) if temperatures is None else temperatures
+    bounds = {f"C = {C}": [etf.cross_entropy_bound(C, float(t)) for t in taus] for C in class_counts}
+    figure = style.lines(taus, bounds, "temperature τ", "smallest cross entropy", height=380)
+    return figure.update_xaxes(tickvals=[1, 2, 5, 10, 20, 30], dtick=None)
 
 
-def costs(table, measure="milliseconds", height=430):
+def costs(table: pd.DataFrame, measure="milliseconds", height=430) -> go.Figure:
     """Time ("milliseconds") or memory ("peak_mib") of the nearest ETF against the number of classes, as Figures 5 and
     16 have it.
 
@@ -322,28 +211,48 @@ def costs(table, measure="milliseconds", height=430):
     """
     table = table.dropna(subset=measure).sort_values(["num_classes", "dim"])
     table = table.drop_duplicates(["method", "quantity", "num_classes"], keep="last")
-    quantities = [q for q in ("forward", "forward + backward") if q in set(table["quantity"])]
-    figure = make_subplots(1, len(quantities), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.04)
-    for method, (colour, symbol) in METHODS.items():
-        mine = {k: table[(table["method"] == method) & (table["quantity"] == q)] for k, q in enumerate(quantities, 1)}
-        mine = {k: rows for k, rows in mine.items() if len(rows)}
-        for k, rows in mine.items():
-            figure.add_scatter(
-                x=rows["num_classes"],
-                y=rows[measure],
-                mode="lines+markers",
-                name=method,
-                legendgroup=method,
-                showlegend=k == min(mine),
-                line=dict(color=colour, width=2),
-                marker=dict(symbol=symbol, size=8),
-                customdata=rows["dim"],
-                hovertemplate="C = %{x}, d = %{customdata}: %{y:.3g}",
-                row=1,
-                col=k,
-            )
-    figure.update_xaxes(type="log", title="classes C", tickvals=sorted(table["num_classes"].unique().tolist()))
-    figure.update_yaxes(type="log", dtick=_decades(table[measure]), exponentformat="power")
-    figure.update_yaxes(title={"peak_mib": "peak memory, MiB"}.get(measure, measure), row=1, col=1)
-    legend = dict(orientation="h", y=-0.22, yanchor="top", x=0.5, xanchor="center")
-    return _layout(figure, height, legend=legend).update_layout(margin_b=110)
+    title = {"peak_mib": "peak memory, MiB"}.get(measure, measure)
+    over = "C = %{x}, d = %{customdata}: %{y:.3g}"
+    unknown = {name: (style.GREY, "star") for name in table["method"]}
+    panels = []
+    for quantity in [q for q in ("forward", "forward + backward") if q in set(table["quantity"])]:
+        traces = []
+        for method, (colour, symbol) in (unknown | METHODS).items():
+            mine = table[(table["method"] == method) & (table["quantity"] == quantity)]
+            more = dict(mode="lines+markers", marker=dict(symbol=symbol, size=8), hovertemplate=over)
+            if len(mine):
+                traces.append(line(mine["num_classes"], mine[measure], method, colour, **more, customdata=mine["dim"]))
+        across = dict(type="log", title="classes C", tickvals=sorted(table["num_classes"].unique().tolist()))
+        panels.append(panel(quantity, traces, across, log_axis(table[measure]) | dict(title=title)))
+    return board(panels, len(panels), height, None, "y", "below", (0.04, 0))
+
+
+def training_panels(look, table, margins, points, targets, vectors, limit, bounds, title, height=440) -> go.Figure:
+    """A UFM in training: features and class vectors in space; cross entropy, margins of all samples, NC1 and NC3.
+
+    look: of the head. table: columns iteration, loss, nc1 and nc3. margins: (N,). points: (3, n) features with targets
+    (n,). vectors: (3, C). bounds: {measure: where its dashed line is}. All figures have the same axes, whatever the
+    step, but where a run leaves them.
+    """
+    steps, panels = table["iteration"] + 1, []
+    left, right, top, bottom = [0.46, 0.7], [0.77, 1], [0.6, 1], [0, 0.4]
+    for measure, at, usual in (
+        ("loss", (left, top), (bounds["loss"], 10)),
+        ("nc1", (left, bottom), (1e-8, 10)),
+        ("nc3", (right, bottom), (1e-8, 10)),
+    ):
+        text = "iteration + 1" if at[1] is bottom else ""
+        across = log_axis() | dict(range=[-0.05, 3.55], title=dict(text=text, standoff=3))
+        up = log_axis([*np.clip(table[measure], 1e-18, None), *usual], always=True)
+        dots = dict(mode="lines+markers", marker=dict(size=3, color=look.colour))
+        panels.append(
+            panel(LABELS[measure], [line(steps, table[measure], *look, **dots)], across, up, bounds.get(measure), at)
+        )
+    shown = np.sort(margins)[np.unique(np.linspace(0, len(margins) - 1, 100).astype(int))]
+    across = dict(title=dict(text="samples, sorted (%)", standoff=3))
+    up = dict(range=[min(-0.35, 1.1 * shown[0]), 1.12 * bounds["margins"]])
+    drawn = [line(np.linspace(0, 100, len(shown)), shown, *look)]
+    panels.insert(1, panel("margin of each sample", drawn, across, up, bounds["margins"], (right, top)))
+    data = [*arrows({"class vectors": vectors})[1:], cloud(points, targets)]
+    space = scene(limit, (1.25, 1.15, 0.7), ((0, 0.4), (0, 1)))
+    return board(panels, 2, height, title, legend=None, data=data, scene=space)

@@ -1,19 +1,36 @@
-"""Vectors, features and their cosines as plotly figures: arrows in a sphere, clouds of points, Gram matrices."""
+"""Vectors, features and their cosines as figures: arrows in a sphere, clouds of points, Gram matrices."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 
-from labkit.plots.style import CLASS_COLOURS, GREY, SKY, _layout
+from labkit.plots.style import CLASS_COLOURS, GREY, board, layout, panel, short
+
+EYE = (1.15, 1.0, 0.65)
+_GROUPS = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)]  # dash, symbol and width
 
 
-def project_3d(*groups):
+def scene(limit: float, eye: Sequence[float], domain=((0, 1), (0, 1)), **axis) -> dict:
+    """Three equal axes from −limit to limit, seen from `eye`, in a part of the figure."""
+    axis = dict(range=[-limit, limit], showticklabels=False, title="") | axis
+    camera, (x, y) = dict(eye=dict(zip("xyz", eye))), domain
+    return dict(domain=dict(x=x, y=y), xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=camera)
+
+
+def class_colour(c: int) -> str:
+    return CLASS_COLOURS[c % len(CLASS_COLOURS)]
+
+
+def project_3d(*groups: torch.Tensor) -> list[np.ndarray]:
     """Coordinates of several (d, C) groups in the three leading directions of the first: a list of (3, C) arrays.
 
     Three dimensions hold all of a centred group of up to four vectors; for more it is their best 3-D picture.
+
+    >>> project_3d(torch.eye(5))[0].shape
+    (3, 5)
     """
     groups = [g.detach().cpu().double() for g in groups]
     first = groups[0] - groups[0].mean(-1, keepdim=True)
@@ -25,134 +42,148 @@ def project_3d(*groups):
     return [np.vstack([s, np.zeros((3 - len(s), s.shape[1]))]) for s in shown]
 
 
-def vectors_3d(groups, height=480, title=None, sphere=True):
-    """Vectors as arrows from the origin, several groups together.
-
-    groups: {name: (3, C) array}. One colour for each class, one line style and marker for each group.
-    """
-    figure = go.Figure([*([_sphere()] if sphere else []), *arrows(groups)])
-    return _scene(figure, height, title, max(1.05, *(1.05 * np.abs(p).max() for p in groups.values())))
+def in_space(points: np.ndarray, mode: str, name: str, **more) -> dict:
+    """Points (3, n) as a trace."""
+    return dict(type="scatter3d", mode=mode, name=name, **dict(zip("xyz", short(points)))) | more
 
 
-def arrows(groups):
-    """The traces of `vectors_3d`, for each group one of all its vectors and one for the legend."""
-    styles, traces = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)], []
-    for (name, points), (dash, symbol, width) in zip(groups.items(), styles):
+def cloud(points: np.ndarray, targets, name: str = "features", size: float = 3, **more) -> dict:
+    """Points (3, n) in the colours of their classes, targets (n,)."""
+    marker = dict(size=size, color=[class_colour(c) for c in targets], line_width=0)
+    return in_space(points, "markers", name, marker=marker, text=[f"class {c}" for c in targets]) | more
+
+
+def arrows(groups: Mapping[str, np.ndarray]) -> list[dict]:
+    """Groups of vectors {name: (3, C)} as lines from the origin: for each a trace of all, and one for the legend."""
+    traces = []
+    for (name, points), (dash, symbol, width) in zip(groups.items(), _GROUPS):
         C = points.shape[1]
-        colours = np.repeat([CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(C)], 3).tolist()
-        traces.append(
-            go.Scatter3d(
-                x=[None],
-                y=[None],
-                z=[None],
-                mode="lines+markers",
-                name=name,
-                line=dict(color=GREY, dash=dash, width=width),
-                marker=dict(symbol=symbol, size=5, color=GREY),
-            )
-        )
-        x, y, z = (
-            np.stack([np.zeros_like(points), points, np.full_like(points, np.nan)], -1)
-            .reshape(3, -1)
-            .astype(np.float32)
-        )
-        traces.append(
-            go.Scatter3d(
-                x=x,
-                y=y,
-                z=z,
-                mode="lines+markers",
-                showlegend=False,
-                name=name,
-                text=np.repeat([f"class {c}" for c in range(C)], 3).tolist(),
-                line=dict(color=colours, dash=dash, width=width),
-                marker=dict(symbol=symbol, size=[0, 5, 0] * C, color=colours, opacity=1, line_width=0),
-            )
-        )
+        colours = np.repeat([class_colour(c) for c in range(C)], 3).tolist()
+        lines = np.stack([np.zeros_like(points), points, np.full_like(points, np.nan)], -1).reshape(3, -1)
+        ends = dict(symbol=symbol, size=[0, 5, 0] * C, color=colours, opacity=1, line_width=0)
+        text = np.repeat([f"class {c}" for c in range(C)], 3).tolist()
+        drawn = dict(line=dict(color=colours, dash=dash, width=width), marker=ends, text=text, showlegend=False)
+        listed = dict(line=dict(color=GREY, dash=dash, width=width), marker=dict(symbol=symbol, size=5, color=GREY))
+        traces += [
+            in_space(np.full((3, 1), None), "lines+markers", name, **listed),
+            in_space(lines, "lines+markers", name, **drawn),
+        ]
     return traces
 
 
-def features_3d(features, targets, vectors=None, height=480, title=None, limit=None):
-    """Features (N, 3) as points in the colours of their classes, and class vectors (3, C) as arrows."""
-    figure = go.Figure()
-    for c in sorted(set(np.asarray(targets).tolist())):
-        x, y, z = np.asarray(features)[np.asarray(targets) == c].T
-        figure.add_scatter3d(
-            x=x, y=y, z=z, mode="markers", name=f"class {c}", marker=dict(size=3, color=CLASS_COLOURS[c % 10])
-        )
-    if vectors is not None:
-        for c in range(vectors.shape[1]):
-            x, y, z = np.stack([np.zeros(3), vectors[:, c]], 1)
-            figure.add_scatter3d(
-                x=x,
-                y=y,
-                z=z,
-                mode="lines",
-                showlegend=False,
-                hoverinfo="skip",
-                line=dict(color=CLASS_COLOURS[c % 10], width=5),
-            )
-    return _scene(figure, height, title, limit or 1.05 * float(np.abs(features).max()))
+def sphere() -> dict:
+    """The unit sphere as one thin line over its meridians and parallels.
+
+    Not a surface: one that can be seen through wipes out, where several scenes lie side by side, what is drawn in front
+    of it, in the places of the arrows of the first.
+    """
+    down, round_ = np.linspace(0, math.pi, 21), np.linspace(0, 2 * math.pi, 41)
+    path = [(np.full(21, k * math.pi / 4), down[:: 1 if k % 2 == 0 else -1]) for k in range(8)]
+    for start, end in zip(down[0:15:5], down[5:20:5]):  # from the pole to the next parallel, and round it
+        path += [(np.zeros(6), np.linspace(start, end, 6)), (round_, np.full(41, end))]
+    u, v = (np.concatenate(part) for part in zip(*path))
+    points = np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)])
+    return in_space(points, "lines", "sphere", line=dict(color="#DCEAF4", width=1), showlegend=False, hoverinfo="skip")
 
 
-def _scene(figure, height, title, limit):
-    axis = dict(range=[-limit, limit], showticklabels=False, title="")
-    figure.update_layout(
-        scene=dict(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera_eye=dict(x=1.15, y=1.0, z=0.65))
-    )
-    _layout(figure, height, title, legend=dict(x=0, y=1))
-    return figure.update_layout(margin=dict(l=10, r=10, t=50 if title else 10, b=10))
+def space(data: list, limit: float, height: int, title: str | None = None, eye=EYE) -> go.Figure:
+    """A figure of one scene of three equal axes from −limit to limit."""
+    page = layout(height, title, 10, 10, scene=scene(limit, eye), legend=dict(x=0, y=1, itemsizing="constant"))
+    page["margin"] |= dict(l=10, r=10)
+    return go.Figure(dict(data=data, layout=page))
 
 
-def _sphere():
-    u, v = np.meshgrid(np.linspace(0, 2 * math.pi, 25, dtype=np.float32), np.linspace(0, math.pi, 13, dtype=np.float32))
-    return go.Surface(
-        x=np.cos(u) * np.sin(v),
-        y=np.sin(u) * np.sin(v),
-        z=np.cos(v),
-        opacity=0.08,
-        showscale=False,
-        colorscale=[[0, SKY], [1, SKY]],
-        hoverinfo="skip",
-        lighting=dict(ambient=1, diffuse=0, specular=0, fresnel=0),
-    )
+def vectors_3d(groups: Mapping[str, np.ndarray], height=480, title: str | None = None) -> go.Figure:
+    """Vectors as arrows from the origin, up to three groups together.
+
+    groups: {name: (3, C) array}. One colour for each class, one line style and marker for each group.
+    """
+    limit = max(1.05, *(1.05 * np.abs(points).max() for points in groups.values()))
+    return space([sphere(), *arrows(groups)], limit, height, title)
 
 
-def gram(vectors, height=380, title=None):
+def features_3d(features, targets, vectors=None, height=480, title=None, limit: float | None = None) -> go.Figure:
+    """Features (N, 3) as points in the colours of their classes, targets (N,), and class vectors (3, C) as arrows."""
+    features, targets, data = np.asarray(features), np.asarray(targets), []
+    for c in sorted(set(targets.tolist())):
+        marker = dict(size=3, color=class_colour(c), line_width=0)
+        data.append(in_space(features[targets == c].T, "markers", f"class {c}", marker=marker))
+    for c in range(0 if vectors is None else vectors.shape[1]):
+        ends = np.stack([np.zeros(3), vectors[:, c]], 1)
+        hidden = dict(showlegend=False, hoverinfo="skip")
+        data.append(in_space(ends, "lines", f"vector {c}", line=dict(color=class_colour(c), width=5), **hidden))
+    return space(data, limit or 1.05 * float(np.abs(features).max()), height, title)
+
+
+def gallery_3d(pictures: Mapping[str, np.ndarray], height=340) -> go.Figure:
+    """Several sets of vectors side by side, each (3, C) array as arrows in a unit sphere of its own: {title: array}."""
+    scenes = [([sphere(), *arrows({"": points})[1:]], title) for title, points in pictures.items()]
+    return side_by_side(scenes, 1.05, height, (0.95, 0.95, 0.6))
+
+
+def side_by_side(scenes: list[tuple[list, str]], limit: float, height: int, eye, bottom=0, **more) -> go.Figure:
+    """Scenes beside each other: (traces, title) each."""
+    data, words, axes = [], [], {}
+    for k, (traces, title) in enumerate(scenes):
+        name, left, right = f"scene{k + 1 if k else ''}", k / len(scenes), (k + 1) / len(scenes)
+        axes[name] = scene(limit, eye, ((left + 0.005, right - 0.005), (0, 1)))
+        data += [trace | dict(scene=name) for trace in traces]
+        word = dict(text=title, x=(left + right) / 2, y=1, yanchor="bottom", font=dict(size=14), showarrow=False)
+        words.append(word | dict(xref="paper", yref="paper", xanchor="center"))
+    page = layout(height, None, 30, bottom, annotations=words, **axes, **more)
+    page["margin"] |= dict(l=0, r=0)
+    return go.Figure(dict(data=data, layout=page))
+
+
+def heatmap(cosines, digits: int | None = None, **more) -> dict:
+    """Cosines (C, C) as a trace, red for −1 and blue for 1; with numbers of so many digits where given."""
+    kind = dict(type="heatmap", z=short(np.round(cosines, 6)), zmin=-1, zmax=1, colorscale="RdBu")
+    text = {} if digits is None else dict(texttemplate=f"%{{z:.{digits}f}}")
+    return kind | dict(colorbar=dict(title="cosine", outlinewidth=0, thickness=14)) | text | more
+
+
+def square(across="class", up: str | None = "class", number="", **more) -> tuple[dict, dict]:
+    """The axes (x, y) of a square picture of pairs, which begins at the top."""
+    every = dict(constrain="domain", showgrid=False, zeroline=False) | more
+    return every | dict(title=across), every | dict(title=up, autorange="reversed", scaleanchor=f"x{number}")
+
+
+def gram(vectors: torch.Tensor, height=380, title=None) -> go.Figure:
     """Pairwise cosines of the columns of (d, C) as a picture: 1 on the diagonal, −1/(C−1) off it for a simplex ETF."""
     unit = torch.nn.functional.normalize(vectors.detach().double(), dim=0)
     cosines = (unit.mT @ unit).cpu().numpy()
-    text = np.round(cosines, 2) if len(cosines) <= 10 else None
-    figure = go.Figure(
-        go.Heatmap(
-            z=cosines.round(6),
-            zmin=-1,
-            zmax=1,
-            colorscale="RdBu",
-            text=text,
-            texttemplate="%{text}" if text is not None else None,
-            colorbar=dict(title="cosine", outlinewidth=0),
+    return board([panel("", [heatmap(cosines, 2 if len(cosines) <= 10 else None)], *square())], 1, height, title)
+
+
+def grams(pictures: Mapping, across="class", up="class", height=340) -> go.Figure:
+    """Cosines as pictures side by side, {title: (C, C)}, on one scale from −1 (red) to 1 (blue)."""
+    panels = [
+        panel(
+            title, [heatmap(cosines, showscale=k == 0)], *square(across, None if k else up, k + 1 if k else "", dtick=1)
         )
-    )
-    figure.update_yaxes(autorange="reversed", title="class", scaleanchor="x", constrain="domain")
-    figure.update_xaxes(title="class", constrain="domain")
-    return _layout(figure, height, title)
+        for k, (title, cosines) in enumerate(pictures.items())
+    ]
+    return board(panels, len(panels), height, gaps=(0.07, 0))
 
 
-def gallery_3d(pictures, height=340):
-    """Several sets of vectors side by side, each (3, C) array as arrows in a unit sphere of its own: {title: array}."""
-    figure = make_subplots(
-        1,
-        len(pictures),
-        specs=[[{"type": "scene"}] * len(pictures)],
-        subplot_titles=list(pictures),
-        horizontal_spacing=0.01,
-    )
-    for k, points in enumerate(pictures.values(), start=1):
-        single = vectors_3d({"": points})
-        for trace in single.data:
-            trace.showlegend = False
-            figure.add_trace(trace, row=1, col=k)
-        figure.update_scenes(single.layout.scene, row=1, col=k)
-    figure.update_scenes(camera=dict(eye=dict(x=0.95, y=0.95, z=0.6)))
-    return _layout(figure, height).update_layout(margin=dict(l=0, r=0, t=30, b=0))
+def etf_panels(points: np.ndarray, gram: np.ndarray, title: str, height=430) -> go.Figure:
+    """Class vectors (3, C) in space, and the cosines (C, C) between them as numbers in colours."""
+    table = panel("cosines between class vectors", [heatmap(gram, 2)], *square(dtick=1), at=((0.56, 0.98), (0, 1)))
+    left = scene(max(1.0, np.abs(points).max()), (0.98, 0.88, 0.57), ((0, 0.5), (0, 1)), visible=False)
+    data = [sphere(), *arrows({"class vectors": points})]
+    return board([table], 1, height, title, legend=None, data=data, scene=left)
+
+
+def nearest_panels(groups: Mapping, margins: np.ndarray, bound: float, title: str, height=450) -> go.Figure:
+    """Groups of class vectors {name: (3, C)} in space, and the margin (C,) of each class mean beside the bound: the
+    largest that all could have.
+    """
+    colours, up = [class_colour(c) for c in range(len(margins))], [min(-0.1, 1.1 * margins.min()), 1.1 * bound]
+    bars = dict(type="bar", x=np.arange(len(margins)), y=short(margins), marker=dict(color=colours), showlegend=False)
+    axes = dict(title="class", dtick=1), dict(title="to the nearest ETF", range=up)
+    right = panel("cosine margin of each class mean", [bars], *axes, bound, ((0.69, 1), (0, 1)))
+    limit = max(1.0, *(np.abs(points).max() for points in groups.values()))
+    left = scene(limit, (0.98, 0.88, 0.57), ((0, 0.62), (0, 1)), visible=False)
+    listed = dict(x=0, y=1, font=dict(size=11))
+    data = [sphere(), *arrows(groups)]
+    return board([right], 1, height, title, legend=listed, data=data, scene=left, showlegend=True)

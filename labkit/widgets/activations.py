@@ -1,6 +1,5 @@
 """The interactive figure of APA and AGLU; `labkit.widgets.base` has what all explorers share."""
 
-import ipywidgets as widgets
 import numpy as np
 import torch
 
@@ -35,18 +34,9 @@ class APAExplorer(Explorer):
     def controls(self):
         return {
             "function": menu("function", ["AGLU", "APA"], "AGLU", "AGLU(z) = z · APA(z)"),
-            "initial": menu(
-                "20 initial draws of",
-                list(RANGES),
-                "none",
-                "layers as they would start, κ from this range and λ ~ U(0, 1)",
-            ),
-            "kappa": slider(
-                widgets.FloatSlider, "κ", 1.0, -3.0, 10.0, 0.1, "how steep, and which way", readout_format=".1f"
-            ),
-            "lam": log_slider(
-                "λ", 1.0, -4, 2, "how lopsided; 1: sigmoid and SiLU, towards 0: Gumbel", readout_format=".2g"
-            ),
+            "initial": menu("20 initial draws of", list(RANGES), "none", "layers as they start; λ ~ U(0, 1)"),
+            "kappa": slider("κ", 1.0, -3.0, 10.0, 0.1, "how steep, and which way", readout_format=".1f"),
+            "lam": log_slider("λ", 1.0, -4, 2, "1: sigmoid and SiLU, towards 0: Gumbel", readout_format=".2g"),
             "wrong": box("show Eq. 6 beside ∂/∂λ", False, "the derivative that the supplement prints"),
         }
 
@@ -73,9 +63,8 @@ class APAExplorer(Explorer):
                 f"{epochs} epoch{'s' if epochs > 1 else ''}"
             )
         ranges = None if RANGES[initial] is None else (RANGES[initial], (0.0, 1.0))
-        return plots.explorers.apa_panels(
-            kappa, lam, function == "AGLU", title, wrong, self.draws(initial), ranges, self._maps.get(function)
-        )
+        shown = wrong, self.draws(initial), ranges, self._maps.get(function)
+        return plots.activations.apa_panels(kappa, lam, function == "AGLU", title, *shown)
 
 
 def _map(table, name):

@@ -9,8 +9,8 @@ import threading
 import ipywidgets as widgets
 from IPython.display import display
 
+from labkit.plots.player import play
 from labkit.widgets.live import LiveFigure
-from labkit.widgets.player import play
 
 _STYLE = dict(description_width="130px")
 _LAYOUT = dict(width="402px", margin="2px 8px 2px 0")  # two side by side in JupyterLab on a screen of 1280 pixels
@@ -111,9 +111,8 @@ class Explorer:
         """
         figures = [self.figure(**{**self.state, **settings, name: value}) for value in values]
         label = self.widgets[name].description if name in self.widgets else name
-        return play(
-            figures, [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values], label, start
-        )
+        names = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+        return play(figures, names, label, start)
 
     def _changed(self, _):
         if not self._quiet:
@@ -140,16 +139,17 @@ def _looks(label, tip):
     return dict(description=label, style=dict(_STYLE), layout=widgets.Layout(**_LAYOUT), **{_TIP: tip})
 
 
-def slider(kind, label, value, low, high, step, tip="", **more):
-    """A slider with its value beside it; with the focus on it the arrow keys move it. tip: what it does, under the
-    pointer.
+def slider(label, value, low, high, step, tip="", kind=None, **more):
+    """A slider with its value beside it, over whole numbers where `value` is one; with the focus on it the arrow keys
+    move it. tip: what it does, under the pointer.
     """
+    kind = kind or (widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider)
     return kind(value=value, min=low, max=high, step=step, **_looks(label, tip), **more)
 
 
 def log_slider(label, value, low, high, tip="", step=0.1, readout_format=".1e", **more):
     """A slider over powers of ten, from 10^low to 10^high."""
-    return slider(widgets.FloatLogSlider, label, value, low, high, step, tip, readout_format=readout_format, **more)
+    return slider(label, value, low, high, step, tip, widgets.FloatLogSlider, readout_format=readout_format, **more)
 
 
 def menu(label, options, value, tip="", kind=widgets.Dropdown):

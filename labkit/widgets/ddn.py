@@ -1,6 +1,5 @@
 """The interactive figure of the gradient through the ETF; `labkit.widgets.base` has what all explorers share."""
 
-import ipywidgets as widgets
 import torch
 
 from labkit import plots, ufm
@@ -18,32 +17,13 @@ class InfluenceExplorer(Explorer):
         late = dict(continuous_update=False)  # a sweep takes some tenths of a second: not at every pixel of a drag
         return {
             "imbalance": log_slider(
-                "imbalance",
-                10.0,
-                0,
-                2,
-                "samples of the largest class over those of the smallest",
-                readout_format=".3g",
-                **late,
+                "imbalance", 10.0, 0, 2, "largest over smallest class", readout_format=".3g", **late
             ),
-            "num_samples": log_slider(
-                "samples N", 1000, 1.5, 3, "of all classes together", readout_format=".0f", **late
-            ),
-            "dim": log_slider(
-                "dimensions d", 64, 1, 8, "of the features", step=1, base=2, readout_format=".0f", **late
-            ),
-            "num_classes": slider(widgets.IntSlider, "classes C", 10, 2, 20, 1, "how many classes", **late),
-            "clusters": slider(
-                widgets.FloatSlider,
-                "classes apart",
-                1.0,
-                0.0,
-                3.0,
-                0.25,
-                "norm of the class centres over that of the scatter within a class",
-                **late,
-            ),
-            "seed": slider(widgets.IntSlider, "seed", 0, 0, 20, 1, "of the random features", **late),
+            "num_samples": log_slider("samples N", 1000, 1.5, 3, "of all classes", readout_format=".0f", **late),
+            "dim": log_slider("dimensions d", 64, 1, 8, "of the features", 1, ".0f", base=2, **late),
+            "num_classes": slider("classes C", 10, 2, 20, 1, "how many classes", **late),
+            "clusters": slider("classes apart", 1.0, 0.0, 3.0, 0.25, "centres over scatter within a class", **late),
+            "seed": slider("seed", 0, 0, 20, 1, "of the random features", **late),
         }
 
     @staticmethod
@@ -72,20 +52,12 @@ class InfluenceExplorer(Explorer):
         specs = sorted({tuple(s.class_sizes().tolist()): s for s in specs}.values(), key=lambda s: s.imbalance)
         curves = zip(*(self.measure(spec, clusters, seed) for spec in specs))
         curves = dict(zip(("‖indirect‖ / ‖direct‖", "tangent share of ∂L/∂U"), curves))
-        figure = plots.style.lines(
-            [spec.imbalance for spec in specs],
-            curves,
-            "imbalance: largest class over smallest",
-            "share",
-            log_y=False,
-            marks={"here": here.imbalance},
-        )
         sizes = here.class_sizes()
         title = (
             f"C = {num_classes}, N = {here.num_samples}, d = {here.dim}, classes of {sizes[0]} to {sizes[-1]}: "
             f"indirect over direct {ratio:.2f}, tangent share {share:.2f}"
         )
-        figure.update_traces(mode="lines+markers").update_yaxes(rangemode="tozero")
-        return figure.update_layout(
-            title=title, legend=dict(x=0.5, xanchor="center", y=-0.25, yanchor="top"), margin_b=90
-        )
+        marks = {"here": here.imbalance}
+        shown = [spec.imbalance for spec in specs], curves, "imbalance: largest class over smallest", "share"
+        figure = plots.style.lines(*shown, log_y=False, marks=marks, title=title)
+        return figure.update_traces(mode="lines+markers").update_yaxes(rangemode="tozero")

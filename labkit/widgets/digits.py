@@ -1,7 +1,5 @@
 """The interactive figure of recorded trainings; see `labkit.widgets.etf` for how such a figure is made."""
 
-import ipywidgets as widgets
-
 from labkit import plots
 from labkit.widgets.base import Explorer, menu, slider
 
@@ -20,10 +18,10 @@ class DigitsExplorer(Explorer):
     def controls(self):
         last = min(r.history.frame["iteration"].max() for r in self.recordings.values())
         digits = list(range(next(iter(self.recordings.values())).weights.shape[-2]))
-        heads = [(plots.style.HEADS[h][0], h) for h in self.recordings]
+        heads = [(look.label, head) for head, look in plots.style.looks(self.recordings).items()]
         return {
             "head": menu("head", heads, heads[0][1]),
-            "epoch": slider(widgets.IntSlider, "epoch", 0, 0, int(last), 1),
+            "epoch": slider("epoch", 0, 0, int(last), 1),
             "first": menu("first digit", digits, 0),
             "second": menu("second digit", digits, 1),
             "third": menu("third digit", digits, 2),

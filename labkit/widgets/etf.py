@@ -2,7 +2,6 @@
 
 import math
 
-import ipywidgets as widgets
 import torch
 import torch.nn.functional as F
 
@@ -15,13 +14,9 @@ class ETFExplorer(Explorer):
 
     def controls(self):
         return {
-            "num_classes": slider(widgets.IntSlider, "classes C", 4, 2, 10, 1, "how many class vectors"),
-            "angle": slider(
-                widgets.IntSlider, "turn (degrees)", 0, 0, 360, 5, "turns all vectors about the upright axis"
-            ),
-            "noise": slider(
-                widgets.FloatSlider, "noise", 0.0, 0.0, 1.0, 0.05, "standard deviation, on every coordinate"
-            ),
+            "num_classes": slider("classes C", 4, 2, 10, 1, "how many class vectors"),
+            "angle": slider("turn (degrees)", 0, 0, 360, 5, "turns all vectors about the upright axis"),
+            "noise": slider("noise", 0.0, 0.0, 1.0, 0.05, "standard deviation, on every coordinate"),
         }
 
     @staticmethod
@@ -44,7 +39,7 @@ class ETFExplorer(Explorer):
         shown = (cosines.min(), cosines.max(), -1 / (num_classes - 1))
         low, high, ideal = (f"{cosine:.3f}".replace("-", "−") for cosine in shown)
         title = f"C = {num_classes}: cosines from {low} to {high}<br>in a simplex ETF all are −1/(C−1) = {ideal}"
-        return plots.explorers.etf_panels(points[:3].numpy(), gram.numpy(), title)
+        return plots.vectors.etf_panels(points[:3].numpy(), gram.numpy(), title)
 
 
 class NearestETFExplorer(Explorer):
@@ -55,28 +50,15 @@ class NearestETFExplorer(Explorer):
     """
 
     def controls(self):
-        whole, real = widgets.IntSlider, widgets.FloatSlider
         return {
             "delta": log_slider("proximal δ", 1e-3, -6, 3, "how strongly the answer is held to U_prox"),
-            "num_classes": slider(whole, "classes C", 4, 2, 10, 1, "how many classes"),
-            "start": slider(whole, "U_prox (seed)", 0, 0, 20, 1, "seed of the random frame that the answer is held to"),
-            "noise": slider(
-                real, "noise on the means", 0.0, 0.0, 3.0, 0.1, "norm of the noise, that of the clean means being 1"
-            ),
-            "moved": slider(
-                whole, "drag class", 0, 0, 9, 1, "which class mean; the last where there are fewer classes"
-            ),
-            "far": slider(real, "how far", 1.0, 0.0, 3.0, 0.05, "in lengths of a class vector"),
-            "direction": slider(
-                whole,
-                "direction (degrees)",
-                60,
-                0,
-                180,
-                5,
-                "0: outwards; 90: sideways; 180: inwards, through the centre",
-            ),
-            "around": slider(whole, "around it (degrees)", 0, 0, 360, 5, "turns the direction about the class vector"),
+            "num_classes": slider("classes C", 4, 2, 10, 1, "how many classes"),
+            "start": slider("U_prox (seed)", 0, 0, 20, 1, "seed of the random frame that the answer is held to"),
+            "noise": slider("noise on the means", 0.0, 0.0, 3.0, 0.1, "its norm, that of the clean means being 1"),
+            "moved": slider("drag class", 0, 0, 9, 1, "which class mean; the last where there are fewer classes"),
+            "far": slider("how far", 1.0, 0.0, 3.0, 0.05, "in lengths of a class vector"),
+            "direction": slider("direction (degrees)", 60, 0, 180, 5, "0: outwards; 90: sideways; 180: inwards"),
+            "around": slider("around it (degrees)", 0, 0, 360, 5, "turns the direction about the class vector"),
         }
 
     @staticmethod
@@ -131,12 +113,10 @@ class NearestETFExplorer(Explorer):
             f"nearest ETF: distance {found['to_means']:.3f} to the means, {found['to_prox']:.3f} to the prox ETF; "
             f"smallest margin {found['margins'].min():.3f}".replace("-0.", "−0.").replace("-1.", "−1.")
         )
-        groups = {
-            name: found[key][:3].numpy()
-            for name, key in (("class means", "means"), ("prox ETF", "prox"), ("nearest ETF", "near"))
-        }
+        names = {"class means": "means", "prox ETF": "prox", "nearest ETF": "near"}
+        groups = {name: found[key][:3].numpy() for name, key in names.items()}
         bound = etf.cosine_margin_bound(state["num_classes"])
-        return plots.explorers.nearest_panels(groups, found["margins"].numpy(), bound, title)
+        return plots.vectors.nearest_panels(groups, found["margins"].numpy(), bound, title)
 
 
 def _direction(vector, away, around):

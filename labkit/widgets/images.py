@@ -3,8 +3,6 @@
 import math
 import time
 
-import ipywidgets as widgets
-
 from labkit.heads import MAIN
 from labkit.history import History
 from labkit.plots.images import accuracies, best_probabilities, image_panels
@@ -55,12 +53,8 @@ class TemperatureExplorer(Explorer):
 
     def controls(self):
         return {
-            "num_classes": log_slider(
-                "classes C", 1000.0, 0.5, 4, "number of classes", step=0.05, readout_format=".0f"
-            ),
-            "temperature": slider(
-                widgets.FloatSlider, "temperature τ", 5.0, 0.5, 30.0, 0.5, "norm of the features a head sees"
-            ),
+            "num_classes": log_slider("classes C", 1000.0, 0.5, 4, "how many", step=0.05, readout_format=".0f"),
+            "temperature": slider("temperature τ", 5.0, 0.5, 30.0, 0.5, "norm of the features a head sees"),
         }
 
     def figure(self, num_classes, temperature):

@@ -20,25 +20,15 @@ class NetworksExplorer(Explorer):
         frame = self.curves.frame
         networks = [n for n in plots.networks.LABELS if n in set(frame["head"])]
         if not networks:
-            raise ValueError(
-                f"none of the networks is known: {sorted(set(frame['head']))}; "
-                f"known are {', '.join(plots.networks.LABELS)}"
-            )
+            known = ", ".join(plots.networks.LABELS)
+            raise ValueError(f"none of the networks is known: {sorted(set(frame['head']))}; known are {known}")
         learnt = [n for n in networks if n in set(self.parameters.frame["head"])]
+        names = [(plots.networks.LABELS[n], n) for n in networks]
+        kinds = [("activations", "activation"), ("gates of the attention", "gate")]
         epochs, seeds = (sorted(frame[column].unique().tolist()) for column in ("iteration", "seed"))
         return {
-            "network": menu(
-                "network",
-                [(plots.networks.LABELS[n], n) for n in networks],
-                (learnt or networks)[-1],
-                "which activation, and which gate",
-            ),
-            "kind": menu(
-                "which layers",
-                [("activations", "activation"), ("gates of the attention", "gate")],
-                "activation",
-                "whose κ, λ and curves",
-            ),
+            "network": menu("network", names, (learnt or networks)[-1], "which activation, and which gate"),
+            "kind": menu("which layers", kinds, "activation", "whose κ, λ and curves"),
             "seed": menu("seed", seeds, seeds[0], "of weights and batches", widgets.SelectionSlider),
             "epoch": menu("epoch", epochs, epochs[-1], "how long trained", widgets.SelectionSlider),
         }

@@ -3,6 +3,7 @@
 import ipywidgets as widgets
 
 from labkit import plots, ufm
+from labkit.heads import HEADS
 from labkit.widgets.base import Explorer, menu
 
 
@@ -18,9 +19,9 @@ class RunsExplorer(Explorer):
 
     def controls(self):
         frame = self.history.frame
-        heads = [(plots.style.STYLES[h][0], h) for h in plots.style.STYLES if h in set(frame["head"])]
+        heads = [(look.label, head) for head, look in plots.style.looks(frame["head"]).items()]
         seeds = sorted(frame["seed"].unique().tolist())
-        main = tuple(h for _, h in heads if h in plots.style.HEADS)
+        main = tuple(h for _, h in heads if h in HEADS)
         chosen = menu("heads", heads, main or (heads[0][1],), "several with shift or ctrl", kind=widgets.SelectMultiple)
         chosen.rows = len(heads)
         sizes = sorted(frame["size"].unique(), key=ufm.classes_of)
@@ -39,4 +40,4 @@ class RunsExplorer(Explorer):
         title = f"{size}: " + (f"seed {seed}" if seed != -1 else f"{counts.min()} seeds" if len(counts) else "")
         if shown.frame.empty:
             title = f"{size}: not run for this choice" if heads else f"{size}: choose a head"
-        return plots.ufm.ufm_panels(shown, C).update_layout(title=title, legend=dict(y=1.07))
+        return plots.ufm.ufm_panels(shown, C, title=title)

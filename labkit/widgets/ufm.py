@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from labkit import etf, metrics, plots, ufm
+from labkit.heads import HEADS
 from labkit.history import History
 from labkit.widgets.base import Explorer, button, log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
@@ -101,28 +102,17 @@ class UFMExplorer(Explorer):
         self._buttons()
 
     def controls(self):
-        late, whole, real = dict(continuous_update=False), widgets.IntSlider, widgets.FloatSlider
-        most = max(10, self.spec.num_classes)
-        alphas = [SCHEDULE, 0.01, 0.03, 0.1, 0.3, 1.0]
+        late, most = dict(continuous_update=False), max(10, self.spec.num_classes)
+        alphas, slide = [SCHEDULE, 0.01, 0.03, 0.1, 0.3, 1.0], widgets.SelectionSlider
         return {
             "head": _heads(),
-            "num_classes": slider(whole, "classes C", self.spec.num_classes, 2, most, 1, "how many classes", **late),
-            "temperature": slider(real, "temperature τ", 5.0, 1.0, 20.0, 0.5, "norm of the features", **late),
+            "num_classes": slider("classes C", self.spec.num_classes, 2, most, 1, "how many classes", **late),
+            "temperature": slider("temperature τ", 5.0, 1.0, 20.0, 0.5, "norm of the features", **late),
             "gain": log_slider("gain of AGD", 10.0, -1, 2, "factor on the steps", readout_format=".3g", **late),
-            "delta": log_slider(
-                "δ (implicit head)", 1e-3, -6, 3, "how strongly an ETF is held to the last one", **late
-            ),
-            "alpha": menu(
-                "α (implicit head)",
-                alphas,
-                SCHEDULE,
-                "of the present class means in their running average, at step t",
-                widgets.SelectionSlider,
-            ),
-            "seed": slider(whole, "seed", 0, 0, 20, 1, "of the features to start from", **late),
-            "iterations": slider(
-                whole, "iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late
-            ),
+            "delta": log_slider("δ (implicit head)", 1e-3, -6, 3, "how strongly an ETF is held to the last", **late),
+            "alpha": menu("α (implicit head)", alphas, SCHEDULE, "of the present class means in their average", slide),
+            "seed": slider("seed", 0, 0, 20, 1, "of the features to start from", **late),
+            "iterations": slider("iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late),
         }
 
     def commands(self):
@@ -147,18 +137,16 @@ class UFMExplorer(Explorer):
         s, C, (table, margins), end = run.settings, run.spec.num_classes, run.history(), run.iteration
         last = table.iloc[-1]
         points, targets, vectors = run.picture()
-        bound, most = etf.cross_entropy_bound(C, s["temperature"]), etf.cosine_margin_bound(C)
+        bounds, look = plots.ufm.bounds_of(C, s["temperature"]), plots.style.looks([s["head"]])[s["head"]]
         title = (
-            f"{plots.style.HEADS[s['head']][0]}, step {end}: cross entropy {last['loss']:.4g}, bound {bound:.4g}<br>"
+            f"{look.label}, step {end}: cross entropy {last['loss']:.4g}, bound {bounds['loss']:.4g}<br>"
             f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}; "
             f"C = {C}, τ = {s['temperature']:g}, gain {s['gain']:.3g}, seed {s['seed']}"
         )
         if s["head"] == "implicit":
             title += f", δ = {s['delta']:.1e}, α = {s['alpha']}"
         limit = max(1.2 * etf.ring(C)[:3].abs().max().item(), 1.05 * np.abs(vectors).max())
-        return plots.explorers.ufm_panels(
-            s["head"], table, margins, points, targets, vectors, limit, bound, most, title
-        )
+        return plots.ufm.training_panels(look, table, margins, points, targets, vectors, limit, bounds, title)
 
     def current(self):
         """The run of the present settings: the one that there is, or a new one where settings have changed since."""
@@ -237,7 +225,7 @@ class UFMExplorer(Explorer):
 
 
 def _heads():
-    options = [(label, name) for name, (label, _, _) in plots.style.HEADS.items()]
+    options = [(look.label, name) for name, look in plots.style.looks(HEADS).items()]
     return menu("head", options, "implicit", "where the class vectors come from")
 
 
@@ -250,10 +238,7 @@ class CollapseExplorer(Explorer):
         super().__init__()
 
     def controls(self):
-        return {
-            "head": _heads(),
-            "iteration": slider(widgets.IntSlider, "iteration", 0, 0, self.iterations, 1, "steps"),
-        }
+        return {"head": _heads(), "iteration": slider("iteration", 0, 0, self.iterations, 1, "steps")}
 
     def snapshots(self, head):
         """One training, kept: for every iteration the features (N, d) on the unit sphere, class vectors (d, C), loss,
@@ -266,9 +251,8 @@ class CollapseExplorer(Explorer):
                     trainer.step()
                 present, logits = trainer.present()
                 features = present.normalize(trainer.features.detach())[0] / present.temperature
-                weight = (
-                    present.weight.detach().expand(1, -1, -1)[0].mT
-                )  # a canonical fixed ETF has no dimension for seeds
+                # a canonical fixed ETF has no dimension for seeds
+                weight = present.weight.detach().expand(1, -1, -1)[0].mT
                 loss = torch.nn.functional.cross_entropy(logits[0], trainer.targets)
                 kept.append((features, weight, loss.item(), metrics.nc1(features, trainer.targets).item()))
             self._snapshots[head] = kept
@@ -282,7 +266,7 @@ class CollapseExplorer(Explorer):
         return plots.vectors.features_3d(points.T, self.spec.targets().numpy(), vectors, title=title, limit=1.1)
 
 
-def watch_ufm(spec=ufm.UFM_10, heads=("standard", "fixed", "implicit"), iterations=100, seed=0, every=0.3):
+def watch_ufm(spec=ufm.UFM_10, heads=tuple(HEADS), iterations=100, seed=0, every=0.3):
     """Train the heads side by side and redraw Figure 2's panels as they go, about each `every` seconds. Returns the
     History.
     """

@@ -10,7 +10,7 @@ from labkit.widgets import live
 
 SPACE = """
 import numpy as np, plotly.graph_objects as go
-from labkit.live import LiveFigure
+from labkit.widgets.live import LiveFigure
 def space(k):
     return go.Figure(go.Scatter3d(x=np.arange(4.) * k, y=[0, 1, 0, 1], z=[0, 0, 1, 1]), dict(title=str(k), height=300))
 live = LiveFigure()

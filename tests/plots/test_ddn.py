@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labkit.plots.ddn import ALPHAS, relative_difference, study_panels
+from labkit.plots.ddn import alphas, relative_difference, study_panels
 from labkit.plots.ufm import ufm_panels
 from labkit.studies.ddn import WITH, WITHOUT, train_both
 from labkit.ufm import UFM
@@ -36,14 +36,26 @@ def test_panels(table):
     titles = [a.text for a in figure.layout.annotations]
     assert titles == [f"imbalance {r}, {b}" for b in ("all samples", "batches of 50") for r in (1, 100)]
     lines = [t for t in figure.data if t.fill is None]
-    assert len(lines) == 8 and sorted(t.name for t in lines if t.showlegend) == sorted(ALPHAS[a][0] for a in (1.0, 0.0))
+    assert len(lines) == 8 and [t.name for t in lines if t.showlegend] == ["α: the paper's schedule", "α = 1"]
     fourth = next(t for t in lines if t.xaxis == "x4" and t.name == "α = 1")
     mine = table.query("imbalance == 100 and batch_size == 50 and alpha == 1").groupby("iteration")["loss"]
     np.testing.assert_array_equal(fourth.x, [1, 2, 10])
-    np.testing.assert_allclose(fourth.y, mine.median())
+    np.testing.assert_allclose(fourth.y, mine.median(), rtol=1e-6)
     band = next(t for t in figure.data if t.fill == "toself" and t.xaxis == "x4" and t.legendgroup == "α = 1")
-    np.testing.assert_allclose(band.y[:3], mine.min())
-    np.testing.assert_allclose(band.y[:2:-1], mine.max())
+    np.testing.assert_allclose(band.y[:3], mine.min(), rtol=1e-6)
+    np.testing.assert_allclose(band.y[:2:-1], mine.max(), rtol=1e-6)
+
+
+def test_an_alpha_that_was_not_foreseen_is_drawn(table):
+    # Failed before: only three values of α were drawn, and others were left out without a word
+    unusual = table[table["head"] == WITH].assign(alpha=lambda t: t["alpha"] + 0.25)
+    drawn = {t.name for t in study_panels(unusual, "loss", "loss").data}
+    assert drawn == {"α = 0.25", "α = 1.25"} == {look.label for look in alphas(unusual).values()}
+
+
+def test_several_settings_in_one_panel_are_refused(table):
+    with pytest.raises(ValueError, match=r"Columns that differ: head"):  # failed before: both heads made one band
+        study_panels(table, "loss", "loss")
 
 
 def test_figure_15_has_both_trainings():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from labkit import etf, plots
+from labkit.heads import VARIANTS
 from labkit.history import History
 from labkit.plots.ufm import against, by_size, class_margins, memory, with_excess
 from labkit.ufm import UFM, classes_of
@@ -52,14 +53,14 @@ def test_a_column_for_each_size_and_a_row_for_each_measure():
     table = frame()
     figure = by_size(table, ["accuracy", "nc1"], ["standard", "implicit"], last=9)
     assert [a.text for a in figure.layout.annotations] == ["UFM-10", "UFM-100"]  # by C, not by the alphabet
-    lines = {(t.xaxis, t.name): t for t in figure.data if t.name}
+    lines = {(t.xaxis, t.name): t for t in figure.data if not t.fill}
     assert len(lines) == 8 and sum(t.showlegend is not False for t in lines.values()) == 2
     mine = table.query("size == 'UFM-100' and head == 'implicit' and iteration <= 9").groupby("iteration")["nc1"]
     line = lines["x4", "implicit ETF"]
     np.testing.assert_array_equal(line.x, [1, 2, 10])
-    np.testing.assert_allclose(line.y, mine.median())
-    band = next(t for t in figure.data if t.xaxis == "x4" and t.fill and t.legendgroup == "implicit")
-    np.testing.assert_allclose(band.y, [*mine.min(), *mine.max()[::-1]])
+    np.testing.assert_allclose(line.y, mine.median(), rtol=1e-6)
+    band = next(t for t in figure.data if t.xaxis == "x4" and t.fill and t.name == "implicit ETF")
+    np.testing.assert_allclose(band.y, [*mine.min(), *mine.max()[::-1]], rtol=1e-6)
     axes = figure.layout
     assert [axes[f"yaxis{k}"].type for k in ("", "2", "3", "4")] == [None, None, "log", "log"]
     assert {axes[f"xaxis{k}"].type for k in ("", "2", "3", "4")} == {"log"}
@@ -70,7 +71,7 @@ def test_against_a_setting():
     (trace,) = against(table, "C", "steps").data
     assert (list(trace.x), list(trace.y)) == ([10, 100], [3, 6])
     assert (list(trace.error_y.array), list(trace.error_y.arrayminus)) == ([4, 0], [1, 1])
-    assert (trace.line.color, trace.line.dash) == plots.style.STYLES["fixed"][1:]
+    assert (trace.line.color, trace.line.dash) == plots.style.looks(["fixed"])["fixed"][1:]
 
 
 def test_margins_of_classes():
@@ -92,8 +93,13 @@ def test_memory_is_side_by_side():
         columns=["size", "head", "gigabytes"],
     )
     figure = memory(paper, paper.assign(gigabytes=0.5))
-    assert list(figure.data[2].x) == ["UFM-10", "UFM-1000"] and list(figure.data[2].y) == [1.5, 2.9]
-    assert list(figure.data[6].y) == [0.5, 0.5] and [a.text for a in figure.layout.annotations].count("N/A") == 1
+    assert list(figure.layout.xaxis.ticktext) == ["UFM-10", "UFM-1000"]
+    drawn = {(t.name, t.xaxis): t for t in figure.data}
+    with_ddn, without = "implicit, with DDN gradient", "implicit, without DDN gradient"
+    assert drawn[without, "x"].y.tolist() == pytest.approx([1.5, 2.9]) and drawn[without, "x2"].y.tolist() == [0.5, 0.5]
+    assert drawn[with_ddn, "x"].y[0] == 1.5 and np.isnan(drawn[with_ddn, "x"].y[1])
+    missing = [t for t in figure.data if t.mode == "text"]
+    assert [(t.text, t.xaxis, len(t.x)) for t in missing] == [("N/A", "x", 1)] and 0.5 < missing[0].x[0] < 1.5
 
 
 # The explorer
@@ -109,10 +115,10 @@ def test_the_explorer_shows_what_was_chosen(explorer):
     for size in explorer.widgets["size"].options:
         for seed in (-1, *SEEDS):
             figure = explorer.figure(size, ("fixed", "standard_no_norm"), seed)
-            assert {t.legendgroup for t in figure.data} == {"fixed", "standard_no_norm"}
+            assert {t.name for t in figure.data} == {"fixed ETF", "standard, not normalised"}
             mine = explorer.history.where(size=size, head="fixed", seed=SEEDS if seed == -1 else seed).frame
-            line = next(t for t in figure.data if t.name == "fixed ETF" and t.yaxis == "y4")
-            np.testing.assert_allclose(line.y, mine.groupby("iteration")["nc1"].median())
+            line = next(t for t in figure.data if t.name == "fixed ETF" and t.yaxis == "y4" and not t.fill)
+            np.testing.assert_allclose(line.y, mine.groupby("iteration")["nc1"].median(), rtol=1e-6)
             assert ("3 seeds" if seed == -1 else f"seed {seed}") in figure.layout.title.text
 
 
@@ -123,8 +129,6 @@ def test_the_explorer_says_when_there_is_nothing(explorer):
 
 
 def test_every_variant_has_a_style_of_its_own():
-    from labkit.studies.sweep import VARIANTS
-
-    styles = [plots.style.STYLES[v][1:] for v in VARIANTS]
-    assert len(set(styles)) == len({colour for colour, _ in styles}) == len(VARIANTS)
-    assert set(plots.ufm.LOG) == {"loss", "excess", "nc1", "nc2", "nc3"}
+    styles = plots.style.looks(VARIANTS)
+    assert len(styles) == len({look.colour for look in styles.values()}) == len({look.dash for look in styles.values()})
+    assert not {look.colour for look in styles.values()} & set(plots.style.CLASS_COLOURS)

@@ -175,7 +175,7 @@ def test_panels_of_heads_are_medians_and_every_figure_is_plain_json(film):
     curves = [t for t in figure.data if t.fill is None and t.yaxis == "y2"]
     assert [t.name for t in curves] == ["standard", "implicit ETF"]
     np.testing.assert_allclose(decoded(curves[0].y), 2 * film.history.frame["nc1"])
-    grams = plots.digits.grams({"a": film.cosines(0), "b": film.cosines(3)})
+    grams = plots.vectors.grams({"a": film.cosines(0), "b": film.cosines(3)})
     lines = plots.digits.over_epochs(film, {"loss": film.history.frame["loss"]}, "loss")
     np.testing.assert_allclose(decoded(grams.data[1].z), film.cosines(3), atol=1e-3)
     np.testing.assert_allclose(decoded(lines.data[0].y), film.history.frame["loss"], rtol=1e-6)
