@@ -1,30 +1,41 @@
 """Measures of neural collapse, in float64 whatever comes in, with any leading batch dimensions.
 
-features (…, N, d) are rows, targets (…, N) or (N,); weights and other class vectors are rows too, (…, C, d).
-Conventions differ between codebases; these are the guiding paper's (Appendix A): covariances divided by N and by C, the
-global mean is the mean of all samples, and NC1 is divided by C. Features should be those the classifier sees
-(`head.normalize`).
-Every class needs at least one sample; a missing one raises ValueError. Where several measures are taken of the same
-features, `means = class_means(…)` can be given to each, which saves a pass over them.
+features (…, N, d) are rows, targets (…, N) or (N,) are labels of any integer dtype; weights and other class vectors are
+rows too, (…, C, d). Conventions differ between codebases; these are the guiding paper's (Markou et al. 2024, Appendix
+A): covariances are divided by N and by C, the global mean is the mean of all samples, and NC1 is divided by C. Features
+should be those that the classifier sees (`head.normalize`).
+
+Every class needs a sample: ValueError names those that have none. Features that are not finite raise checks.NotFinite.
+Where several measures are taken of the same features, `means=class_means(…)` saves each a pass over them. In most
+examples the features are those of a collapsed model: the corners of a simplex, two samples at each.
 """
 
 import math
+import warnings
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from labkit import checks
 
+Means = tuple[Tensor, Tensor]  # class means (…, C, d) and the global mean (…, d)
+RANK = 1e-12  # directions with less of Σ_B's largest eigenvalue count as none: some ten roundings of float32, squared
 
-def class_means(features, targets, num_classes):
-    """Class means (…, C, d) and the global mean over samples (…, d), float64."""
+
+def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Means:
+    """Class means (…, C, d) and the global mean over samples (…, d), float64.
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)[0].tolist()
+    [[2.0], [5.0]]
+    """
     checks.floating("features", features)
+    checks.classes(num_classes)
     checks.labels(targets, num_classes, features.shape[:-1])
+    checks.finite("features", features)
     return means_of(*class_sums(features.double(), targets, num_classes))
 
 
-def means_of(sums, counts):
+def means_of(sums: Tensor, counts: Tensor) -> Means:
     """`class_means` from the sum of each class (…, C, d) and its number of samples (…, C)."""
     if bool((counts == 0).any()):
         num_classes = counts.shape[-1]
@@ -34,101 +45,177 @@ def means_of(sums, counts):
     return sums / counts.unsqueeze(-1), sums.sum(-2) / counts.sum(-1, keepdim=True)
 
 
-def nc1(features, targets, means=None):
-    """Variability collapse, tr(Σ_W Σ_B†)/C, shape (…)   (Eq. 11).
-
-    Σ_B has rank C−1 at most; its pseudo-inverse is taken on exactly the C−1 leading eigenpairs, found from the C×C Gram
-    matrix of the centred means, so that no d×d matrix is formed and no tolerance is chosen.
-    """
+def _means(features, targets, num_classes, means):
+    """The means given, or found; and every check of the other arguments."""
     if means is None:
-        num_classes = int(targets.max()) + 1 if targets.numel() else 0
-        checks.classes(num_classes)
-        means = class_means(features, targets, num_classes)
-    means, global_mean = means
-    return within(features, targets, means, whitening(means, global_mean)) / (features.shape[-2] * means.shape[-2])
+        if num_classes is None:
+            checks.labels(targets, math.inf, features.shape[:-1])
+            num_classes = int(targets.max()) + 1
+        return class_means(features, targets, num_classes)
+    checks.labels(targets, means[0].shape[-2], features.shape[:-1])
+    checks.finite("features", features)
+    return means
 
 
-def whitening(means, global_mean):
-    """K (…, d, C−1) with K Kᵀ = Σ_B†, from class means (…, C, d) and the global mean (…, d)."""
-    centred, num_classes = means - global_mean.unsqueeze(-2), means.shape[-2]
-    eigenvalues, vectors = torch.linalg.eigh(centred @ centred.mT / num_classes)
-    eigenvalues, vectors = eigenvalues[..., 1:], vectors[..., 1:]
-    # Σ_B's unit eigenvectors are centredᵀ v/√(Cλ); dividing by √λ once more whitens.
-    return centred.mT @ vectors / (math.sqrt(num_classes) * eigenvalues.unsqueeze(-2))
+def nc1(features: Tensor, targets: Tensor, num_classes: int | None = None, means: Means | None = None) -> Tensor:
+    """Variability collapse, tr(Σ_W Σ_B†)/C, shape (…)   (Eq. 11, Markou et al. 2024).
+
+    num_classes: C. Without it C is the largest label + 1: a smaller class without a sample is an error, but that the
+        last ones are missing cannot be seen.
+
+    The pseudo-inverse takes the true rank of Σ_B, which is at most min(C−1, d) and less where class means coincide:
+    directions with less than RANK = 1e-12 of the largest eigenvalue are rounding, and are dropped. What variance within
+    the classes lies in them is lost from NC1; that is the published convention. NaN where all class means are equal,
+    and, with a warning, where no class has a second sample.
+
+    >>> h = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 8.0], [0.0, 10.0]])
+    >>> round(nc1(h, torch.tensor([0, 0, 1, 1])).item(), 9)
+    0.03125
+    """
+    means, global_mean = _means(features, targets, num_classes, means)
+    inside = within(features, targets, means, whitening(means, global_mean))
+    return of_spread(inside / means.shape[-2], features.shape[-2], means.shape[-2])
 
 
-def within(features, targets, means, whiten):
-    """Sum over samples of ‖Kᵀ(h − its class mean)‖², shape (…): a sample's part in NC1, before division by N·C."""
+def of_spread(sum_over_samples: Tensor, samples: int, num_classes: int) -> Tensor:
+    """A measure of the spread within classes from its sum over all samples; but NaN, with a warning, where each class
+    has one sample only, which is its mean, so that the sum is 0 whatever the features are.
+    """
+    if samples > num_classes:
+        return sum_over_samples / samples
+    warnings.warn(f"{num_classes} classes of one sample each have no spread: NC1 and CDNV are NaN", stacklevel=3)
+    return sum_over_samples * math.nan
+
+
+def whitening(means: Tensor, global_mean: Tensor) -> Tensor:
+    """K (…, d, min(C, d)) with K Kᵀ = Σ_B†, from class means (…, C, d) and the global mean (…, d).
+
+    By the singular values of the centred means, whose squares are Σ_B's eigenvalues times C: from a Gram matrix the
+    small ones would lose half of their digits. Directions that are dropped (see `nc1`) are columns of zeros.
+    """
+    _, sizes, directions = torch.linalg.svd(means - global_mean.unsqueeze(-2), full_matrices=False)
+    kept = (sizes > math.sqrt(RANK) * sizes[..., :1]) & (sizes > _rounding(means))
+    scale = torch.where(kept, math.sqrt(means.shape[-2]) / sizes, 0.0)
+    scale = torch.where(kept.any(-1, keepdim=True), scale, math.nan)
+    return directions.mT * scale.unsqueeze(-2)
+
+
+def within(features: Tensor, targets: Tensor, means: Tensor, whiten: Tensor) -> Tensor:
+    """Sum over samples of ‖Kᵀ(h − its class mean)‖², shape (…): their part in NC1, before division by N·C."""
     # Project before subtracting the class means: N×C numbers instead of N×d.
-    residual = features.double() @ whiten - _of_class(means @ whiten, targets)
+    residual = features.double() @ whiten - of_class(means @ whiten, targets)
     return residual.square().sum((-2, -1))
 
 
-def nc2(vectors):
+def cdnv(features: Tensor, targets: Tensor, num_classes: int | None = None, means: Means | None = None) -> Tensor:
+    """Class-distance normalised variance (Galanti et al. 2022), shape (…): the mean over all pairs of classes of
+    (V_i + V_j)/(2‖m_i − m_j‖²), with V_c the mean squared distance of a class's samples to its mean m_c.
+
+    Unlike NC1 it looks at no direction, only at distances. Infinite where two class means are equal, and not finite or
+    NaN where `nc1` is. num_classes as in `nc1`.
+
+    >>> cdnv(torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 8.0], [0.0, 10.0]]), torch.tensor([0, 0, 1, 1])).item()
+    0.015625
+    """
+    means, _ = _means(features, targets, num_classes, means)
+    squares = (features.double() - of_class(means, targets)).square().sum(-1, keepdim=True)
+    sums, counts = class_sums(squares, targets.expand(squares.shape[:-1]), means.shape[-2])
+    samples, num_classes = features.shape[-2], means.shape[-2]
+    return of_spread(samples * pair_variance(sums.squeeze(-1) / counts, means), samples, num_classes)
+
+
+def pair_variance(variances: Tensor, means: Tensor) -> Tensor:
+    """`cdnv` from the variance of each class (…, C) and the class means (…, C, d)."""
+    i, j = torch.triu_indices(means.shape[-2], means.shape[-2], 1, device=means.device)
+    distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")[..., i, j]
+    distances = torch.where(distances > _rounding(means), distances, 0.0).square()
+    return ((variances[..., i] + variances[..., j]) / (2 * distances)).mean(-1)
+
+
+def _rounding(means):
+    """The length below which a difference of class means is rounding in float64, shape (…, 1)."""
+    return 1e-14 * torch.linalg.matrix_norm(means).unsqueeze(-1)
+
+
+def nc2(vectors: Tensor) -> Tensor:
     """Distance of class vectors (…, C, d) from a simplex ETF, ‖VVᵀ/‖VVᵀ‖_F − P/√(C−1)‖_F, shape (…)   (Eq. 12).
 
     For the weights as in the paper; for the means give them centred by the global mean.
+
+    >>> nc2(torch.eye(3, dtype=torch.double) - 1 / 3).item() < 1e-15
+    True
     """
+    checks.finite("vectors", vectors)
     return from_simplex(vectors.double() @ vectors.double().mT)
 
 
-def nc3(weight, features, targets, means=None):
-    """Self-duality, ‖WH̄/‖WH̄‖_F − P/√(C−1)‖_F with the centred class means H̄, shape (…)   (Eq. 13)."""
-    means, global_mean = means or class_means(features, targets, weight.shape[-2])
+def nc3(weight: Tensor, features: Tensor, targets: Tensor, means: Means | None = None) -> Tensor:
+    """Self-duality, ‖WH̄/‖WH̄‖_F − P/√(C−1)‖_F with the centred class means H̄, shape (…)   (Eq. 13).
+
+    >>> nc3(torch.eye(3), torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)).item() < 1e-15
+    True
+    """
+    checks.finite("weight", weight)
+    means, global_mean = _means(features, targets, weight.shape[-2], means)
     return from_simplex(weight.double() @ (means - global_mean.unsqueeze(-2)).mT)
 
 
-def nc4(logits, features, targets, means=None):
-    """Share of samples that the classifier and the nearest class centre put in different classes, shape (…)   (Eq.
-    14).
+def nc4(logits: Tensor, features: Tensor, targets: Tensor, means: Means | None = None) -> Tensor:
+    """Share of samples that the classifier and the nearest class mean put in different classes, shape (…)   (Eq. 14).
+
+    >>> nc4(torch.eye(3).repeat(2, 1), torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)).item()
+    0.0
     """
-    means, _ = means or class_means(features, targets, logits.shape[-1])
+    checks.finite("logits", logits)
+    means, _ = _means(features, targets, logits.shape[-1], means)
     return (logits.argmax(-1) != nearest_mean(features, means)).double().mean(-1)
 
 
-def nearest_mean(features, means):
+def nearest_mean(features: Tensor, means: Tensor) -> Tensor:
     """The class whose mean is nearest to each sample: (…, N) from features (…, N, d) and means (…, C, d)."""
     # ‖h − m‖² up to ‖h‖², which is the same for all classes
     distance = means.square().sum(-1).unsqueeze(-2) - 2 * features.double() @ means.mT
     return distance.argmin(-1)
 
 
-def equinorm(vectors):
+def equinorm(vectors: Tensor) -> Tensor:
     """Standard deviation over mean of the lengths of class vectors (…, C, d), shape (…); zero when all are equally long
-    (Eq. 15).
+    (Eq. 15). The deviation is the unbiased one, as in the released code. Means are to be centred by the global mean.
 
-    Unbiased standard deviation, as the released code. For the means give them centred by the global mean.
+    >>> equinorm(torch.eye(3)).item()
+    0.0
     """
+    checks.finite("vectors", vectors)
     norms = torch.linalg.vector_norm(vectors.double(), dim=-1)
     return norms.std(-1) / norms.mean(-1)
 
 
-def cosine_margins(weight, features, targets, means=None):
+def cosine_margins(weight: Tensor, features: Tensor, targets: Tensor, means: Means | None = None) -> Tensor:
     """Each sample's margin: cosine to its own class vector minus the largest to another, shape (…, N)   (Eq. 16).
 
     Class vectors are centred by their mean, features by the global mean. C/(C−1) for a collapsed simplex ETF.
+
+    >>> cosine_margins(torch.eye(3), torch.eye(3), torch.arange(3)).round(decimals=6).tolist()
+    [1.5, 1.5, 1.5]
     """
-    _, global_mean = means or class_means(features, targets, weight.shape[-2])
-    return margins_about(global_mean, weight, features, targets)
+    checks.finite("weight", weight)
+    return margins_about(_means(features, targets, weight.shape[-2], means)[1], weight, features, targets)
 
 
-def margins_about(global_mean, weight, features, targets):
+def margins_about(global_mean: Tensor, weight: Tensor, features: Tensor, targets: Tensor) -> Tensor:
     """`cosine_margins` of samples whose global mean (…, d) is known."""
     w = weight.double() - weight.double().mean(-2, keepdim=True)
     h = features.double() - global_mean.unsqueeze(-2)
     lengths = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(w, dim=-1).unsqueeze(-2)
     cosine = h @ w.mT / lengths
-    own = targets.expand(cosine.shape[:-1]).unsqueeze(-1)
-    return cosine.gather(-1, own).squeeze(-1) - cosine.scatter(-1, own, -math.inf).amax(-1)
+    shape, cosine = cosine.shape[:-1], cosine.flatten(0, -2)
+    sample, own = torch.arange(len(cosine), device=cosine.device), targets.long().expand(shape).flatten()
+    mine = cosine[sample, own]
+    cosine[sample, own] = -math.inf
+    return (mine - cosine.amax(-1)).reshape(shape)
 
 
-def _of_class(means, targets):
-    """The mean of each sample's class: (…, C, k) -> (…, N, k)."""
-    index = targets.expand(*means.shape[:-2], targets.shape[-1]).unsqueeze(-1)
-    return means.gather(-2, index.expand(*index.shape[:-1], means.shape[-1]))
-
-
-def from_simplex(product):
+def from_simplex(product: Tensor) -> Tensor:
     """‖V/‖V‖_F − P/√(C−1)‖_F of a C×C product V (…, C, C), shape (…): zero for that of a simplex ETF with itself."""
     num_classes = product.shape[-1]
     simplex = torch.eye(num_classes, dtype=product.dtype, device=product.device) - 1 / num_classes
@@ -136,31 +223,32 @@ def from_simplex(product):
     return torch.linalg.matrix_norm(product - simplex / math.sqrt(num_classes - 1))
 
 
-def class_sums(features, targets, num_classes):
+def class_sums(features: Tensor, targets: Tensor, num_classes: int) -> Means:
     """Sum of the features of each class and their number: (…, C, d) and (…, C), from features (…, N, d), targets (…, N)
-    or (N,).
-
-    By index-add: O(N d), where a product with one-hot labels costs O(N C d).
+    or (N,). By index-add: O(N d), where a product with one-hot labels costs O(N C d).
     """
     *batch, n, d = features.shape
     runs = math.prod(batch)
-    labels = targets.expand(*batch, n).reshape(runs, n)
-    index = _numbered_on(labels, num_classes)
+    index = _numbered_on(targets, batch, num_classes)
     sums = features.new_zeros(runs * num_classes, d).index_add_(0, index, features.reshape(-1, d))
-    return sums.reshape(*batch, num_classes, d), _counts(labels, num_classes).reshape(*batch, num_classes)
+    counts = torch.bincount(index, minlength=runs * num_classes)
+    return sums.reshape(*batch, num_classes, d), counts.reshape(*batch, num_classes)
 
 
-def _numbered_on(labels, num_classes):
-    """Labels (runs, N) as one list, (runs·N,), in which each run has classes of its own."""
-    if len(labels) > 1:
-        labels = labels + num_classes * torch.arange(len(labels), device=labels.device).unsqueeze(-1)
-    return labels.reshape(-1)
+def of_class(means, targets):
+    """The mean of each sample's class: (…, C, k) -> (…, N, k)."""
+    *batch, num_classes, k = means.shape
+    index = _numbered_on(targets, batch, num_classes)
+    return means.reshape(-1, k).index_select(0, index).reshape(*batch, targets.shape[-1], k)
 
 
-def _counts(labels, num_classes):
-    """Number of samples in each class, (runs, C), from labels (runs, N)."""
-    flat = torch.bincount(_numbered_on(labels, num_classes), minlength=len(labels) * num_classes)
-    return flat.reshape(len(labels), num_classes)
+def _numbered_on(targets, batch, num_classes):
+    """Labels (…, N) or (N,) as one list of int64, in which each run of the batch has classes of its own."""
+    labels, runs = targets.long(), math.prod(batch)  # index_add and bincount do not take every integer dtype
+    if runs == 1:
+        return labels.reshape(-1)
+    labels = labels.expand(*batch, labels.shape[-1]).reshape(runs, -1)
+    return (labels + num_classes * torch.arange(runs, device=labels.device).unsqueeze(-1)).reshape(-1)
 
 
 def over_processes(*tensors):
@@ -173,115 +261,3 @@ def over_processes(*tensors):
         for tensor in tensors:
             torch.distributed.all_reduce(tensor)
     return tensors
-
-
-KEEP = 1 << 30  # bytes of features that are kept from the first pass, so that a small set goes through the network once
-
-
-@torch.no_grad()
-def collapse(read, head, *, keep=KEEP, margins=False):
-    """Measures of the samples that `read()` yields, in batches of features z (n, d) and labels (n,); a dict of floats.
-
-    read: called once for each pass, with the same samples in the same batches every time.
-    head: a labkit head, in evaluation mode. As in `ufm.train_ufm`, features are measured as the head sees them,
-        h = τ·z/‖z‖: loss (mean cross entropy), accuracy, nc1, nc2 (of the weights), nc3, nc4, equinorm_means,
-        equinorm_weights and cosine_margin (mean over samples).
-    keep: features of up to so many bytes stay in memory for the second pass; beyond, `read` is called again.
-    margins: also the margin of every sample, under "margins": an array (N,), in the order in which one process reads
-        them.
-
-    Sums are in float64, and equal `labkit.metrics` on the same features to rounding. Raises ValueError for a class
-    without a sample, and its subclass checks.NotFinite for features that are not finite.
-    """
-    weight = head.weight.double()
-    num_classes = len(weight)
-    first, second = _twice(read, keep)
-    sums, counts = torch.zeros_like(weight), weight.new_zeros(num_classes)
-    for z, labels in first():
-        checks.labels(labels, num_classes, z.shape[:-1])
-        more, number = class_sums(_seen(head, z), labels, num_classes)
-        sums += more
-        counts += number
-    over_processes(sums, counts)
-    checks.finite("features", sums)
-    means, global_mean = means_of(sums, counts)
-    whiten = whitening(means, global_mean)
-
-    totals, found = weight.new_zeros(5), []
-    for z, labels in second():
-        h, logits = _seen(head, z), head(z).double()
-        margin = margins_about(global_mean, weight, h, labels)
-        guess = logits.argmax(-1)
-        totals += torch.stack(
-            [
-                F.cross_entropy(logits, labels, reduction="sum"),
-                (guess == labels).sum(),
-                within(h, labels, means, whiten),
-                (guess != nearest_mean(h, means)).sum(),
-                margin.sum(),
-            ]
-        )
-        if margins:
-            found.append(margin.cpu().numpy())
-    over_processes(totals)
-    loss, correct, inside, elsewhere, margin = (totals / counts.sum()).tolist()
-    centred = means - global_mean
-    values = {
-        "loss": loss,
-        "accuracy": correct,
-        "nc1": inside / num_classes,
-        "nc2": nc2(weight).item(),
-        "nc3": from_simplex(weight @ centred.mT).item(),
-        "nc4": elsewhere,
-        "equinorm_means": equinorm(centred).item(),
-        "equinorm_weights": equinorm(weight).item(),
-        "cosine_margin": margin,
-    }
-    return values | {"margins": _in_order(found)} if margins else values
-
-
-@torch.no_grad()
-def accuracy(read, head):
-    """Mean cross entropy and share of correct guesses, as {"loss", "accuracy"}; `read` and `head` as in `collapse`."""
-    totals = torch.zeros(3, dtype=torch.float64, device=head.weight.device)
-    for z, labels in read():
-        logits = head(z).double()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals += torch.stack([loss, (logits.argmax(-1) == labels).sum(), loss.new_tensor(len(labels))])
-    loss, correct, number = over_processes(totals)[0].tolist()
-    return {"loss": loss / number, "accuracy": correct / number}
-
-
-def _seen(head, z):
-    """Features on the head's sphere, float64; half precision is widened first, as the heads do."""
-    return head.normalize(z if z.dtype == torch.float64 else z.float()).double()
-
-
-def _twice(read, limit):
-    """Two functions that give the batches of `read`: the second from memory where the first kept at most `limit`
-    bytes.
-    """
-    kept, size = [], 0
-
-    def first():
-        nonlocal kept, size
-        for batch in read():
-            if kept is not None:
-                kept.append(batch)
-                size += batch[0].nbytes
-                if size > limit:
-                    kept = None
-            yield batch
-
-    return first, lambda: read() if kept is None else kept
-
-
-def _in_order(parts):
-    """The arrays of all batches in one. Of every batch each process has a share, and shares follow each other by
-    rank.
-    """
-    shares = [parts]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shares = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, parts)
-    return np.concatenate([share for batch in zip(*shares) for share in batch])

@@ -206,7 +206,7 @@ class Trainer:
         values = {
             "loss": loss,
             "accuracy": (logits.argmax(-1) == targets).double().mean(-1),
-            "nc1": metrics.nc1(h, targets, both),
+            "nc1": metrics.nc1(h, targets, means=both),
             "nc2": metrics.nc2(weight),
             "nc3": metrics.nc3(weight, h, targets, both),
             "nc4": metrics.nc4(logits, h, targets, both),

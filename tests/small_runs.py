@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from labkit import metrics
+from labkit import streaming
 from labkit.heads import HEADS
 from labkit.optim import AGD
 from labkit.vision import data, processes, trainer
@@ -106,7 +106,7 @@ def made_up_collapse(rank, processes):
     shares = [
         tuple(part.tensor_split(processes)[rank] for part in batch) for batch in zip(z.split(50), labels.split(50))
     ]
-    return metrics.collapse(lambda: shares, head, margins=True) | metrics.accuracy(lambda: shares, head)
+    return streaming.collapse(lambda: shares, head, margins=True) | streaming.accuracy(lambda: shares, head)
 
 
 def every_head(folder):

@@ -1,12 +1,13 @@
 """Neural collapse measures against explicit covariances, loops over samples and the values at a collapsed ETF."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from labkit import etf, metrics
+from labkit import checks, etf, metrics, streaming
 
 D, C = 9, 4
 SIZES = {"balanced": [6, 6, 6, 6], "imbalanced": [12, 2, 5, 1]}
@@ -231,3 +232,136 @@ def test_many_missing_classes_are_counted_not_listed():
     features, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
     with pytest.raises(ValueError, match=r"classes \[4, 5, 6, 7, 8, … \(996 in all\)\] of 1000 have none"):
         metrics.class_means(features, targets, 1000)
+
+
+# The true rank of Σ_B, whatever the labels' dtype; every case failed before (rank fixed at C−1, int32 misread)
+
+RANKS = {
+    "d < C-1, small": (10, 2, 40, None),
+    "wide": (10, 64, 60, None),
+    "d < C-1": (100, 64, 300, None),
+    "d = C-2": (100, 98, 300, None),
+    "a thousand": (1000, 512, 3000, None),
+    "two equal means": (10, 64, 60, "equal"),
+    "a mean of zero": (10, 64, 60, "zero"),
+    "both, and d < C-1": (10, 6, 60, "both"),
+}
+
+
+def clustered(num_classes, d, n, special, batch=()):
+    """Features in classes of different sizes, two of which may have equal means, and one a mean of zero."""
+    g = torch.Generator().manual_seed(num_classes + d)
+    labels = torch.cat(
+        [torch.arange(num_classes).repeat(2), torch.randint(num_classes, (n - 2 * num_classes,), generator=g)]
+    )
+    h = torch.randn(*batch, num_classes, d, generator=g, dtype=torch.float64)[..., labels, :]
+    h = h + 0.3 * torch.randn(*batch, n, d, generator=g, dtype=torch.float64)
+    for wanted, where in {"equal": [(1, 0)], "zero": [(2, None)], "both": [(1, 0), (2, None)]}.get(special, []):
+        target = 0 if where is None else h[..., labels == where, :].mean(-2, keepdim=True)
+        h[..., labels == wanted, :] += target - h[..., labels == wanted, :].mean(-2, keepdim=True)
+    return h, labels
+
+
+def definition(h, labels, num_classes):
+    """tr(Σ_W pinv(Σ_B))/C with both d×d matrices, NumPy alone."""
+    h, y = h.numpy(), labels.numpy()
+    means = np.stack([h[y == c].mean(0) for c in range(num_classes)])
+    inside, between = h - means[y], means - h.mean(0)
+    between = between.T @ between / num_classes
+    return np.trace(inside.T @ inside / len(h) @ np.linalg.pinv(between, rcond=1e-12, hermitian=True)) / num_classes
+
+
+@pytest.mark.parametrize("case", RANKS)
+def test_nc1_takes_the_true_rank_at_once_and_in_batches(case):
+    num_classes, d, n, special = RANKS[case]
+    h, y = clustered(num_classes, d, n, special)
+    expected = pytest.approx(definition(h, y, num_classes), rel=1e-9)
+    assert metrics.nc1(h, y).item() == expected
+    measures = streaming.NeuralCollapse(num_classes)
+    for part, labels in zip(h.split(37), y.split(37)):
+        measures.update(part, labels)
+    assert measures.compute()["nc1"].item() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("own_labels", [False, True])
+def test_labels_of_any_integer_dtype_batched_and_not(dtype, own_labels):
+    h, y = clustered(10, 6, 60, "both", batch=(2, 3))
+    if own_labels:
+        order = torch.stack([torch.randperm(60, generator=torch.Generator().manual_seed(k)) for k in range(6)]).reshape(
+            2, 3, 60
+        )
+        h, y = h.take_along_dim(order.unsqueeze(-1), -2), y[order]
+    measures = streaming.NeuralCollapse(10)
+    measures.update(h[..., :25, :], y[..., :25].to(dtype)), measures.update(h[..., 25:, :], y[..., 25:].to(dtype))
+    found, w = measures.compute(), torch.randn(10, 6, dtype=torch.float64)
+    whole, streamed = metrics.nc1(h, y.to(dtype)), found["nc1"]
+    torch.testing.assert_close(found["cdnv"], metrics.cdnv(h, y.to(dtype)), rtol=1e-9, atol=0)
+    for measure in (metrics.nc3, metrics.cosine_margins):
+        torch.testing.assert_close(measure(w, h, y.to(dtype)), measure(w, h, y), rtol=0, atol=0)
+    for i in np.ndindex(2, 3):
+        expected = definition(h[i], y[i] if own_labels else y, 10)
+        assert whole[i].item() == pytest.approx(expected, rel=1e-9) == streamed[i].item()
+
+
+@pytest.mark.parametrize("file", ["balanced", "imbalanced", "near-collapse", "wide-classes", "tight"])
+def test_against_three_codebases(file):
+    with np.load(Path(__file__).parent / "outside" / f"nc-metrics-{file}.npz") as kept:
+        z = {name: torch.from_numpy(kept[name]) for name in kept.files if kept[name].dtype.kind in "fi"}
+    h, y, w, rel = z["features"], z["labels"], z["W"], 1e-8 if file == "near-collapse" else 1e-11
+    means, global_mean = metrics.class_means(h, y, len(w))
+    for found, name in [
+        (means, "rh_class_means"),
+        (metrics.nc1(h, y), "rh_nc1_pinv_w"),
+        (metrics.nc1(h, y), "td_nc1"),
+        (metrics.cdnv(h, y), "rh_cdnv"),
+        (metrics.nc2(w), "gnc_nc2"),
+        (metrics.nc3(w, h, y), "gnc_nc3"),
+        (metrics.equinorm(w), "gnc_equinorm_W"),
+        (metrics.equinorm(means - global_mean), "gnc_equinorm_H"),
+        (metrics.cosine_margins(w, h, y).sort().values, "gnc_margins_sorted"),
+    ]:
+        np.testing.assert_allclose(found, z[name], rtol=rel, atol=1e-13, err_msg=name)
+    assert metrics.nc4(h @ w.mT + z["b"], h, y).item() == pytest.approx(z["gnc_ncc_mismatch"].item(), abs=1e-15)
+
+
+def test_no_measure_takes_missing_classes_or_nan_in_silence():
+    h, y = clustered(5, 3, 30, None)
+    with pytest.raises(
+        ValueError, match=r"classes \[5, 6\] of 7 have none"
+    ):  # the last ones: unseen without num_classes
+        metrics.nc1(h, y, 7)
+    with pytest.raises(ValueError, match=r"classes \[4\] of 6 have none"):
+        metrics.cdnv(h, torch.where(y == 4, 5, y), 6)
+    measures = streaming.NeuralCollapse(6)
+    measures.update(h, y)
+    with pytest.raises(ValueError, match=r"classes \[5\] of 6 have none"):
+        measures.compute()
+    means, w = metrics.class_means(h, y, 5), torch.randn(5, 3)
+    bad = h.clone()
+    bad[3, 1] = float("nan")
+    for measure in (
+        lambda: metrics.nc1(bad, y),
+        lambda: metrics.nc1(bad, y, means=means),
+        lambda: metrics.cdnv(bad, y),
+        lambda: metrics.nc2(bad),
+        lambda: metrics.nc3(w, bad, y),
+        lambda: metrics.nc4(h @ w.double().mT, bad, y),
+        lambda: metrics.nc4(bad @ w.double().mT, h, y, means),
+        lambda: metrics.equinorm(bad),
+        lambda: metrics.cosine_margins(w, bad, y, means),
+        lambda: measures.update(bad, y),
+    ):
+        with pytest.raises(checks.NotFinite, match="must be finite, but"):
+            measure()
+
+
+def test_nothing_is_known_of_the_spread_of_single_samples():
+    # NC1 was 0, "perfect collapse", for any features
+    h, y = torch.randn(5, 8), torch.arange(5)
+    measures = streaming.NeuralCollapse(5)
+    measures.update(h, y)
+    with pytest.warns(UserWarning, match="5 classes of one sample each have no spread"):
+        assert metrics.nc1(h, y).isnan() and metrics.cdnv(h, y).isnan() and measures.compute()["nc1"].isnan()
+    same = torch.tensor([[0.1, 0.7], [0.3, 0.5]], dtype=torch.float64).repeat(3, 1)
+    assert metrics.nc1(same, torch.arange(3).repeat_interleave(2)).isnan()  # all class means equal: not 0 either

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from labkit import checks, metrics
+from labkit import checks, metrics, streaming
 from labkit.heads import HEADS, ImplicitETFHead
 
 N, D, C = 203, 12, 5
@@ -65,7 +65,7 @@ def test_equals_metrics(name, dtype, spread):
     head, (features, labels) = a_head(name, dtype), samples(spread, dtype)
     read, calls = reader(features, labels)
     expected, margins = at_once(head, features, labels)
-    found = metrics.collapse(read, head, margins=True)
+    found = streaming.collapse(read, head, margins=True)
     assert len(calls) == 1  # few enough to be kept
     np.testing.assert_allclose(found.pop("margins"), margins, rtol=1e-10, atol=1e-12)
     assert list(found) == NAMES
@@ -76,19 +76,19 @@ def test_beyond_the_limit_the_data_is_read_twice():
     head, (features, labels) = a_head("implicit"), samples()
     read, calls = reader(features, labels)
     limit = features.nbytes // 2
-    assert metrics.collapse(read, head, keep=limit) == metrics.collapse(reader(features, labels)[0], head)
+    assert streaming.collapse(read, head, keep=limit) == streaming.collapse(reader(features, labels)[0], head)
     assert len(calls) == 2
 
 
 def test_half_precision_features_are_widened_first():
     head, (features, labels) = a_head("standard", torch.float32), samples(dtype=torch.bfloat16)
-    found = metrics.collapse(reader(features, labels)[0], head)
+    found = streaming.collapse(reader(features, labels)[0], head)
     assert found == pytest.approx(at_once(head, features.float(), labels)[0], rel=1e-10)
 
 
 def test_accuracy_and_loss():
     head, (features, labels) = a_head("implicit"), samples()
-    found = metrics.accuracy(reader(features, labels)[0], head)
+    found = streaming.accuracy(reader(features, labels)[0], head)
     expected, _ = at_once(head, features, labels)
     assert found == pytest.approx({key: expected[key] for key in ("loss", "accuracy")}, rel=1e-12)
 
@@ -96,18 +96,18 @@ def test_accuracy_and_loss():
 def test_bad_samples_are_refused():
     head, (features, labels) = a_head("fixed"), samples()
     with pytest.raises(ValueError, match=r"classes \[4\] of 5 have none"):
-        metrics.collapse(reader(features[labels < 4], labels[labels < 4])[0], head)
+        streaming.collapse(reader(features[labels < 4], labels[labels < 4])[0], head)
     with pytest.raises(ValueError, match="labels must lie in 0 … 4"):
-        metrics.collapse(reader(features, labels + 1)[0], head)
+        streaming.collapse(reader(features, labels + 1)[0], head)
     features[7, 2] = float("nan")
     with pytest.raises(checks.NotFinite, match="features must be finite"):
-        metrics.collapse(reader(features, labels)[0], head)
+        streaming.collapse(reader(features, labels)[0], head)
 
 
 def test_nothing_moves_in_an_implicit_head():
     head, (features, labels) = a_head("implicit"), samples()
     before = {name: value.clone() for name, value in head.state_dict().items()}
-    metrics.collapse(reader(features, labels)[0], head)
+    streaming.collapse(reader(features, labels)[0], head)
     assert isinstance(head, ImplicitETFHead) and all(
         torch.equal(before[name], v) for name, v in head.state_dict().items()
     )

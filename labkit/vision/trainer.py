@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from labkit import checks, metrics
+from labkit import checks, streaming
 from labkit.history import History, provenance, sample_margins
 from labkit.metrics import over_processes
 from labkit.vision import checkpoints, processes
@@ -165,13 +165,13 @@ class Trainer:
                 yield self._end_of_epoch(loss=self.losses.double().mean().item(), seconds=time.perf_counter() - begin)
 
     def measure(self):
-        """The measures of the present state, as in `metrics.collapse`, and test_loss and test_accuracy; nothing
+        """The measures of the present state, as in `streaming.collapse`, and test_loss and test_accuracy; nothing
         moves.
         """
         self.backbone.eval(), self.head.eval()
-        values = metrics.collapse(lambda: self._features(self.clean), self.head, margins=self.epoch == self.epochs)
+        values = streaming.collapse(lambda: self._features(self.clean), self.head, margins=self.epoch == self.epochs)
         if self.test is not None:
-            found = metrics.accuracy(lambda: self._features(self.test), self.head)
+            found = streaming.accuracy(lambda: self._features(self.test), self.head)
             values |= {f"test_{key}": value for key, value in found.items()}
         return values
 
