@@ -5,6 +5,8 @@ there are about twice as many of them. Both functions can be differentiated any 
 gradient is wanted (`create_graph=True`), their backward is that of the plain formula.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -57,38 +59,65 @@ class SphereLogits(torch.autograd.Function):
 
 
 class SphereSums(torch.autograd.Function):
-    """h = r·z of z (S, N, d), and the sum of h over each class (S, C, d); labels (S, N), of which C counts for no class.
+    """h = r·z (…, N, d), the sum of h over each class (…, C, d) and the number of samples in it (…, C).
 
-    Two paths lead back to the features (Figure 1, Markou et al. 2024): a direct one from h, and an indirect one from the
-    class sums. Both are added up before the normalisation is differentiated once for the two.
+    z (…, N, d), r = `radius_of(z, temperature)`, labels (…, N), of which C counts for no class. Two paths lead back to
+    the features (Figure 1, Markou et al. 2024): a direct one from h, and an indirect one from the class sums. They are
+    added up before the normalisation is differentiated once for the two.
     """
 
     @staticmethod
     @full_precision
     def forward(ctx, z, radius, labels, num_classes, temperature):
-        runs, n, d = z.shape
-        h, one_more = z * radius, num_classes + 1
-        index = labels if runs == 1 else labels + one_more * torch.arange(runs, device=z.device).unsqueeze(-1)
-        sums = z.new_zeros(runs * one_more, d).index_add_(0, index.reshape(-1), h.view(-1, d))
+        *batch, n, d = z.shape
+        runs, one_more = math.prod(batch), num_classes + 1
+        h, index = z * radius, labels.reshape(runs, n)
+        if runs > 1:  # each run has classes of its own
+            index = index + one_more * torch.arange(runs, device=z.device).unsqueeze(-1)
+        index = index.reshape(-1)
+        sums = z.new_zeros(runs * one_more, d).index_add_(0, index, h.view(-1, d))
+        counts = torch.bincount(index, minlength=runs * one_more).to(z.dtype)
+        sums, counts = (t.view(*batch, one_more, -1)[..., :num_classes, :] for t in (sums, counts))
+        counts = counts.squeeze(-1)
         ctx.temperature = temperature
         ctx.save_for_backward(z, radius, labels)
-        return h, sums.view(runs, one_more, d)[:, :num_classes]
+        ctx.mark_non_differentiable(counts)
+        return h, sums, counts
 
     @staticmethod
     @full_precision
-    def backward(ctx, grad_h, grad_sums):
+    def backward(ctx, grad_h, grad_sums, _):
         z, radius, labels = ctx.saved_tensors
-        nothing = grad_sums.new_zeros(len(z), 1, z.shape[-1])
+        *batch, n, d = z.shape
+        of_class = torch.nn.functional.pad(grad_sums, (0, 0, 0, 1)).reshape(-1, grad_sums.shape[-2] + 1, d)
+        labels = labels.reshape(-1, n)
         if torch.is_grad_enabled():
-            h, of_class = z * radius_of(z, ctx.temperature), torch.cat([grad_sums, nothing], 1)
-            of_class = torch.stack([rows[label] for rows, label in zip(of_class, labels)])
-            return *_again(h, [z], grad_h + of_class), None, None, None, None
-        of_class = torch.cat([grad_sums, nothing], 1)
-        for run, rows in _blocks(z):  # grad_h was made for this call alone, so that it can become the result
-            part, out, r = z[run, rows], grad_h[run, rows], radius[run, rows]
+            indirect = torch.stack([rows[label] for rows, label in zip(of_class, labels)]).view(z.shape)
+            return *_again(z * radius_of(z, ctx.temperature), [z], grad_h + indirect), None, None, None, None
+        # grad_h was made for this call alone, by `Logits`, so that it can become the result.
+        flat, grad, radius = (t.reshape(-1, n, t.shape[-1]) for t in (z, grad_h, radius))
+        for run, rows in _blocks(flat):
+            part, out, r = flat[run, rows], grad[run, rows], radius[run, rows]
             out.add_(of_class[run].index_select(0, labels[run, rows]))
             out.addcmul_(part, _inner(part, out) * (r / ctx.temperature).square(), value=-1).mul_(r)
-        return grad_h, None, None, None, None
+        return grad.view(z.shape), None, None, None, None
+
+
+class Logits(torch.autograd.Function):
+    """h @ Wᵀ + b."""
+
+    @staticmethod
+    @full_precision
+    def forward(ctx, h, weight, bias):
+        ctx.save_for_backward(h, weight)
+        return (h @ weight.mT).add_(bias.unsqueeze(-2))
+
+    @staticmethod
+    @full_precision
+    def backward(ctx, grad):
+        h, weight = ctx.saved_tensors
+        grad_weight = grad.mT @ h if ctx.needs_input_grad[1] else None
+        return grad @ weight, grad_weight, grad.sum(-2)
 
 
 def _again(output, inputs, grad):

@@ -317,25 +317,17 @@ class ImplicitETFHead(Head, name="implicit", label="implicit ETF", colour="#009E
             return super().classify(z, targets)
         if targets is None:
             raise ValueError("ImplicitETFHead needs targets in training mode (call .eval() to classify without them)")
-        h, sums, counts = self._class_sums(z, targets)
-        weight, bias = self.step(over_processes(sums), over_processes(counts))
-        return h @ weight.to(z.dtype).mT + bias.to(z.dtype).unsqueeze(-2)
-
-    def _class_sums(self, z, targets):
-        """h, the sum of h over each class (…, C, d), and the number of samples in each (…, C)."""
-        C = self.num_classes
-        if targets.is_floating_point():
-            share = targets.to(z.dtype)  # of each sample in each class
-        else:
-            share = (targets.unsqueeze(-1) == torch.arange(C, device=z.device)).to(z.dtype)
-        share = share.expand(*z.shape[:-1], C)
-        counts = share.sum(-2)
-        if not targets.is_floating_point() and (radius := self._radius(z)) is not None:
-            flat, labels = z.reshape(-1, *z.shape[-2:]), targets.expand(z.shape[:-1]).reshape(-1, z.shape[-2])
-            h, sums = _fused.SphereSums.apply(flat, radius.view(*flat.shape[:-1], 1), labels, C, self.temperature)
-            return h.view(z.shape), sums.view(*z.shape[:-2], C, -1), counts
+        C, soft = self.num_classes, targets.is_floating_point()
+        if not soft and (radius := self._radius(z)) is not None:
+            labels = targets.expand(z.shape[:-1])
+            h, sums, counts = _fused.SphereSums.apply(z, radius, labels, C, self.temperature)
+            weight, bias = self.step(over_processes(sums), over_processes(counts))
+            return _fused.Logits.apply(h, weight.to(z.dtype), bias.to(z.dtype))
+        share = targets if soft else targets.unsqueeze(-1) == torch.arange(C, device=z.device)  # of samples in classes
+        share = share.to(z.dtype).expand(*z.shape[:-1], C)
         h = self.normalize(z)
-        return h, share.mT @ h, counts
+        weight, bias = self.step(over_processes(share.mT @ h), over_processes(share.sum(-2)))
+        return h @ weight.to(z.dtype).mT + bias.to(z.dtype).unsqueeze(-2)
 
     def step(self, sums, counts):
         """Class sums (…, C, d) and counts (…, C) of a batch → running means → nearest ETF → W (…, C, d), b (…, C).
@@ -433,15 +425,16 @@ class ClassMeans(nn.Module):
     def forward(self, sums, counts):
         """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
         self.step.add_(1)
-        alpha = float(self.alpha) if self.alpha else (2 / (self.step + 1)).clamp(min=1e-4)
+        alpha = float(self.alpha) if self.alpha else (2 / (self.step + 1).double()).clamp(min=1e-4)
         present = counts > 0
         global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
         batch = sums / counts.masked_fill(~present, 1).unsqueeze(-1) - global_mean.unsqueeze(-2)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
-        weight = present * (1 - (1 - alpha) * self.seen).to(sums.dtype)
+        weight = present * (1 - (1 - alpha) * self.seen.to(sums.dtype))
         means = torch.lerp(self.means.to(sums.dtype), batch.mT, weight.unsqueeze(-2))
         self.means.copy_(means.detach())
-        self.global_mean.lerp_(global_mean.detach().to(self.means.dtype), 1.0 if self.last else alpha)
+        average = self.global_mean.to(sums.dtype)
+        self.global_mean.copy_(average + (1.0 if self.last else alpha) * (global_mean.detach() - average))
         self.seen.logical_or_(present)
         return means, global_mean
 

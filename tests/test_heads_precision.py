@@ -31,7 +31,7 @@ def test_half_precision_features(name, dtype, training):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ["standard", "fixed", "implicit"])  # of a plain form the backward is autograd's own
 def test_autocast_does_not_reach_the_arithmetic(name, dtype):
     features = torch.randn(N, D, generator=torch.Generator().manual_seed(1)).to(dtype)
     plain = logits_and_gradient(name, features)

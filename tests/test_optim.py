@@ -177,9 +177,36 @@ def test_biases_are_refused():
         AGD(torch.nn.Linear(4, 2).parameters())
 
 
-def test_several_groups_are_refused():
-    with pytest.raises(ValueError, match="one parameter group, got 2"):
-        AGD([{"params": layers((5, 3))}, {"params": layers((5, 3))}])
+@pytest.mark.parametrize("late", [True, False])
+def test_a_second_group_moves_as_if_it_were_in_the_first(late):
+    # It was accepted by add_param_group, and never moved.
+    shapes, moved = ((5, 3), (4, 2, 3, 3)), []
+    for split in (True, False):
+        first, second = layers(*shapes)
+        if split and late:
+            optimizer = AGD([first], gain=2.0)
+            optimizer.add_param_group({"params": [second]})
+        else:
+            optimizer = AGD([{"params": [first]}, {"params": [second]}] if split else [first, second], gain=2.0)
+        for k, p in enumerate((first, second)):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(k), dtype=p.dtype)
+        optimizer.step()
+        moved.append((first, second))
+    assert all(map(torch.equal, *moved)) and not torch.equal(moved[0][1], layers(*shapes)[1])
+
+
+def test_groups_have_their_own_gain_and_their_shapes_are_checked():
+    first, second = layers((5, 3), (5, 3))
+    before = [p.detach().clone() for p in (first, second)]
+    optimizer = AGD([first], gain=1.0)
+    optimizer.add_param_group({"params": [second], "gain": 3.0})
+    first.grad = second.grad = torch.ones(5, 3, dtype=first.dtype)
+    optimizer.step()
+    torch.testing.assert_close(second - before[1], 3 * (first - before[0]))
+    with pytest.raises(ValueError, match=r"got \(2,\)"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    with pytest.raises(ValueError, match="gain .* got 0"):
+        optimizer.add_param_group({"params": layers((5, 3)), "gain": 0})
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3, 2)])
