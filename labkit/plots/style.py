@@ -19,6 +19,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.colors import sample_colorscale, unlabel_rgb
 
+from labkit import heads
+
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # of Okabe and Ito
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#555555"
 CLASS_COLOURS = "#CC6677 #332288 #DDCC77 #117733 #88CCEE #882255 #44AA99 #999933 #AA4499 #661100".split()
@@ -78,7 +80,9 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     >>> looks(["mine"])["mine"].label
     'mine'
     """
-    declared = {name: Look(v.label, v.colour, v.dash) for name, v in _VARIANTS.items()} | WITH_DDN
+    # TODO at the merge of the heads: `heads.VARIANTS` alone, and no _VARIANTS
+    declared = {name: v for name, v in heads.VARIANTS.items() if hasattr(v, "label")} or _VARIANTS
+    declared = {name: Look(v.label, v.colour, v.dash) for name, v in declared.items()} | WITH_DDN
     names, taken = dict.fromkeys(names), {look.colour for look in declared.values()}
     spare = itertools.cycle(zip((c for c in SPARE if c not in taken), itertools.cycle(DASHES)))
     known = {name: look for name, look in declared.items() if name in names}
@@ -89,7 +93,7 @@ def ramp(count: int) -> list[str]:
     """So many colours for things in an order, from dark blue to dark yellow.
 
     >>> ramp(2)
-    ['#00224e', '#bcaf6f']
+    ['#00224e', '#bcad6c']
     """
     found = sample_colorscale("Cividis", np.linspace(0, 0.75, count).tolist()) if count > 1 else ["rgb(0,34,78)"]
     return ["#%02x%02x%02x" % tuple(round(c) for c in unlabel_rgb(colour)) for colour in found]
@@ -133,10 +137,8 @@ def summary(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
     Raises ValueError where a seed has more than one y at some x: several settings would be pooled into one.
 
-    >>> summary(pd.DataFrame({"seed": [0, 1, 2], "iteration": 0, "loss": [3.0, 1.0, 7.0]}), "iteration", "loss")
-               min  median  max
-    iteration
-    0          1.0     3.0  7.0
+    >>> summary(pd.DataFrame({"seed": [0, 1, 2], "step": 5, "loss": [3.0, 1.0, 7.0]}), "step", "loss").loc[5].tolist()
+    [1.0, 3.0, 7.0]
     """
     if "seed" in table:
         single = table[["seed", x, y]].drop_duplicates()
@@ -235,7 +237,7 @@ def board(panels: list, columns=3, height=400, title=None, share="", legend="abo
     elif by_hand:
         page["legend"] = legend
     wide, tall = _parts(columns, gaps[0]), _parts(math.ceil(len(panels) / columns), gaps[1] / inner)
-    data, axes, words, shapes = list(data), {}, more.pop("annotations", []), more.pop("shapes", [])
+    data, axes, words, shapes = list(data), {}, [], []
     for k, part in enumerate(panels):
         n, (row, col) = k + 1 if k else "", divmod(k, columns)
         (x0, x1), (y0, y1) = part["at"] or (wide[col], [1 - share for share in tall[row][::-1]])
@@ -250,7 +252,7 @@ def board(panels: list, columns=3, height=400, title=None, share="", legend="abo
             x["visible"] = y["visible"] = False
         axes |= {f"xaxis{n}": x, f"yaxis{n}": y}
         data += [{"xaxis": f"x{n}", "yaxis": f"y{n}"} | trace for trace in part["traces"]]
-        word = dict(x=(x0 + x1) / 2, xref="paper", yref="paper", showarrow=False)
+        word = dict(x=(x0 + x1) / 2, xref="paper", yref="paper", xanchor="center", showarrow=False)
         if part["title"]:
             words.append(word | dict(text=part["title"], y=y1, yanchor="bottom", font=dict(size=13)))
         if part["say"]:
@@ -258,6 +260,7 @@ def board(panels: list, columns=3, height=400, title=None, share="", legend="abo
         if part["bound"] is not None:
             level = dict(x0=0, x1=1, xref=f"x{n} domain", y0=part["bound"], y1=part["bound"], yref=f"y{n}")
             shapes.append(DASHED | level)
+    words, shapes = words + more.pop("annotations", []), shapes + more.pop("shapes", [])
     return go.Figure(dict(data=data, layout=page | axes | dict(annotations=words, shapes=shapes) | more))
 
 

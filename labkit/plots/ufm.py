@@ -245,13 +245,12 @@ def training_panels(look, table, margins, points, targets, vectors, limit, bound
         across = log_axis() | dict(range=[-0.05, 3.55], title=dict(text=text, standoff=3))
         up = log_axis([*np.clip(table[measure], 1e-18, None), *usual], always=True)
         dots = dict(mode="lines+markers", marker=dict(size=3, color=look.colour))
-        panels.append(
-            panel(LABELS[measure], [line(steps, table[measure], *look, **dots)], across, up, bounds.get(measure), at)
-        )
+        drawn = [line(steps, table[measure], LABELS[measure], *look[1:], **dots)]
+        panels.append(panel(LABELS[measure], drawn, across, up, bounds.get(measure), at))
     shown = np.sort(margins)[np.unique(np.linspace(0, len(margins) - 1, 100).astype(int))]
     across = dict(title=dict(text="samples, sorted (%)", standoff=3))
     up = dict(range=[min(-0.35, 1.1 * shown[0]), 1.12 * bounds["margins"]])
-    drawn = [line(np.linspace(0, 100, len(shown)), shown, *look)]
+    drawn = [line(np.linspace(0, 100, len(shown)), shown, "margin", *look[1:])]
     panels.insert(1, panel("margin of each sample", drawn, across, up, bounds["margins"], (right, top)))
     data = [*arrows({"class vectors": vectors})[1:], cloud(points, targets)]
     space = scene(limit, (1.25, 1.15, 0.7), ((0, 0.4), (0, 1)))

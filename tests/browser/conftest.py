@@ -16,7 +16,8 @@ from playwright.sync_api import sync_playwright
 pytest.register_assert_rewrite("lab")
 from lab import CHROMIUM_OPTIONS, COUNT_CONTEXTS, Lab, Tab  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 SCREENSHOTS = ROOT / "build/screenshots"
 MEASURED = pytest.StashKey()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -39,6 +40,7 @@ def tab(browser, request):
     """
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.add_init_script(COUNT_CONTEXTS)
+    context.set_default_timeout(60_000)
     tab = Tab(context.new_page())
     yield tab
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def lab(tmp_path_factory):
     try:
         for _ in range(300):
             try:
-                urllib.request.urlopen(f"{lab.address}/api?token={token}")
+                urllib.request.urlopen(f"{lab.address}/api?token={token}", timeout=5)
                 break
             except OSError:
                 time.sleep(0.2)
@@ -93,13 +95,23 @@ def lab(tmp_path_factory):
         yield lab
     finally:
         server.terminate()  # it ends its kernels
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @pytest.fixture
 def measured(request):
     """Call with a line for the summary of the tests."""
     return request.config.stash.setdefault(MEASURED, []).append
+
+
+def pytest_collection_modifyitems(items):
+    """No test of a page waits longer than this, whatever its waits are for."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(240))
 
 
 def pytest_terminal_summary(terminalreporter, config):

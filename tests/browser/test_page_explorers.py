@@ -48,7 +48,7 @@ def curve(figure, name):
 
 def test_etf(run, lab, measured):
     """Unit vectors with all cosines −1/(C−1), wherever they are turned; with noise, no more."""
-    lab.write("etf", "from labkit import explore", "explore.ETFExplorer()")
+    lab.write("etf", "from labkit import widgets", "widgets.etf.ETFExplorer()")
     explorer = run("etf").explorer("turn (degrees)")
     before = points(explorer.figure(), "class vectors")
     measured("ETF, " + latency(explorer, "turn (degrees)"))
@@ -86,9 +86,8 @@ def test_nearest_etf(run, measured):
     near, means = points(figure, "nearest ETF"), points(figure, "class means")
     np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
     left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
-    np.testing.assert_allclose(
-        near, math.sqrt(4 / 3) * left @ right, atol=1e-3
-    )  # the polar factor: no other ETF is nearer
+    polar = math.sqrt(4 / 3) * left @ right  # no other ETF is nearer
+    np.testing.assert_allclose(near, polar, atol=1e-3)
     fit = numbers(figure.layout.title.text)[2]  # after δ and the objective
     assert fit == pytest.approx(((means - near) ** 2).sum() / 4, rel=0.01)
     measured("nearest ETF, " + latency(explorer, "proximal δ"))

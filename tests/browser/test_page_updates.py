@@ -40,10 +40,12 @@ def turn(explorer, page, first):
     """Drag until the camera is well away from where it was (a busy browser drops moves), and let it come to rest."""
     for _ in range(5):
         explorer.turn()
-        seen, now = None, page.evaluate(CAMERA, explorer.plot)
-        while now != seen:
+        now = page.evaluate(CAMERA, explorer.plot)
+        for _ in range(50):
             page.wait_for_timeout(200)
             seen, now = now, page.evaluate(CAMERA, explorer.plot)
+            if now == seen:
+                break
         if max(abs(now["eye"][axis] - first["eye"][axis]) for axis in "xyz") > 0.05:
             return now
     pytest.fail(f"dragging did not turn the figure: {first} before, {now} after")

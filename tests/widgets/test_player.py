@@ -11,7 +11,7 @@ import pytest
 from networks_made_up import results
 
 from labkit import ufm, widgets
-from labkit.widgets import player
+from labkit.plots import player
 
 PLAYED = {
     "etf": (widgets.etf.ETFExplorer, "num_classes", [2, 3, 4, 10]),
@@ -22,7 +22,7 @@ PLAYED = {
     "apa": (widgets.activations.APAExplorer, "kappa", [-1.0, 0.0, 1.0]),
     "networks": (lambda: widgets.networks.NetworksExplorer(*results()), "epoch", [1, 5]),
 }
-SLIDER = ("height", "margin", "sliders")
+SLIDER = ("height", "margin", "sliders", "updatemenus")
 
 
 def extend(there, new):
@@ -65,10 +65,7 @@ def test_the_slider_goes_to_the_frames():
         == [("0.001",), ("1",)]
     )
     assert slider.currentvalue.prefix == "proximal δ: " and slider.active == 1
-    assert (
-        figure.layout.height
-        > widgets.etf.NearestETFExplorer().figure(**widgets.etf.NearestETFExplorer().state).layout.height
-    )
+    assert [button.args[0] for button in figure.layout.updatemenus[0].buttons] == [None, (None,)]  # play, and stop
 
 
 def test_frames_hold_only_what_moves():
@@ -90,6 +87,7 @@ def test_numbers_stay_single_precision():
     [
         ([], [], "got 0 figures and 0 labels"),
         ([go.Figure()], ["a", "b"], "got 1 figures and 2 labels"),
+        ([go.Figure()] * 2, ["a", "a"], "2 labels: a, a"),
         (
             [go.Figure(go.Scatter(y=[1, 2], text=["a", "b"])), go.Figure(go.Scatter(y=[1, 2]))],
             ["a", "b"],

@@ -9,6 +9,7 @@ import pytest
 from sweeps import check_numbers, positions
 
 from labkit import etf, plots, ufm, widgets
+from labkit.heads import HEADS
 from labkit.history import History
 from labkit.widgets.live import bundle
 
@@ -57,7 +58,7 @@ def test_a_run_does_not_depend_on_where_it_was_stopped(stops, explorer):
     assert explorer._drawn(run).to_json() == explorer.figure(iterations=33, **SETTINGS).to_json()
 
 
-@pytest.mark.parametrize("head", list(plots.style.HEADS))
+@pytest.mark.parametrize("head", list(HEADS))
 @pytest.mark.parametrize("C", [2, 3, 4, 7])
 def test_the_picture_is_a_true_projection(head, C):
     run = widgets.ufm.Run(ufm.UFM(7, 70, 20), **{**SETTINGS, "head": head, "num_classes": C})
@@ -79,7 +80,7 @@ def test_the_picture_is_a_true_projection(head, C):
 # The explorer
 
 
-@pytest.mark.parametrize("head", list(plots.style.HEADS))
+@pytest.mark.parametrize("head", list(HEADS))
 def test_the_ends_of_all_sliders_together(head):
     explorer = widgets.ufm.UFMExplorer(ufm.UFM(10, 40, 12), iterations=12)
     fixed = {} if head == "implicit" else dict(delta=[1e-3], alpha=["2/(t+1)"])
@@ -98,6 +99,17 @@ def test_the_ends_of_all_sliders_together(head):
         assert (table[["nc1", "nc3"]] >= 0).all(axis=None) and margins.max() <= etf.cosine_margin_bound(C) + 1e-5
         assert figure.layout.shapes[0].y0 == pytest.approx(etf.cross_entropy_bound(C, state["temperature"]))
         assert figure.layout.shapes[1].y0 == pytest.approx(etf.cosine_margin_bound(C))
+
+
+def test_all_steps_of_a_training_are_drawn_on_the_same_axes(explorer):
+    # Failed before: each step had axes of its own, so that a recording could not be compared with the end
+    figures = [
+        explorer.figure(**{**SETTINGS, "head": head, "iterations": 40}, iteration=t).layout
+        for head in HEADS
+        for t in (0, 5, 40)
+    ]
+    for axis in ("xaxis", "yaxis", "yaxis3", "yaxis4"):
+        assert len({tuple(layout[axis].range) for layout in figures}) == 1, axis
 
 
 def test_every_value_of_every_control(explorer):
