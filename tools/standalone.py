@@ -8,6 +8,7 @@ last commit of this checkout instead of the address in pyproject.toml. It takes 
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ THERE = ["ipykernel", "nbclient", "torch", "torchvision", "numpy", "pandas"]  # 
 def main(names):
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     paths = [path for path in paths if not names or path.stem in names]
-    address = setup_source().split("git+")[1].split('"')[0]
+    name, address = re.search(r'"([\w-]+)\[notebooks\] @ git\+(.+)"', setup_source()).groups()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         clone, venv = folder / "labkit.git", folder / "venv"
@@ -40,7 +41,7 @@ def main(names):
         subprocess.run([venv / "bin/python", "-m", "pip", "install", "-q", *THERE], env=env, check=True)
         failed = []
         for path in paths:
-            subprocess.run([venv / "bin/python", "-m", "pip", "uninstall", "-qy", "labkit"], env=env, check=True)
+            subprocess.run([venv / "bin/python", "-m", "pip", "uninstall", "-qy", name], env=env, check=True)
             alone = folder / path.stem
             alone.mkdir()
             nb = nbformat.read(path, as_version=4)
