@@ -73,7 +73,8 @@ TEMPLATE = go.layout.Template(layout={name: _WHITE[name] for name in _USED})
 def looks(names: Iterable[str]) -> dict[str, Look]:
     """How each of these heads is drawn: those that are declared first, in their order.
 
-    A head that nobody declared is drawn too, under its own name and in the next colour that no declared head has.
+    One that nobody declared is drawn too, under its own name, in the next colour that no declared head has; and so is
+    one that is declared without a colour, which is grey.
 
     >>> list(looks(["mine", "implicit", "standard", "mine"]))
     ['standard', 'implicit', 'mine']
@@ -85,8 +86,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     declared = {name: Look(v.label, v.colour, v.dash) for name, v in declared.items()} | WITH_DDN
     names, taken = dict.fromkeys(names), {look.colour for look in declared.values()}
     spare = itertools.cycle(zip((c for c in SPARE if c not in taken), itertools.cycle(DASHES)))
-    known = {name: look for name, look in declared.items() if name in names}
-    return known | {name: Look(str(name), *next(spare)) for name in names if name not in known}
+    found = {name: declared.get(name, Look(str(name), GREY)) for name in sorted(names, key=[*declared, *names].index)}
+    return {k: Look(look.label, *next(spare)) if look.colour == GREY else look for k, look in found.items()}
 
 
 def ramp(count: int) -> list[str]:
@@ -203,9 +204,9 @@ def scale(measure: str, values) -> dict:
 def layout(height: int, title: str | None = None, top: int = 40, bottom: int = 50, **more) -> dict:
     """The page around a figure: height and margins in pixels, the title at the left above. more: of plotly's layout."""
     lines = 0 if title is None else 1 + title.count("<br>")
-    top += 24 * lines
-    if title is not None:
-        title = dict(text=title, font=dict(size=15), x=0.01, y=1 - 8 / height, yanchor="top")
+    top += 24 * lines + 10 * (lines > 1)
+    if title is not None:  # plotly lifts a title of two lines
+        title = dict(text=title, font=dict(size=15), x=0.01, y=1 - (8 if lines == 1 else 22) / height, yanchor="top")
     page = dict(template=TEMPLATE, height=height, uirevision="keep", font=dict(size=12), title=title)
     return page | dict(margin=dict(l=60, r=20, t=top, b=bottom)) | more
 
@@ -228,7 +229,7 @@ def board(panels: list, columns=3, height=400, title=None, share="", legend="abo
     names = _named_once([*data, *(trace for part in panels for trace in part["traces"])])
     top, by_hand = 14 + 24 * any(part["title"] for part in panels), isinstance(legend, dict)
     rows_of_names = 0 if by_hand or legend is None or len(names) < 2 else math.ceil(sum(map(len, names)) / 110)
-    above, below = (23 * rows_of_names * (legend == side) for side in ("above", "below"))
+    above, below = ((8 + 23 * rows_of_names) * (legend == side and rows_of_names > 0) for side in ("above", "below"))
     page = layout(height, title, top + above, 50 + below) | dict(showlegend=rows_of_names > 0)
     inner = height - page["margin"]["t"] - page["margin"]["b"]
     if rows_of_names:  # measured from the upper or the lower edge of the figure, whatever lies between

@@ -54,7 +54,7 @@ class InfluenceExplorer(Explorer):
         curves = dict(zip(("‖indirect‖ / ‖direct‖", "tangent share of ∂L/∂U"), curves))
         sizes = here.class_sizes()
         title = (
-            f"C = {num_classes}, N = {here.num_samples}, d = {here.dim}, classes of {sizes[0]} to {sizes[-1]}: "
+            f"C = {num_classes}, N = {here.num_samples}, d = {here.dim}, classes of {sizes[0]} to {sizes[-1]}<br>"
             f"indirect over direct {ratio:.2f}, tangent share {share:.2f}"
         )
         marks = {"here": here.imbalance}
