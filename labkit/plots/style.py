@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.colors import sample_colorscale, unlabel_rgb
 
-from labkit import heads
+from labkit.heads import VARIANTS
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # of Okabe and Ito
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#555555"
@@ -36,14 +36,6 @@ class Look(NamedTuple):
     dash: str = "solid"
 
 
-_VARIANTS = {
-    "standard": Look("standard", VERMILION, "dot"),
-    "fixed": Look("fixed ETF", BLUE, "dash"),
-    "implicit": Look("implicit ETF", GREEN, "solid"),
-    "implicit_without_ddn": Look("implicit, without DDN gradient", PURPLE, "dashdot"),
-    "fixed_haar": Look("fixed ETF, Haar frame", SKY, "longdash"),
-    "standard_no_norm": Look("standard, not normalised", ORANGE, "longdashdot"),
-}
 WITH_DDN = {"implicit_with_ddn": Look("implicit, with DDN gradient", GREEN)}  # what a study calls the implicit head
 SPARE = "#882255 #999933 #44AA99 #332288 #AA4499 #661100".split()  # for heads that nobody declared
 
@@ -81,9 +73,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     >>> looks(["mine"])["mine"].label
     'mine'
     """
-    # TODO at the merge of the heads: `heads.VARIANTS` alone, and no _VARIANTS
-    declared = {name: v for name, v in heads.VARIANTS.items() if hasattr(v, "label")} or _VARIANTS
-    declared = {name: Look(v.label, v.colour, v.dash) for name, v in declared.items()} | WITH_DDN
+    declared = {name: Look(v.label, v.colour, v.dash) for name, v in VARIANTS.items()} | WITH_DDN
     names, taken = dict.fromkeys(names), {look.colour for look in declared.values()}
     spare = itertools.cycle(zip((c for c in SPARE if c not in taken), itertools.cycle(DASHES)))
     found = {name: declared.get(name, Look(str(name), GREY)) for name in sorted(names, key=[*declared, *names].index)}

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from labkit import etf
+from labkit.heads import VARIANTS
 from labkit.history import History
 from labkit.plots import style
 from labkit.plots.style import LABELS, LOG, bands, board, line, log_axis, looks, marks, panel, scale, short
@@ -35,7 +36,8 @@ def with_excess(frame: pd.DataFrame, temperature: float = 5.0) -> pd.DataFrame:
     For heads without normalised features, which have no bound, it is the cross entropy itself.
     """
     bounds = {size: etf.cross_entropy_bound(classes_of(size), temperature) for size in frame["size"].unique()}
-    bound = frame["size"].map(bounds).where(frame["head"] != "standard_no_norm", 0.0)
+    unbounded = [name for name, variant in VARIANTS.items() if variant.options.get("normalized") is False]
+    bound = frame["size"].map(bounds).where(~frame["head"].isin(unbounded), 0.0)
     excess = frame["loss"] - bound
     return frame.assign(excess=excess.where(excess > 1e-9))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from labkit import etf, plots
+from labkit.heads import VARIANTS, Variant
 from labkit.history import History, sample_margins
 
 HEADS = ["standard", "fixed", "implicit"]
@@ -140,6 +141,19 @@ def test_a_head_that_nobody_declared_is_drawn_under_its_own_name():
         assert len(colours) == 3 and not colours - {drawn["standard"].line.color} & {
             look.colour for look in plots.style.looks(HEADS).values()
         }
+
+
+def test_a_head_is_drawn_as_it_is_declared(monkeypatch):
+    declared = {
+        "mine": Variant("mine", "my head", "#123456", "longdash"),
+        "plain": Variant("plain", "plain", "#555555", "dot"),
+    }
+    for name, variant in declared.items():
+        monkeypatch.setitem(VARIANTS, name, variant)
+    drawn = lines_of(plots.ufm.curves(history((0,), ["implicit", "plain", "mine"]), "loss"))
+    assert list(drawn) == ["implicit ETF", "my head", "plain"]
+    assert (drawn["my head"].line.color, drawn["my head"].line.dash) == ("#123456", "longdash")
+    assert drawn["plain"].line.color in plots.style.SPARE  # no colour of its own
 
 
 def sweep_of_two(column):
