@@ -3,34 +3,25 @@
     APA:  η(z; κ, λ) = (λ e^{−κz} + 1)^{−1/λ}        AGLU:  z · η(z; κ, λ)
 
 κ scales and λ > 0 skews: λ = 1 gives sigmoid(κz), and AGLU with κ = λ = 1 is SiLU; λ → 0 gives the Gumbel
-exp(−e^{−κz}).
+exp(−e^{−κz}). With E = e^{−κz}, u = λE, s = ln(1 + u), q = E/(1 + u) = 1/(λ + e^{κz}) and v = λq the derivatives are
 
-With E = e^{−κz}, u = λE, q = E/(1 + u) = 1/(λ + e^{κz}) and v = λq = u/(1 + u) the derivatives are
+    ∂η/∂z = κηq        ∂η/∂κ = zηq        ∂η/∂λ = η (s − v)/λ²
 
-    ∂η/∂z = κηq        ∂η/∂κ = zηq        ∂η/∂λ = η [ln(1 + u) − v]/λ² = ηq² · [ln(1 + u) − v]/v²
-
-The bracket cancels where v is small, that is for small λ and for large κz alike; `_bracket` has it to full precision.
-Only z is kept for the backward pass. All else is computed again there, which costs less than reading it from memory.
+The difference s − v cancels where s is small, that is for small λ and for large κz alike. Only z is kept for the
+backward pass; all else is computed again there. The arithmetic is in `_adaptive`.
 """
 
+import functools
 import math
 
 import torch
 
-from labkit import checks
+from labkit import _adaptive, checks
 
 FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
-BLOCK = 1 << 18  # numbers in a block of an eager pass on a CPU, whose temporaries then mostly stay in the caches
-
-# Where −κz exceeds this, E is held there and what is missing is added to ln(1 + u), which is ln λ − κz to the last
-# digit
-# (or so large that η is 0). Nothing overflows, and no λ that leaves η above 0 sees a difference.
-LIMIT = {torch.float32: 64.0, torch.float64: 600.0}
-# From this v on, ln(1 + u) − v has its digits; below, a Padé approximant of the bracket is within 1e-6 and 1e-13 of it.
-CANCELS = {torch.float32: 0.2, torch.float64: 0.008}
 
 
-def apa(z, kappa, lam, *, lambda_gradient="exact"):
+def apa(z, kappa, lam, *, lambda_gradient: str = "exact") -> torch.Tensor:
     """η(z; κ, λ) = (λ e^{−κz} + 1)^{−1/λ} for each number in z; shape and dtype of z.
 
     z: floating point, any shape.
@@ -42,14 +33,20 @@ def apa(z, kappa, lam, *, lambda_gradient="exact"):
     Raises TypeError for z that is not floating point, ValueError for λ that is not positive and finite and for a number
     of channels that does not fit. To see λ the check waits for a GPU that holds it; the modules have none, and there is
     none under torch.compile and the transforms of torch.func.
+
+    >>> apa(torch.tensor([-2.0, 0.0, 2.0]), kappa=1.0, lam=1.0)  # the sigmoid
+    tensor([0.1192, 0.5000, 0.8808])
     """
     return _activate(z, kappa, lam, False, lambda_gradient)
 
 
-def aglu(z, kappa, lam, *, lambda_gradient="exact"):
+def aglu(z, kappa, lam, *, lambda_gradient: str = "exact") -> torch.Tensor:
     """z · η(z; κ, λ), with the arguments, result and errors of `apa`.
 
     "paper" is here −(z/λ)·η/(λ + e^{κz}) (Eq. 6, supplement of Alexandridis et al. 2024).
+
+    >>> aglu(torch.tensor([-2.0, 0.0, 2.0]), kappa=1.0, lam=1.0)  # SiLU
+    tensor([-0.2384,  0.0000,  1.7616])
     """
     return _activate(z, kappa, lam, True, lambda_gradient)
 
@@ -57,87 +54,78 @@ def aglu(z, kappa, lam, *, lambda_gradient="exact"):
 class _Adaptive(torch.nn.Module):
     """What APA and AGLU share: κ, λ, and how λ is kept positive."""
 
-    def __init__(self, kappa_init, lambda_init, num_channels, lambda_gradient, generator):
+    def __init__(
+        self,
+        kappa_init=None,
+        lambda_init=(0.0, 1.0),
+        num_channels: int | None = None,
+        lambda_gradient: str = "exact",
+        *,
+        floor: str = "one-sided",
+        generator: torch.Generator | None = None,
+        inplace: bool = False,
+    ):
         super().__init__()
         checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
+        checks.one_of("floor", floor, ("one-sided", "released"))
         if num_channels is not None and not (type(num_channels) is int and num_channels > 0):
             raise ValueError(f"num_channels must be None or an integer of at least 1, got {num_channels!r}")
-        self.kappa_init, self.lambda_init = _range("kappa_init", kappa_init), _range("lambda_init", lambda_init)
-        if self.lambda_init[0] < 0 or self.lambda_init[1] <= 0:
+        self.kappa_init = _range("kappa_init", self.kappa_range if kappa_init is None else kappa_init)
+        self.lambda_init = _range("lambda_init", lambda_init)
+        if self.lambda_init[0] < 0 or self.lambda_init[1] == 0:
             raise ValueError(f"lambda_init must be a range (low, high) with low ≥ 0 and high > 0, got {lambda_init!r}")
-        self.num_channels, self.lambda_gradient = num_channels, lambda_gradient
+        self.num_channels, self.lambda_gradient, self.floor = num_channels, lambda_gradient, floor
         shape = () if num_channels is None else (num_channels,)
         self.kappa = torch.nn.Parameter(torch.empty(shape))
         self.lam = torch.nn.Parameter(torch.empty(shape))
         self.reset_parameters(generator)
 
     @torch.no_grad()
-    def reset_parameters(self, generator=None):
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw κ, then λ, afresh; on the CPU, so that a seed gives the same start on every device."""
         for parameter, (low, high) in ((self.kappa, self.kappa_init), (self.lam, self.lambda_init)):
             parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(low, high, generator=generator))
 
-    def forward(self, z):
-        lam = _apply(_Floor, self.lam.to(_working_dtype(self.lam)))  # not in float16, where FLOOR is 0
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        lam = self.lam.to(_working_dtype(self.lam))  # not in float16, where FLOOR is 0
+        lam = torch.relu(lam) + FLOOR if self.floor == "released" else _apply(_Floor, lam)
         return _activate(z, self.kappa, lam, self.gated, self.lambda_gradient, check=False)
 
     def extra_repr(self):
-        return (
-            f"kappa_init={self.kappa_init}, lambda_init={self.lambda_init}, num_channels={self.num_channels}, "
-            f"lambda_gradient={self.lambda_gradient!r}"
-        )
+        names = "kappa_init", "lambda_init", "num_channels", "lambda_gradient", "floor"
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 class APA(_Adaptive):
-    """η(z; κ, λ) with κ and λ learnt: parameters `kappa` and `lam` of shape (), or (num_channels,), a pair for each
-    channel.
+    """η(z; κ, λ) with κ and λ learnt: parameters `kappa` and `lam` of shape (), or (num_channels,), a pair a channel.
 
-    kappa_init, lambda_init: ranges (low, high) of the uniform distributions they are drawn from (defaults: supplement,
-        Table 2), by the global generator or by `generator`; low = high sets a value.
+    kappa_init, lambda_init: ranges (low, high) of the uniform distributions they are drawn from (defaults: (0, 1) and
+        (0, 1); supplement, Table 2), by the global generator or by `generator`; low = high sets a value.
     num_channels: C of z (N, C, …), or None for one pair for all, which does better in the supplement's Table 7.
     lambda_gradient: "exact" or "paper", as for `apa`.
+    floor: how λ stays positive. "one-sided": λ is max(lam, FLOOR). Where lam is below FLOOR its gradient passes if a
+        descent step raises lam, and is 0 if it lowers it further: lam can come back, and does not drift away.
+        "released": λ is relu(lam) + FLOOR, as in the code released with the paper; lam ≤ 0 has no gradient and stays.
     inplace: ignored; timm's ResNets build their activations by act_layer(inplace=True).
 
-    The λ used is max(lam, FLOOR). Where lam is below FLOOR its gradient passes if a descent step raises lam, and is 0
-    if it
-    lowers it further: lam can come back, and does not drift away.
-    Raises ValueError for a range that is reversed or not finite, one of λ with low < 0 or high ≤ 0, and num_channels <
-    1.
+    Raises ValueError for a range that is reversed or not finite, one of λ with low < 0 or high ≤ 0, for num_channels
+    < 1, and for other words than these.
+
+    >>> APA(lambda_init=(1, 1), num_channels=3)(torch.zeros(2, 3, 5)).shape
+    torch.Size([2, 3, 5])
     """
 
-    gated = False
-
-    def __init__(
-        self,
-        kappa_init=(0.0, 1.0),
-        lambda_init=(0.0, 1.0),
-        num_channels=None,
-        lambda_gradient="exact",
-        *,
-        generator=None,
-        inplace=False,
-    ):
-        super().__init__(kappa_init, lambda_init, num_channels, lambda_gradient, generator)
+    gated, kappa_range = False, (0.0, 1.0)
 
 
 class AGLU(_Adaptive):
-    """z · η(z; κ, λ) with κ and λ learnt; as `APA` in everything but the default range of κ (supplement, Tables 2 and
-    5).
+    """z · η(z; κ, λ) with κ and λ learnt; as `APA`, but κ is drawn from (1, 1.3) (supplement, Tables 2 and 5).
+
+    >>> AGLU(kappa_init=(1, 1), lambda_init=(1, 1))(torch.tensor([2.0])).item() == torch.tensor([2.0]).sigmoid() * 2
+    True
     """
 
-    gated = True
-
-    def __init__(
-        self,
-        kappa_init=(1.0, 1.3),
-        lambda_init=(0.0, 1.0),
-        num_channels=None,
-        lambda_gradient="exact",
-        *,
-        generator=None,
-        inplace=False,
-    ):
-        super().__init__(kappa_init, lambda_init, num_channels, lambda_gradient, generator)
+    gated, kappa_range = True, (1.0, 1.3)
 
 
 def _range(name, values):
@@ -182,15 +170,14 @@ def _like(name, value, z, dtype):
 
 
 def _working_dtype(tensor):
-    return tensor.dtype if tensor.dtype in LIMIT else torch.float32
+    return tensor.dtype if tensor.dtype == torch.float64 else torch.float32
 
 
 def _traced():
-    """Whether a compiler or a transform of torch.func looks on: values are unknown then, and parts of tensors
-    read-only.
-    """
+    """Whether a compiler or a transform of torch.func looks on: then no value is known, and no memory is used again."""
     # There is no public name for the second question; torch.autograd.Function.apply asks it this way.
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return compiled or torch._C._are_functorch_transforms_active()
 
 
 class _Floor(torch.autograd.Function):
@@ -223,12 +210,9 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def forward(z, kappa, lam, gated, paper, power):
-        if not _in_blocks(z):
-            return _value(z, kappa, lam, gated, power)
-        out = torch.empty_like(z)
-        for part, *inputs in _blocks(out, z, kappa, lam):
-            part.copy_(_value(*inputs, gated, power))
-        return out
+        if _by_blocks(z, power):
+            return _adaptive.value_by_blocks(z, kappa, lam, gated)
+        return _adaptive.value(z, kappa, lam, gated, power)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -238,132 +222,40 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         z, kappa, lam = ctx.saved_tensors
-        needs, options = ctx.needs_input_grad[:3], (ctx.gated, ctx.paper, ctx.power)
+        needs = ctx.needs_input_grad[:3]
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if again or not _in_blocks(z):
-            # To be differentiated again √η has to come from here: its derivative in λ would cancel if autograd composed
-            # it.
-            root = _Activation.apply(z.to(kappa.dtype), kappa, lam, False, False, ctx.power / 2) if again else None
-            return *_gradients(grad, z, kappa, lam, needs, *options, root), None, None, None
-        found = torch.empty_like(z), torch.zeros_like(kappa), torch.zeros_like(lam)
-        for into_z, into_kappa, into_lam, *inputs in _blocks(*found, grad, z, kappa, lam):
-            of_z, of_kappa, of_lam = _gradients(*inputs, needs, *options)
-            if needs[0]:
-                into_z.copy_(of_z)
-            if needs[1]:
-                into_kappa += of_kappa
-            if needs[2]:
-                into_lam += of_lam
-        return *(g if need else None for g, need in zip(found, needs)), None, None, None
+        if _by_blocks(grad, ctx.power) and not again:
+            return *_adaptive.gradients_by_blocks(grad, z, kappa, lam, needs, ctx.gated, ctx.paper), None, None, None
+        # To be differentiated again √η has to come from here: autograd's derivative of it in λ would cancel.
+        root = _Activation.apply(z.to(kappa.dtype), kappa, lam, False, False, ctx.power / 2) if again else None
+        found = _adaptive.gradients(grad, z, kappa, lam, needs, ctx.gated, ctx.paper, ctx.power, root)
+        return *found, None, None, None
 
 
-def _in_blocks(z):
-    return z.device.type == "cpu" and z.numel() > BLOCK and not _traced()
+def _by_blocks(tensor, power):
+    """Whether values and gradients are computed block by block: for a plain tensor on a CPU, and nothing looks on."""
+    if _traced() or torch._C._functorch.is_legacy_batchedtensor(tensor):  # the second with is_grads_batched
+        return False
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    return plain and power == 1 and tensor.numel() > 0
 
 
-def _blocks(first, *others):
-    """Pieces of `first` of at most about BLOCK numbers, cut in its outermost dimensions, and the same pieces of the
-    others.
-
-    The others have its number of dimensions, of size 1 where they broadcast, or none.
-    """
-    if first.numel() <= BLOCK:
-        yield first, *others
-        return
-    dim = max((d for d in range(first.ndim) if first.shape[d] > 1), key=first.stride)
-    size = first.shape[dim]
-    step = max(1, BLOCK * size // first.numel())
-    for i in range(0, size, step):
-        yield from _blocks(
-            *(t.narrow(dim, i, min(step, size - i)) if t.ndim and t.shape[dim] > 1 else t for t in (first, *others))
-        )
-
-
-def _powers(z, kappa, lam):
-    """E, u and ln(1 + u)."""
-    exponent, limit = z * -kappa, LIMIT[kappa.dtype]
-    e = torch.exp(exponent.clamp(max=limit))
-    u = lam * e
-    return e, u, _log1p(u) + torch.relu(exponent - limit)
-
-
-def _log1p(u):
-    if not (torch.compiler.is_compiling() and u.device.type == "cpu"):
-        return torch.log1p(u)
-    # The logarithm of what 1 + u is rounded to, and a correction for the rounding: as accurate, and quicker once
-    # compiled.
-    w = 1 + u
-    return torch.log(w) + (u - (w - 1)) / w
-
-
-def _eta(log, lam, power):
-    """η^power = e^{−power·ln(1 + u)/λ}, as a power of 2: cheaper on a CPU, and as accurate, for there is a factor
-    anyway.
-    """
-    return torch.exp2(log * (-power / math.log(2) / lam))
-
-
-def _value(z, kappa, lam, gated, power):
-    wide = z.to(kappa.dtype)
-    eta = _eta(_powers(wide, kappa, lam)[-1], lam, power)
-    return (wide * eta if gated else eta).to(z.dtype)
-
-
-def _gradients(grad, z, kappa, lam, needs, gated, paper, power, root=None):
-    """Gradients of z, κ and λ, None where not needed; root is √(η^power), which multiplies first and last."""
-    wide = z.to(kappa.dtype)
-    e, u, log = _powers(wide, kappa, lam)
-    q = e / (1 + u)
-    if root is None:
-        root = _eta(log, lam, power / 2)
-    outer = grad.to(kappa.dtype) * root
-    inner = outer * wide if gated else outer
-    if power != 1:
-        inner = power * inner
-    slope = inner * q
-    of_z = of_kappa = of_lam = None
-    if needs[0]:
-        of_z = ((torch.addcmul(outer, slope, kappa) if gated else kappa * slope) * root).to(z.dtype)
-    if needs[1]:
-        of_kappa = (wide * slope * root).sum_to_size(kappa.shape)
-    if needs[2]:
-        factor = -1 / lam if paper else q * _bracket(log, lam * q)
-        of_lam = (slope * factor * root).sum_to_size(lam.shape)
-    return of_z, of_kappa, of_lam
-
-
-def _bracket(log, v):
-    """[ln(1 + u) − v]/v² = 1/2 + v/3 + v²/4 + … to full precision, where log is ln(1 + u) = −ln(1 − v) and 0 ≤ v <
-    1.
-    """
-    pade = (90 + v * (v - 60)) / (180 + v * (72 * v - 240))  # of the series, numerator and denominator of degree 2
-    above = v.clamp(min=CANCELS[v.dtype])
-    # Each falls short of the true value where it is not accurate. (torch.where branches for each number on a CPU:
-    # slow.)
-    return torch.maximum(pade, (log - above) / above.square())
-
-
+@functools.cache
 def _light(function):
-    """The autograd function with its setup_context made part of its forward, in which form torch.func does not take
-    it.
-    """
+    """The autograd function with setup_context made part of its forward, in which form torch.func does not take it."""
 
     def forward(ctx, *inputs):
         out = function.forward(*inputs)
         function.setup_context(ctx, inputs, out)
         return out
 
-    members = dict(forward=staticmethod(forward), backward=staticmethod(function.backward))
+    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
     return type(function.__name__, (torch.autograd.Function,), members)
 
 
-_LIGHT = {function: _light(function) for function in (_Activation, _Floor)}
-
-
 def _apply(function, *inputs):
-    # Where there is a setup_context, torch looks up the signature of forward in each call: 25 µs, a lot for a small
-    # layer.
-    return (function if _traced() else _LIGHT[function]).apply(*inputs)
+    # Where there is a setup_context, each call looks up the signature of forward: 25 µs, a lot for a small layer.
+    return (function if _traced() else _light(function)).apply(*inputs)
 
 
 def derivatives(z, kappa, lam, gated, lambda_gradient="exact"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mpmath import mp, mpf
 
-from labkit import activations
+from labkit import _adaptive
 from labkit.activations import aglu, apa
 
 FUNCTIONS = pytest.mark.parametrize("function", [apa, aglu])
@@ -225,7 +225,7 @@ def test_blocks_change_nothing(function, channels, layout, monkeypatch):
     weights = torch.randn(z.shape, dtype=z.dtype)
     slopes = torch.autograd.grad(wanted, (z, kappa, lam), weights)
     for block in (1, 50, 700):
-        monkeypatch.setattr(activations, "BLOCK", block)
+        monkeypatch.setattr(_adaptive, "BLOCK", block)
         out = function(z, kappa, lam)
         torch.testing.assert_close(out, wanted, rtol=1e-14, atol=0)
         torch.testing.assert_close(torch.autograd.grad(out, (z, kappa, lam), weights), slopes, rtol=1e-12, atol=1e-14)
