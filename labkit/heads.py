@@ -346,7 +346,7 @@ class ImplicitETFHead(Head, name="implicit", label="implicit ETF", colour="#009E
         means = means / norm.masked_fill(nothing, math.inf)
         self._start(means.detach().to(self.frame.dtype))
         u = nearest.nearest_etf(means, self.frame.clone(), self.delta, check=False)
-        self.frame.copy_(u.detach())
+        _move(self, frame=u.detach())
         weight = etf.of_frame(u if self.backprop_through_etf else u.detach()).mT
         return weight, -(weight * global_mean.unsqueeze(-2)).sum(-1)
 
@@ -354,9 +354,9 @@ class ImplicitETFHead(Head, name="implicit", label="implicit ETF", colour="#009E
         """In the first step the frame is the solution without proximal term (Section 3.3, Markou et al. 2024)."""
         first = self.class_means.step == 1
         if _polar.transformed():
-            self.frame.copy_(torch.where(first, nearest.start_frame(means, self.frame), self.frame))
+            _move(self, frame=torch.where(first, nearest.start_frame(means, self.frame), self.frame))
         elif first:
-            self.frame.copy_(nearest.start_frame(means, self.frame))
+            _move(self, frame=nearest.start_frame(means, self.frame))
 
     def _begin(self, sums, counts):
         """Puts the state back to where the present step began, if it has begun, and adds what was gathered in it.
@@ -424,18 +424,17 @@ class ClassMeans(nn.Module):
 
     def forward(self, sums, counts):
         """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
-        self.step.add_(1)
-        alpha = float(self.alpha) if self.alpha else (2 / (self.step + 1).double()).clamp(min=1e-4)
+        step = self.step + 1
+        alpha = float(self.alpha) if self.alpha else (2 / (step + 1).double()).clamp(min=1e-4)
         present = counts > 0
         global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
         batch = sums / counts.masked_fill(~present, 1).unsqueeze(-1) - global_mean.unsqueeze(-2)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
         weight = present * (1 - (1 - alpha) * self.seen.to(sums.dtype))
         means = torch.lerp(self.means.to(sums.dtype), batch.mT, weight.unsqueeze(-2))
-        self.means.copy_(means.detach())
         average = self.global_mean.to(sums.dtype)
-        self.global_mean.copy_(average + (1.0 if self.last else alpha) * (global_mean.detach() - average))
-        self.seen.logical_or_(present)
+        average = average + (1.0 if self.last else alpha) * (global_mean.detach() - average)
+        _move(self, means=means.detach(), global_mean=average, seen=self.seen | present, step=step)
         return means, global_mean
 
 
@@ -481,6 +480,15 @@ def over_processes(tensor):
     if spread and torch.distributed.get_world_size() > 1:
         return torch.distributed.nn.functional.all_reduce(tensor)
     return tensor
+
+
+def _move(module, **buffers):
+    """Give buffers new values. In place; but in a compiled graph, whose backward may read the old ones again, not so."""
+    for name, value in buffers.items():
+        if torch.compiler.is_compiling():
+            setattr(module, name, value.to(getattr(module, name).dtype))
+        else:
+            getattr(module, name).copy_(value)
 
 
 def _frames(head, frame, generators):
