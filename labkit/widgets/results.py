@@ -3,7 +3,7 @@
 import ipywidgets as widgets
 
 from labkit import plots, ufm
-from labkit.heads import HEADS
+from labkit.heads import MAIN
 from labkit.widgets.base import Explorer, menu
 
 
@@ -21,7 +21,7 @@ class RunsExplorer(Explorer):
         frame = self.history.frame
         heads = [(look.label, head) for head, look in plots.style.looks(frame["head"]).items()]
         seeds = sorted(frame["seed"].unique().tolist())
-        main = tuple(h for _, h in heads if h in HEADS)
+        main = tuple(h for _, h in heads if h in MAIN)
         chosen = menu("heads", heads, main or (heads[0][1],), "several with shift or ctrl", kind=widgets.SelectMultiple)
         chosen.rows = len(heads)
         sizes = sorted(frame["size"].unique(), key=ufm.classes_of)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from labkit import etf, metrics, plots, ufm
-from labkit.heads import HEADS
+from labkit.heads import HEADS, MAIN
 from labkit.history import History
 from labkit.widgets.base import Explorer, button, log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
@@ -266,7 +266,7 @@ class CollapseExplorer(Explorer):
         return plots.vectors.features_3d(points.T, self.spec.targets().numpy(), vectors, title=title, limit=1.1)
 
 
-def watch_ufm(spec=ufm.UFM_10, heads=tuple(HEADS), iterations=100, seed=0, every=0.3):
+def watch_ufm(spec=ufm.UFM_10, heads=MAIN, iterations=100, seed=0, every=0.3):
     """Train the heads side by side and redraw Figure 2's panels as they go, about each `every` seconds. Returns the
     History.
     """
