@@ -21,8 +21,8 @@ __all__ += ["LinearHead", "Variant", "make", "on_sphere", "options_of"]
 
 
 class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash="dot"):
-    """The standard head: weights (…, C, d) learnt by gradient, for any d ≥ 1; no bias. After an optimiser's step rows go
-    back to unit length as soon as `weight` is read: by a forward pass, by `state_dict`, by anyone.
+    """The standard head: weights (…, C, d) learnt by gradient, for any d ≥ 1; no bias. After an optimiser's step rows
+    go back to unit length as soon as `weight` is read: by a forward pass, by `state_dict`, by anyone.
 
     normalized: False leaves features and weights at the lengths they have, h = z (Figure 17 of the guiding paper); the
         temperature then plays no role, and the cross entropy has no lower bound but 0.
