@@ -135,7 +135,7 @@ def _inner(a, b):
 
 
 def _blocks(z):
-    """(run, slice of its samples) of features (S, N, d), about BLOCK numbers each on a CPU, and whole runs elsewhere."""
+    """(run, slice of its samples) of features (S, N, d): about BLOCK numbers each on a CPU, whole runs elsewhere."""
     runs, n, d = z.shape
     step = max(1, BLOCK // d) if z.device.type == "cpu" else n
     return [(run, slice(i, min(n, i + step))) for run in range(runs) for i in range(0, n, step)]

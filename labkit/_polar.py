@@ -1,11 +1,11 @@
 """The polar factor U of a matrix B = U S, and the gradient through it.
 
-Differentiating B = U S (Proposition 1 of Markou et al. 2024, reduced) gives, for a cotangent Y of U, all of size d·C or
-C²:
+Differentiating B = U S (Proposition 1 of Markou et al. 2024, reduced) gives, for a cotangent Y of U:
 
     (I − UUᵀ) Y S⁻¹ + U X,      S X + X S = UᵀY − YᵀU       (a C×C Sylvester equation)
 
-There are two ways to do this: one eigendecomposition, or iterations made of matrix products.
+There are two ways to do this: one eigendecomposition, or iterations made of matrix products. The second is for GPUs,
+where an eigendecomposition of a large matrix costs far more than a few products.
 """
 
 import math
@@ -13,11 +13,9 @@ import math
 import numpy as np
 import torch
 
-# From this many classes on float32 saves more time than it costs care; and on a device that is not a CPU, matrix
-# products alone take less time than an eigendecomposition.
+# From this many classes on float32 saves much time, and elsewhere than on a CPU products are preferred.
 MANY_CLASSES = 64
-# Worst condition number for an eigendecomposition of BᵀB: it leaves five digits of U in float32, and nine of the
-# gradient in float64.
+# Worst condition number for an eigendecomposition of BᵀB: five digits of U in float32, nine of the gradient in float64.
 WORST_CONDITION = {torch.float32: 20.0, torch.float64: 3e3}
 
 
@@ -76,11 +74,10 @@ def prefers_products(b):
 
 
 def by_eigenvectors(b):
-    """U, V and the singular values from one eigendecomposition BᵀB = V Λ² Vᵀ; None for a B that float32 is too short for.
+    """U, V and the singular values from one eigendecomposition BᵀB = V Λ² Vᵀ; None where float32 has too few digits.
 
     In the basis V the symmetric factor S = UᵀB is diagonal, and the Sylvester equation an elementwise division by λ_i +
-    λ_j, which has no pole where singular values repeat (the gradient of an SVD has). Everything that can be done on C×C
-    matrices is, which leaves five products of size d·C² forward and three backward. In float64 an SVD takes over where
+    λ_j, which has no pole where singular values repeat (the gradient of an SVD has). In float64 an SVD takes over where
     B is too badly conditioned.
     """
     squared, v = torch.linalg.eigh(b.mT @ b)
@@ -90,8 +87,7 @@ def by_eigenvectors(b):
         left, singular, right = torch.linalg.svd(b, full_matrices=False)
         floor = torch.finfo(b.dtype).eps * singular[..., :1]  # an exactly singular B has no gradient: keep it finite
         return left @ right, right.mT, torch.maximum(singular, floor)
-    # Singular values as the lengths of B's columns in the basis V err by eps, where the roots of the eigenvalues err by
-    # cond²·eps.
+    # As lengths of B's columns in the basis V singular values err by eps, as roots of the eigenvalues by cond²·eps.
     left = b @ v
     singular = torch.linalg.vector_norm(left, dim=-2)
     u = (left / singular.unsqueeze(-2)) @ v.mT
@@ -107,12 +103,9 @@ def _vjp_by_eigenvectors(u, v, singular, grad):
 
 
 def _vjp_by_products(b, u, grad):
-    b, grad = b.to(u.dtype), grad.to(u.dtype)
-    s = u.mT @ b
-    s = (s + s.mT) / 2
-    along = u.mT @ grad
-    # Near collapse UᵀY is almost symmetric (nothing pulls the frame round): its skew part is wanted to the digits of
-    # the whole.
+    grad = grad.to(u.dtype)
+    s, along = _symmetric(u.mT @ b.to(u.dtype)), u.mT @ grad
+    # Near collapse UᵀY is almost symmetric: its skew part is wanted to the digits of the whole.
     tolerance = torch.finfo(s.dtype).eps ** 0.75 * torch.linalg.matrix_norm(along, keepdim=True)
     x = sylvester(s, along - along.mT, tolerance)
     if x is None:
@@ -123,10 +116,13 @@ def _vjp_by_products(b, u, grad):
 
 def _vjp(b, u, grad):
     """The formula in operations that are differentiable themselves."""
-    s, along = u.mT @ b, u.mT @ grad
-    s = (s + s.mT) / 2
+    s, along = _symmetric(u.mT @ b), u.mT @ grad
     across = torch.linalg.solve(s, grad - u @ along, left=False)
     return across + u @ Sylvester.apply(s, along - along.mT)
+
+
+def _symmetric(s):
+    return (s + s.mT) / 2
 
 
 class Sylvester(torch.autograd.Function):
@@ -153,9 +149,6 @@ class Sylvester(torch.autograd.Function):
         return Sylvester.apply(*torch.broadcast_tensors(s, right)), 0
 
 
-# --- by matrix products alone, for GPUs: an eigendecomposition of a large matrix costs far more there than a few
-# products ---
-
 LANCZOS_STEPS = 16
 MOST_STEPS = 20
 # Worst condition number that leaves U with errors of about 1e-5, or of what BᵀB can resolve.
@@ -163,14 +156,12 @@ WORST_FOR_PRODUCTS = {torch.float32: 200.0, torch.float64: 1e6}
 
 
 def polar_factor(b):
-    """U = B (BᵀB)^{−1/2} of B (…, d, C), and an estimate from below of B's condition number; None where it did not
-    converge.
+    """U = B (BᵀB)^{−1/2} of B (…, d, C), and a lower estimate of B's condition number; None where it did not converge.
 
-    X ← X·p(XᵀX) with p quadratic: the singular values σ of X move to σ·p(σ²), while U, the polar factor of X, stays as
-    long as p > 0. Newton–Schulz takes one p for ever; here p is at each step the one that brings the whole interval of
-    singular values nearest to 1 (minimax, as in Nakatsukasa & Freund 2016 and Amsel et al. 2025), which needs a third
-    as many steps. The interval comes from a few Lanczos steps. They may err: U is the polar factor whatever p was, and
-    whether X has arrived is seen from ‖XᵀX − I‖_F.
+    X ← X·p(XᵀX) with p quadratic moves the singular values σ of X to σ·p(σ²), and its polar factor stays as long as
+    p > 0. Here p brings at each step the whole interval of singular values nearest to 1 (minimax, as in Nakatsukasa &
+    Freund 2016 and Amsel et al. 2025), in a third as many steps as Newton–Schulz. The interval comes from a few Lanczos
+    steps. They may err: whether X has arrived is seen from ‖XᵀX − I‖_F.
     """
     gram = b.mT @ b
     if not (torch.linalg.matrix_norm(gram) > 0).all():
@@ -183,8 +174,7 @@ def polar_factor(b):
     x, gram = b / norm, gram / norm.square()
     other, square = torch.empty_like(x), torch.empty_like(gram)  # fresh memory for each product would cost time
     interval = 0.9 / condition, 1.0
-    # Newton–Schulz, p(G) = (3 − G)/2, takes a singular value 1 + ε to 1 − 3/2 ε² − …, so ‖XᵀX − I‖ to at most its
-    # square: from `near` to about the rounding error of XᵀX.
+    # Newton–Schulz, p(G) = (3 − G)/2, takes ‖XᵀX − I‖ to at most its square: from `near` to about XᵀX's rounding error.
     near = math.sqrt(8 * torch.finfo(b.dtype).eps) * b.shape[-1] ** 0.25
     for _ in range(MOST_STEPS):
         distance = float(torch.linalg.matrix_norm(polynomial(gram, square, 1.0, -1.0)).max())
@@ -215,7 +205,7 @@ def polynomial(gram, out, a, c, e=0.0):
 def minimax(low, high):
     """The odd quintic a·x + c·x³ + e·x⁵ nearest to 1 on [low, high], as (a, c, e, largest error); 0 < low < high.
 
-    Remez: the error takes its largest size at low, at high and at the two extrema between, with alternating signs.
+    Remez: the error is largest, with alternating signs, at low, at high and at the two extrema between.
     """
     middle = (3 * low + high) / 4, (low + 3 * high) / 4
     for _ in range(30):
@@ -231,20 +221,15 @@ def minimax(low, high):
 
 
 def extreme_eigenvalues(gram):
-    """Estimates of the smallest and largest eigenvalue of G (…, C, C), symmetric, each (…, 1, 1): from within, by
-    Lanczos.
+    """Estimates from within, by Lanczos, of the extreme eigenvalues of G (…, C, C), symmetric, each (…, 1, 1).
 
-    A fixed start, so that a result is the same each time; full reorthogonalisation. A speck of noise goes on where the
-    space of the vectors so far is invariant.
+    From a fixed start, with full reorthogonalisation. A speck of noise goes on where the space so far is invariant.
     """
     *batch, n, _ = gram.shape
-    noise = torch.randn(n, min(LANCZOS_STEPS, n), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
-        gram
-    )
+    generator, info = torch.Generator().manual_seed(0), torch.finfo(gram.dtype)
+    noise = torch.randn(n, min(LANCZOS_STEPS, n), generator=generator, dtype=torch.float64).to(gram)
     noise = noise / torch.linalg.vector_norm(noise, dim=0)
-    speck = torch.finfo(gram.dtype).eps * torch.linalg.matrix_norm(gram, keepdim=True).clamp(
-        min=torch.finfo(gram.dtype).tiny
-    )
+    speck = info.eps * torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=info.tiny)
     basis = noise[:, :1].expand(*batch, n, 1)
     for step in range(1, noise.shape[-1]):
         q = gram @ basis[..., -1:] + speck * noise[:, step : step + 1]
@@ -257,8 +242,7 @@ def extreme_eigenvalues(gram):
 
 
 def sylvester(s, right, tolerance, steps=100):
-    """X with S X + X S = R for S (…, C, C) symmetric positive definite and R skew, by conjugate gradients; None if not
-    converged.
+    """X with S X + X S = R, S (…, C, C) positive definite, R skew, by conjugate gradients; None where they fail.
 
     X is skew like R and so X S = −(S X)ᵀ: one product a step. As many steps are needed as the spectrum of S is wide;
     near collapse it is narrow. tolerance: on ‖residual‖_F, (…, 1, 1) or a number.

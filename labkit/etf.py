@@ -95,7 +95,9 @@ def simplex_etf(
     checks.classes(num_classes, dim, smallest_dim=num_classes - 1)
     if frame is None:
         if dim == num_classes - 1:
-            return math.sqrt(num_classes / (num_classes - 1)) * simplex_basis(num_classes, dtype, device).mT.contiguous()
+            return (
+                math.sqrt(num_classes / (num_classes - 1)) * simplex_basis(num_classes, dtype, device).mT.contiguous()
+            )
         frame = canonical_frame(dim or num_classes, num_classes, dtype, device)
     else:
         checks.floating("frame", frame)

@@ -47,8 +47,8 @@ def nearest_etf(
         which gives the same ETF, takes no prox, and needs class means that span C−1 dimensions.
     check: False leaves out the checks of values, for a caller that has made them.
 
-    In d = C−1 dimensions there are no C orthonormal columns. The problem is then that of V = UQ, with Q the basis of the
-    zero-sum vectors (`etf.simplex_basis`) and V orthonormal, and frames, given and returned, are VQᵀ, that is U P.
+    In d = C−1 dimensions there are no C orthonormal columns. The problem is then that of V = UQ, orthonormal, with Q
+    the basis of the zero-sum vectors (`etf.simplex_basis`); frames, given and returned, are VQᵀ, that is U P.
 
     The classifier weights are `etf.simplex_etf(C, frame=U).mT`. Means that are all equal give `prox` back. The inner
     work is in float64, in float32 for large matrices that are not float64; the result has the dtype of `means`. The
@@ -94,8 +94,8 @@ def _solve(means, prox, delta, determined):
         condition = float((singular.amax(-1) / singular.amin(-1)).max())
         if not condition < 0.1 / torch.finfo(means.dtype).eps:
             raise ValueError(
-                f"with delta=0 the class means must span C−1 = {C - 1} dimensions after centring, or the nearest ETF is "
-                f"not unique; their condition number is {condition:.1e}. Use delta > 0"
+                f"with delta=0 the class means must span C−1 = {C - 1} dimensions after centring, or the nearest ETF "
+                f"is not unique; their condition number is {condition:.1e}. Use delta > 0"
             )
     return (u.double() @ basis.mT).to(means.dtype)
 

@@ -105,15 +105,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        spec,
-        head="standard",
-        seeds=(0,),
-        temperature=5.0,
-        gain=10.0,
-        device="cpu",
-        batch_size=None,
-        **options,
+        self, spec, head="standard", seeds=(0,), temperature=5.0, gain=10.0, device="cpu", batch_size=None, **options
     ):
         options = heads.options_of(head, **options)
         if (
@@ -140,9 +132,9 @@ class Trainer:
         # features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
-        self.head = heads.make(
-            head, spec.dim, spec.num_classes, temperature, generators=generators, **options
-        ).to(device)
+        self.head = heads.make(head, spec.dim, spec.num_classes, temperature, generators=generators, **options).to(
+            device
+        )
         self.features = torch.nn.Parameter(features.to(device))
         self.targets = spec.targets().to(device)
         self.batch_size, self._generators, self._rows_of_batch = batch_size, generators, None

@@ -158,3 +158,24 @@ def test_errors_name_the_value(call, message):
 def test_frame_of_integers_is_refused():
     with pytest.raises(TypeError, match="frame .*int64"):
         etf.simplex_etf(3, frame=torch.eye(3, dtype=torch.int64))
+
+
+def test_frames_that_are_not_orthonormal_are_refused():
+    # simplex_etf(4, frame=randn) gave something that is no ETF.
+    frame = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="frame must have orthonormal columns, but ‖P.UᵀU − I.P‖.* is "):
+        etf.simplex_etf(4, frame=frame)
+    with pytest.raises(ValueError, match="orthonormal"):
+        etf.simplex_etf(4, frame=torch.stack([torch.eye(6, 4), 2 * torch.eye(6, 4)]))
+    u = torch.linalg.qr(frame)[0]
+    centred = u - u.mean(-1, keepdim=True)  # what nearest_etf with delta=0 gives
+    torch.testing.assert_close(etf.simplex_etf(4, frame=centred), etf.simplex_etf(4, frame=u))
+
+
+@pytest.mark.parametrize("kind", ["canonical", "haar"])
+@pytest.mark.parametrize("d, C", [(1, 2), (4, 5), (5, 5), (9, 5)])
+def test_frames_to_start_from(d, C, kind):
+    frame = etf.frame_of(d, C, kind, torch.Generator().manual_seed(0)).double()
+    weight = etf.simplex_etf(C, frame=frame)
+    gram = torch.eye(C, dtype=torch.float64) * C / (C - 1) - 1 / (C - 1)
+    torch.testing.assert_close(weight.mT @ weight, gram, rtol=0, atol=1e-6)

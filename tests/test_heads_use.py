@@ -309,6 +309,7 @@ def test_norms_on_the_sphere_for_metrics():
     z = torch.tensor([[3e38, 3e38, 0, 0], [1e-11, 0, 0, 0], [1e-13, 0, 0, 0], [0, 0, 0, 0]])
     norms = LinearHead(4, 3, TAU).normalize(z).norm(dim=-1)
     torch.testing.assert_close(norms, torch.tensor([TAU, TAU, 0, 0]))
+    torch.testing.assert_close(CosineHead(4, 3, TAU).normalize(z).norm(dim=-1), torch.tensor([TAU, 5e-11, 5e-13, 0]))
 
 
 # Options

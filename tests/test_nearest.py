@@ -195,18 +195,82 @@ def test_gradient_sums_to_zero_over_classes():
     assert ours.sum(-1).abs().max() < 1e-10 * ours.abs().max()
 
 
-@pytest.mark.parametrize("measure", [lambda u: u[0, 0], lambda u: u.pow(3).sum()], ids=["linear", "cubic"])
-@pytest.mark.parametrize(
-    "differentiate", [torch.Tensor.backward, lambda loss, x: torch.autograd.grad(loss, x)], ids=["backward", "grad"]
-)
-def test_second_derivative_is_refused(measure, differentiate):
-    # A gradient penalty beside a loss: it must not drop out silently, which is all that once_differentiable does
-    # where the cotangent is constant, or where torch.autograd.grad finds another way to the means.
-    means = unit_means(6, 4).requires_grad_()
-    loss = measure(nearest_etf(means, haar(6, 4)))
-    (grad,) = torch.autograd.grad(loss, means, create_graph=True)
-    with pytest.raises(RuntimeError, match="once|twice|second"):
-        differentiate(means.sum() + loss + grad.square().sum(), *[means] * (differentiate is not torch.Tensor.backward))
+@pytest.mark.parametrize("d, C, delta", [(6, 4, 0.1), (6, 4, 1.0), (4, 4, 0.1), (3, 4, 0.1), (6, 4, 0)])
+@pytest.mark.parametrize("where", ["random", "exact ETF"])
+def test_second_derivative(d, C, delta, where):
+    means = unit_means(d, C) if where == "random" else etf.simplex_etf(C, d, dtype=torch.float64) / math.sqrt(C)
+    prox = None if delta == 0 else start_frame(unit_means(d, C, seed=2))
+    assert torch.autograd.gradgradcheck(lambda x: nearest_etf(x, prox, delta), means.requires_grad_())
+
+
+def test_third_derivative_and_batches_in_transforms():
+    means, prox = unit_means(4, 3, batch=(5,)), haar(4, 3)
+    value = lambda m: nearest_etf(m, prox, 0.3)[0].sum()
+    slope = lambda m: torch.func.grad(value)(m)[0, 1]
+    each = torch.func.vmap(torch.func.grad(slope))(means)
+    step = 1e-5 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for k in range(5):
+        expected = (slope(means[k] + step) - slope(means[k] - step)) / 2
+        assert (each[k] * step).sum().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+# d = C − 1
+
+
+@pytest.mark.parametrize("delta", [1e-3, 0.3])
+def test_fewest_dimensions_against_an_svd(delta):
+    C = 6
+    means, prox = unit_means(C - 1, C), start_frame(unit_means(C - 1, C, seed=3))
+    basis = etf.simplex_basis(C, torch.float64)
+    b = (2 / math.sqrt(C - 1) * means + delta * prox) @ basis
+    left, _, right = np.linalg.svd(b.numpy())
+    u = nearest_etf(means, prox, delta)
+    torch.testing.assert_close(u @ basis, torch.from_numpy(left @ right), rtol=0, atol=1e-11)
+    torch.testing.assert_close(u.mT @ u, torch.eye(C, dtype=torch.float64) - 1 / C, rtol=0, atol=1e-12)
+    cotangent = torch.randn(C - 1, C, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: (nearest_etf(x, prox, delta) * cotangent).sum(), means.requires_grad_())
+
+
+def test_start_frame_in_the_fewest_dimensions():
+    # The start frame at d = C − 1 could be anything without a test seeing it.
+    C, means, basis = 6, unit_means(5, 6), etf.simplex_basis(6, torch.float64)
+    v = start_frame(means) @ basis
+    torch.testing.assert_close(v @ v.mT, torch.eye(5, dtype=torch.float64))
+    best = torch.linalg.svdvals(means @ basis).sum()
+    assert (v * (means @ basis)).sum().item() == pytest.approx(best.item(), rel=1e-12)
+    torch.testing.assert_close(nearest_etf(means), start_frame(means), rtol=0, atol=1e-11)
+    same = start_frame(torch.zeros(5, C, dtype=torch.float64), etf.frame_of(5, C))
+    torch.testing.assert_close(same, etf.frame_of(5, C).double(), rtol=0, atol=1e-6)
+
+
+# Frames that are none
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_prox_that_is_not_orthonormal_is_refused(dtype):
+    # prox = 100 F passed without a word.
+    means, prox = unit_means(9, 6, dtype=dtype), haar(9, 6).to(dtype)
+    nearest_etf(means, prox)
+    with pytest.raises(ValueError, match=r"prox must have orthonormal columns, but ‖UᵀU − I‖ is 2.4e\+04"):
+        nearest_etf(means, prox * 100)
+    with pytest.raises(ValueError, match=r"prox must have orthonormal columns, but ‖UᵀU − I‖ is 1"):
+        nearest_etf(means, (prox.double() - prox.double().mean(-1, keepdim=True)).to(dtype))
+
+
+def test_prox_broadcasts_over_several_batch_dimensions():
+    means = unit_means(7, 5, batch=(2, 3))
+    prox = torch.stack([haar(7, 5, s) for s in range(3)])  # one for each of the second dimension
+    found = nearest_etf(means, prox, 1e-2)
+    for i in range(2):
+        for j in range(3):
+            alone = nearest_etf(means[i, j], prox[j], 1e-2)
+            torch.testing.assert_close(found[i, j], alone, rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        nearest_etf(means, prox[:1].unsqueeze(0), 1e-2)[1, 2],
+        nearest_etf(means[1, 2], prox[0], 1e-2),
+        rtol=0,
+        atol=1e-11,
+    )
 
 
 def test_a_graph_used_twice_is_refused():
@@ -372,7 +436,7 @@ def test_no_prox_is_the_start_frame():
     "means, arguments, error, message",
     [
         (torch.ones(4, 1), {}, ValueError, "num_classes .* got 1"),
-        (torch.ones(3, 4), {}, ValueError, "dim .* at least 4 .* got 3"),
+        (torch.ones(2, 4), {}, ValueError, "dim .* at least 3 .* got 2"),
         (torch.ones(4), {}, ValueError, r"means .*\(4,\)"),
         (torch.ones(4, 3, dtype=torch.int64), {}, TypeError, "means .*int64"),
         ([[1.0, 0.0], [0.0, 1.0]], {}, TypeError, "means .*list"),

@@ -32,7 +32,6 @@ def way(request, monkeypatch):
     """Every problem is solved both ways: as here, and as on a device where products are preferred."""
     if request.param == "products":
         monkeypatch.setattr(_polar, "prefers_products", lambda b: True)
-        monkeypatch.setattr(_polar, "NUMPY_SIZE", 0)
 
 
 problems = dict(

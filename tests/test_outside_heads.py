@@ -13,11 +13,7 @@ from labkit.optim import AGD
 FOLDER = Path(__file__).parent / "outside"
 # How far from the released numbers, for each precision of theirs: (standard and fixed, implicit).
 TOLERANCE = {"f32": (1e-5, 1e-4), "f64": (1e-12, 1e-5), "f64tight": (None, 1e-11)}
-OPTIONS = {
-    "standard": {"start": "released"},
-    "fixed": {"bias": "batch_mean"},
-    "implicit": {"eval_bias": "last"},
-}
+OPTIONS = {"standard": {"start": "released"}, "fixed": {"bias": "batch_mean"}, "implicit": {"eval_bias": "last"}}
 
 
 def numbers(name):

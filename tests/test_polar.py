@@ -141,9 +141,8 @@ def test_products_and_eigendecomposition_agree(name, dtype, tolerance, monkeypat
         return u.detach().double(), torch.autograd.grad(u, x, cotangent.to(dtype))[0].double()
 
     u, grad = solve(torch.float64)
-    monkeypatch.setattr(_polar, "NUMPY_SIZE", 0)
     monkeypatch.setattr(_polar, "prefers_products", lambda b: True)
-    monkeypatch.setattr(_polar, "Spectral", None)  # from here on, nothing may decompose
+    monkeypatch.setattr(_polar, "by_eigenvectors", None)  # from here on, nothing may decompose
     other_u, other_grad = solve(dtype)
     assert torch.linalg.matrix_norm(other_u - u) < (1e-4 if dtype == torch.float32 else 1e-9)
     assert torch.linalg.matrix_norm(other_grad - grad) < tolerance * torch.linalg.matrix_norm(grad)
@@ -170,3 +169,43 @@ def test_a_decomposition_in_float32_is_as_good(name):
     (u, grad), (wide_u, wide_grad) = solve(means, prox, y), solve(means.double(), prox.double(), y.double())
     assert torch.linalg.matrix_norm(u - wide_u) < 1e-4
     assert torch.linalg.matrix_norm(grad - wide_grad) < 1e-4 * torch.linalg.matrix_norm(wide_grad)
+
+
+def test_which_way_is_taken(monkeypatch):
+    """Products where they are preferred and converge; eigenvectors otherwise; float32 only where it is enough."""
+    taken = []
+    for name in ("polar_factor", "by_eigenvectors"):
+        true = getattr(_polar, name)
+        monkeypatch.setattr(_polar, name, lambda b, name=name, true=true: taken.append((name, b.dtype)) or true(b))
+    good, bad, singular = (matrix_with(s, 80)[0] for s in ([1.0] * 70, np.geomspace(0.02, 1, 70), [1.0] * 69 + [0.0]))
+
+    def way(b, single):
+        taken.clear()
+        u, v, _ = _polar.factor(b, single)
+        assert torch.linalg.matrix_norm(u.double().mT @ u.double() - torch.eye(70)) < (1e-4 if single else 1e-10)
+        assert u.dtype == taken[-1][1] and (v is None) == (taken[-1][0] == "polar_factor")
+        return taken[:]
+
+    eigen, products = ("by_eigenvectors", torch.float64), ("polar_factor", torch.float64)
+    assert way(good, True) == [("by_eigenvectors", torch.float32)] and way(good, False) == [eigen]
+    assert way(bad, True) == [("by_eigenvectors", torch.float32), eigen]
+    monkeypatch.setattr(_polar, "prefers_products", lambda b: True)
+    assert way(good, True) == [("polar_factor", torch.float32)] and way(good, False) == [products]
+    assert way(singular, True) == [("polar_factor", torch.float32), products, eigen]
+
+
+def test_products_are_for_many_classes_on_other_devices():
+    assert not _polar.prefers_products(torch.empty(80, 70)) and not _polar.prefers_products(torch.empty(80, 10))
+    assert _polar.prefers_products(torch.empty(80, 70, device="meta"))
+    assert not _polar.prefers_products(torch.empty(80, 10, device="meta"))
+
+
+def test_a_weak_prox_keeps_its_digits_in_float32():
+    # B is the sum of a large term and a small one: formed in float32, the small one would be lost in the first.
+    C, d = 70, 80
+    g = torch.Generator().manual_seed(0)
+    means = etf.simplex_etf(C, d) / math.sqrt(C) + 1e-3 * torch.randn(d, C, generator=g)
+    prox = etf.haar_frame(d, C, g)
+    u = nearest.nearest_etf(means, prox, 1e-5).double()
+    wide = nearest.nearest_etf(means.double(), prox.double(), 1e-5)
+    assert torch.linalg.matrix_norm(u - wide) < 2e-5

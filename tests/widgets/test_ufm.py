@@ -36,7 +36,7 @@ def test_a_run_is_that_of_train_ufm():
     run.advance(20)
     table, margins = run.history()
     assert table["iteration"].tolist() == [t for t in widgets.ufm.LOG if t <= 20] + [20] * (20 not in widgets.ufm.LOG)
-    expected = ufm.train_ufm(SMALL, "implicit", 20, [7], 3.0, 5.0, log_at=table["iteration"].tolist(), delta=0.1)
+    expected = ufm.train_ufm(SMALL, "implicit", 20, [7], 3.0, 5.0, delta=0.1, log_at=table["iteration"].tolist())
     for measure in ("loss", "nc1", "nc3"):
         np.testing.assert_allclose(table[measure], expected.frame[measure], rtol=1e-4)
     np.testing.assert_allclose(margins, expected.margins["margin"], rtol=1e-4)
