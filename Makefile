@@ -54,7 +54,7 @@ results: $(READY) ## the UFM runs of the paper, into data/results/ufm; hours wit
 	@$(VENV) -m labkit.studies.sweep $(ARGS)
 
 bench: $(READY) ## all side-by-side measurements in benchmarks/, one after the other
-	@set -e; for file in benchmarks/*.py; do \
+	@set -e; for file in benchmarks/[a-z]*.py; do \
 	  test -e "$$file" || { echo "There are no benchmarks yet."; break; }; \
 	  echo "== $$file"; $(VENV) "$$file" $(ARGS); \
 	done

@@ -1,28 +1,35 @@
-"""What AGLU costs in time and memory beside its plain formula and SiLU, and how exact each way of computing it is.
+"""What AGLU and APA cost in time and memory beside their plain formula and SiLU, and how exact each formula is.
 
-Compared are forward and backward, with the gradients of z, κ and λ: labkit's aglu, the formula as printed and the
-supplement's softplus form (its Eq. 4), both differentiated by autograd, and SiLU. Every ratio is the median over paired
-blocks taken in turn in one run, so that a machine whose speed drifts does not decide it. --help for the options.
+    python benchmarks/activations.py                    about four minutes on two cores
+    python benchmarks/activations.py --device cuda      also compiled
+
+Measured are forward and backward passes, with the gradients of z, κ and λ: labkit's functions, and the formula as
+printed, differentiated by autograd, with memory kept by the allocator. Last a step of ResNet-18 on 64 images of 32
+pixels, with AGLU and with ReLU.
 """
 
 import argparse
 import os
 import shutil
-import statistics
-import time
+from functools import partial
 
 import pandas as pd
-import plotly.graph_objects as go
 import torch
+from _measuring import allocator, keep_memory, median, progress, ratio, report, turns
 from mpmath import mp, mpf
-from plotly.subplots import make_subplots
 
-from labkit.activations import aglu
+from labkit.activations import aglu, apa
+from labkit.vision import backbones
+
+SIZES = (10_000, 30_000, 100_000, 1_000_000, 10_000_000)
+CHANNELS, PIXELS = 16, 625  # of z (n, 16, 25, 25), 10 000 numbers for each n
+FUNCTIONS = {"AGLU": aglu, "APA": apa}
 
 
-def composite(z, kappa, lam):
+def composite(z, kappa, lam, gated=True):
     """The formula as printed."""
-    return z * (lam * torch.exp(-kappa * z) + 1) ** (-1 / lam)
+    eta = (lam * torch.exp(-kappa * z) + 1) ** (-1 / lam)
+    return z * eta if gated else eta
 
 
 def softplus_form(z, kappa, lam):
@@ -30,46 +37,67 @@ def softplus_form(z, kappa, lam):
     return z * torch.exp(torch.nn.functional.softplus(kappa * z - torch.log(lam), beta=-1) / lam)
 
 
-def silu(z, kappa, lam):
-    return torch.nn.functional.silu(z)
-
-
-FORMS = {"labkit": aglu, "composite": composite, "Eq. 4": softplus_form}
-
-
 # --- time and memory ----------------------------------------------------------------------------------------------
 
 
-def stepper(function, arguments, grad):
-    """Forward and backward of function(z, κ, λ), as a function without arguments."""
-    return lambda: torch.autograd.grad(function(*arguments), arguments, grad, allow_unused=True)  # SiLU has no κ and λ
+def steppers(name, numbers, per_channel, dtype, device="cpu"):
+    """Forward and backward of labkit's function, of the formula and of SiLU, as functions without arguments."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (numbers // (CHANNELS * PIXELS), CHANNELS, 25, 25)
+    z, grad = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
+    z.requires_grad_()
+    pair = (CHANNELS,) if per_channel else ()
+    kappa, lam = (torch.full(pair, x, device=device, requires_grad=True) for x in (1.1, 0.5))
+
+    def step(function):
+        return lambda: torch.autograd.grad(function(), (z, kappa, lam), grad, allow_unused=True)  # SiLU has no κ and λ
+
+    def plain():  # a tensor with channels would make the result float32
+        k, l = (t.view(-1, 1, 1).to(dtype) if per_channel else t for t in (kappa, lam))
+        return composite(z, k, l, name == "AGLU")
+
+    return {
+        "labkit": step(lambda: FUNCTIONS[name](z, kappa, lam)),
+        "composite": step(plain),
+        "SiLU": step(lambda: torch.nn.functional.silu(z)),
+    }
 
 
-def milliseconds(step, steps, device):
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(steps):
-            step()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / steps
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return (time.perf_counter() - start) / steps * 1e3
+def table(threads, names, sizes, seconds):
+    """Print the ratios to the formula, and to SiLU, for all kinds of arguments; a * where the goal is missed."""
+    torch.set_num_threads(threads)
+    print(
+        f"\n{threads} thread{'s' * (threads > 1)}: labkit / composite (goal ≤ 1.1 at 10000, else ≤ 1), * where missed"
+    )
+    print(f"{'':34s}" + "".join(f"{n:>12,d}" for n in sizes) + "    and labkit / SiLU")
+    missed = 0
+    for name in names:
+        for per_channel in (False, True):
+            for dtype in (torch.float32, torch.bfloat16):
+                label = f"{name}, {'per channel' if per_channel else 'scalar'}, {str(dtype)[6:]}"
+                progress(f"{threads} threads, {label} ...")
+                cells, silu = "", ""
+                for n in sizes:
+                    rows = turns(steppers(name, n, per_channel, dtype), seconds, least=3)
+                    found = ratio(rows, "labkit", "composite")
+                    late = found > (1.1 if n == 10_000 else 1.0)
+                    missed += late
+                    cells += f"{found:11.2f}{'*' if late else ' '}"
+                    silu += f"{ratio(rows, 'labkit', 'SiLU'):7.1f}"
+                print(f"  {label:32s}{cells}   {silu}", flush=True)
+    return missed
 
 
-def blocks(steppers, repeats, steps, device):
-    """Milliseconds a step of each, block by block, the steppers taking turns."""
-    for step in steppers.values():
-        for _ in range(3):
-            step()
-    return [{name: milliseconds(step, steps, device) for name, step in steppers.items()} for _ in range(repeats)]
+def resnet(activations, batch=64):
+    """A step (forward, backward) of ResNet-18 for CIFAR with each of the activations."""
+    images, labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
 
+    def step(model):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
 
-def ratio(rows, a, b):
-    return statistics.median(row[a] / row[b] for row in rows)
+    made = {a: backbones.create("resnet18", num_classes=10, stem="cifar", activation=a).train() for a in activations}
+    return {a: partial(step, model) for a, model in made.items()}
 
 
 def kept(function, z, *parameters):
@@ -85,67 +113,45 @@ def kept(function, z, *parameters):
     return sum(storages.values()) / z.untyped_storage().nbytes()
 
 
-def compiler_missing(device):
-    """What torch.compile would lack on the device, or None."""
+def compiled(device, dtype, seconds):
+    """Ratios of compiled functions at 12.8 million numbers, or at one million on a CPU."""
+    missing = "a C++ compiler" if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))) else None
     if device == "cuda":
         from torch.utils._triton import has_triton
 
-        return None if has_triton() else "Triton"
-    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    return None if any(map(shutil.which, names)) else "a C++ compiler (g++ or clang++)"
-
-
-def report(device, dtype, shape, repeats, steps):
-    """Print times, memory and ratios with their goals."""
-    generator = torch.Generator().manual_seed(0)
-    z, grad = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
-    arguments = [z.requires_grad_(), *(torch.tensor(x, device=device, requires_grad=True) for x in (1.1, 0.5))]
-    steppers = {f"{name}, eager": stepper(f, arguments, grad) for name, f in FORMS.items()}
-    missing = compiler_missing(device)
-    if missing is None:
-        steppers |= {
-            f"{name}, compiled": stepper(torch.compile(f, dynamic=False), arguments, grad)
-            for name, f in {"labkit": aglu, "composite": composite, "SiLU": silu}.items()
-        }
-    rows = blocks(steppers, repeats, steps, device)
-    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"z of shape {' × '.join(map(str, shape))}, {str(dtype)[6:]}, {where}, torch {torch.__version__}")
-    print("median ms, forward + backward")
-    for name in steppers:
-        print(f"  {name:28s} {statistics.median(row[name] for row in rows):8.2f}")
-    goals = [
-        ("eager: labkit / composite", ratio(rows, "labkit, eager", "composite, eager"), 1.0),
-        ("eager: labkit / Eq. 4", ratio(rows, "labkit, eager", "Eq. 4, eager"), None),
-    ]
-    if missing is None:
-        goal = 1.2 if device == "cuda" else 1.5
-        goals += [
-            ("compiled: labkit / SiLU", ratio(rows, "labkit, compiled", "SiLU, compiled"), goal),
-            ("compiled: labkit / composite", ratio(rows, "labkit, compiled", "composite, compiled"), None),
-        ]
-    goals += [
-        (f"memory kept / z: {name}", kept(f, *arguments), 2.0 if f is aglu else None) for name, f in FORMS.items()
-    ]
-    print("ratio                                             measured   goal")
-    for name, value, goal in goals:
-        verdict = "" if goal is None else f"   ≤ {goal:g}{'' if value <= goal else '   MISSED'}"
-        print(f"  {name:46s} {value:8.2f}{verdict}")
-    if missing is not None:
+        missing = None if has_triton() else "Triton"
+    if missing:
         print(f"  compiled: not measured, {missing} is missing")
+        return []
+    z = torch.randn(64, 64, *((56, 56) if device == "cuda" else (16, 16)), device=device).to(dtype).requires_grad_()
+    arguments = z, *(torch.tensor(x, device=device, requires_grad=True) for x in (1.1, 0.5))
+    forms = {"labkit": aglu, "composite": composite, "SiLU": lambda z, kappa, lam: torch.nn.functional.silu(z)}
+
+    def step(function):
+        return torch.autograd.grad(function(*arguments).sum(), arguments, allow_unused=True)
+
+    parts = {name: partial(step, torch.compile(form, dynamic=False)) for name, form in forms.items()}
+    rows = turns(parts, seconds, synchronize=torch.cuda.synchronize if device == "cuda" else lambda: None)
+    return [
+        (f"compiled, {str(dtype)[6:]}: labkit / SiLU", ratio(rows, "labkit", "SiLU"), 1.2 if device == "cuda" else 1.5),
+        (f"compiled, {str(dtype)[6:]}: labkit / composite", ratio(rows, "labkit", "composite"), None),
+    ]
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
 
+FORMS = {"labkit": aglu, "composite": composite, "Eq. 4": softplus_form}
+
 
 def error_table(lambdas=None, zs=None):
-    """Relative errors of AGLU and of its derivative in λ at κ = 1, the largest over zs, against mpmath at 50 digits.
+    """Relative errors of AGLU and of its derivative in λ at κ = 1, the largest over zs, against mpmath at 80 digits.
 
     lambdas: values of λ, 1e-8 to 10 when omitted. zs: values of z, −1.5 to 8 when omitted, where |ln η| < 5 for every
         λ.
     Returns a table with the columns lambda, dtype, quantity ("value" or "λ-gradient"), formula (those of FORMS) and
     error, infinite where a result is not finite. The truth is taken at the numbers as rounded to the dtype.
     """
-    lambdas = [10 ** (i / 4) for i in range(-32, 5)] if lambdas is None else lambdas
+    lambdas = [10.0**i for i in range(-8, 2)] if lambdas is None else lambdas
     zs = [-1.5 + 0.5 * i for i in range(20) if i != 3] if zs is None else zs
     rows = []
     for dtype in (torch.float32, torch.float64):
@@ -172,58 +178,46 @@ def truth(z, lam):
         return value, value * (mp.log1p(u) - u / (1 + u)) / lam**2
 
 
-def error_figure(table):
-    """The table as a log-log figure, a panel for each dtype and quantity."""
-    dtypes, quantities = table["dtype"].unique(), table["quantity"].unique()
-    figure = make_subplots(
-        len(quantities),
-        len(dtypes),
-        shared_xaxes=True,
-        shared_yaxes="columns",
-        subplot_titles=[f"{q}, {d}" for q in quantities for d in dtypes],
-    )
-    for (quantity, dtype, name), part in table.groupby(["quantity", "dtype", "formula"], sort=False):
-        row, col = list(quantities).index(quantity) + 1, list(dtypes).index(dtype) + 1
-        colour = dict(zip(FORMS, ("#009E73", "#D55E00", "#0072B2")))[name]
-        figure.add_trace(
-            go.Scatter(
-                x=part["lambda"],
-                y=part["error"].clip(1e-17),
-                mode="lines",
-                name=name,
-                legendgroup=name,
-                line_color=colour,
-                showlegend=row == col == 1,
-            ),
-            row,
-            col,
-        )
-    figure.update_xaxes(type="log", exponentformat="power").update_yaxes(type="log", exponentformat="power", dtick=4)
-    figure.update_xaxes(title="λ", row=len(quantities)).update_yaxes(title="relative error", col=1)
-    title = "AGLU: largest relative error over −1.5 ≤ z ≤ 8, κ = 1"
-    return figure.update_layout(template="plotly_white", height=600, title=title)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], help="default: float32, on cuda both")
-    parser.add_argument("--shape", type=int, nargs="+", default=[64, 64, 56, 56])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--steps", type=int, help="steps in a block; default: 1, on cuda 20")
-    parser.add_argument("--figure", metavar="PATH", help="write the errors as a figure to this HTML file")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers, multiples of 10000")
+    parser.add_argument("--functions", nargs="+", default=list(FUNCTIONS), choices=list(FUNCTIONS))
+    parser.add_argument("--seconds", type=float, default=0.8, help="for each ratio (%(default)s)")
     args = parser.parse_args()
-    cuda = args.device == "cuda"
-    for dtype in args.dtype or (["float32", "bfloat16"] if cuda else ["float32"]):
-        report(args.device, getattr(torch, dtype), args.shape, args.repeats, args.steps or (20 if cuda else 1))
-    table = error_table()
-    shown = table.pivot(index=["dtype", "quantity", "formula"], columns="lambda", values="error").iloc[:, ::4]
+    keep_memory()
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {allocator()}"
+    print(f"forward + backward, {where}, torch {torch.__version__}")
+    goals = []
+    if args.device == "cuda":
+        for dtype in (torch.float32, torch.bfloat16):
+            rows = turns(steppers("AGLU", 10_000_000, False, dtype, "cuda"), 2, synchronize=torch.cuda.synchronize)
+            goals.append((f"eager, {str(dtype)[6:]}: labkit / composite", ratio(rows, "labkit", "composite"), 1.0))
+            goals += compiled("cuda", dtype, 2)
+    else:
+        missed = sum(table(threads, args.functions, args.sizes, args.seconds) for threads in args.threads)
+        print(f"missed: {missed}\n")
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            progress(f"ResNet-18, {threads} threads ...")
+            rows = turns(resnet(("relu", "silu", "aglu")), 10)
+            print(f"ResNet-18, 64 images of 32 pixels, ReLU, {threads} threads: {median(rows, 'relu'):.0f} ms a step")
+            for name, goal in (("aglu", 1.2), ("silu", None)):
+                goals.append((f"ResNet-18, {name} / relu, {threads} threads", ratio(rows, name, "relu"), goal))
+        progress("compiled ...")
+        goals += compiled("cpu", torch.float32, 1)
+    z = torch.randn(64, 64, 16, 16, device=args.device, requires_grad=True)
+    pair = [torch.tensor(x, device=args.device, requires_grad=True) for x in (1.1, 0.5)]
+    goals += [
+        (f"memory kept / z: {name}", kept(form, z, *pair), 2.0 if form is aglu else None)
+        for name, form in FORMS.items()
+    ]
+    report(goals)
+    shown = error_table().pivot(index=["dtype", "quantity", "formula"], columns="lambda", values="error")
     shown.columns = [f"{x:.0e}" for x in shown.columns]
     print("AGLU: largest relative error over −1.5 ≤ z ≤ 8, κ = 1, for each λ")
     print(shown.to_string(float_format=lambda x: f"{x:.0e}"))
-    if args.figure:
-        error_figure(table).write_html(args.figure, include_plotlyjs="cdn")
-        print(f"figure written to {args.figure}")
 
 
 if __name__ == "__main__":

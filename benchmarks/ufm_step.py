@@ -1,45 +1,56 @@
 """What one UFM training step costs: each head against the standard one and against bare arithmetic, and what logging
 adds.
 
-Every number is a ratio of medians of paired blocks taken in turn in one run, so that a machine whose speed drifts does
-not decide it. Five seeds in a batch are measured on UFM-10 only.
-
     python benchmarks/ufm_step.py
-    python benchmarks/ufm_step.py --spec UFM_1000 --repeats 8 --steps 1
+    python benchmarks/ufm_step.py --spec UFM_1000       a few minutes
+
+Heads take turns, with memory kept by the allocator. Five seeds in a batch are measured on UFM-10 only.
 """
 
 import argparse
 import math
-import statistics
 import time
 
 import torch
+from _measuring import allocator, keep_memory, median, milliseconds, progress, ratio, report, turns
 
 from labkit import ufm
 from labkit.optim import layer_scale
 
+# implicit / standard, standard / arithmetic, fixed / arithmetic, implicit / arithmetic
+GOALS = {
+    "UFM_10": (2.0, 2.0, None, None),
+    "UFM_100": (1.7, 1.5, 1.5, 2.0),
+    "UFM_200": (1.7, 1.5, 1.5, 2.0),
+    "UFM_1000": (1.6, 1.5, 1.5, 2.5),
+}
+
 
 class Arithmetic:
-    """The standard head's step written by hand: no autograd, no modules, no checks; one seed."""
+    """The standard head's step written by hand: no autograd, no modules, no checks; one seed, in arrays made once."""
 
     def __init__(self, spec, temperature=5.0, gain=10.0):
         trainer = ufm.Trainer(spec, "standard")
         self.z, self.w = trainer.features.detach()[0].clone(), trainer.head.weight.detach()[0].clone()
         self.one_hot = torch.nn.functional.one_hot(trainer.targets, spec.num_classes).float()
         self.temperature, self.gain = temperature, gain
+        self.h, self.grad_h = torch.empty_like(self.z), torch.empty_like(self.z)
+        self.g, self.grad_w = torch.empty_like(self.one_hot), torch.empty_like(self.w)
 
+    @torch.no_grad()
     def step(self):
-        z, w, tau = self.z, self.w, self.temperature
+        z, w, h, g, grad_h, grad_w, tau = self.z, self.w, self.h, self.g, self.grad_h, self.grad_w, self.temperature
         radius = tau / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-        h = z * radius
-        g = torch.softmax(h @ w.T, -1).sub_(self.one_hot).div_(len(z))
-        grad_w = g.T @ h
-        grad_h = g @ w
-        along = (h * grad_h).sum(-1, keepdim=True) / tau**2
-        grad_z = grad_h.addcmul_(h, along, value=-1).mul_(radius)
+        torch.mul(z, radius, out=h)
+        torch.mm(h, w.T, out=g)
+        torch.softmax(g, -1, out=g).sub_(self.one_hot).div_(len(z))
+        torch.mm(g.T, h, out=grad_w)
+        torch.mm(g, w, out=grad_h)
+        along = torch.linalg.vecdot(h, grad_h).unsqueeze(-1) / tau**2
+        grad_h.addcmul_(h, along, value=-1).mul_(radius)
         layers = [
-            (p, grad, layer_scale(p.shape), float(torch.linalg.matrix_norm(grad)))
-            for p, grad in ((z, grad_z), (w, grad_w))
+            (p, grad, layer_scale(p.shape), float(torch.linalg.vector_norm(grad)))
+            for p, grad in ((z, grad_h), (w, grad_w))
         ]
         eta = math.log((1 + math.sqrt(1 + 4 * sum(s * n for _, _, s, n in layers) / 2)) / 2)
         for p, grad, s, n in layers:
@@ -60,79 +71,57 @@ def without_solve(trainer):
     return trainer.step
 
 
-def blocks(steppers, repeats, steps):
-    """Milliseconds a step of each, block by block, the steppers taking turns."""
-    for step in steppers.values():
-        for _ in range(2 * steps):
-            step()
-    rows = []
-    for _ in range(repeats):
-        row = {}
-        for name, step in steppers.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            row[name] = (time.perf_counter() - start) / steps * 1e3
-        rows.append(row)
-    return rows
-
-
-def ratio(rows, a, b, factor=1.0):
-    return statistics.median(row[a] / (factor * row[b]) for row in rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=5, help="steps in a block")
-    parser.add_argument("--spec", default="UFM_10", choices=["UFM_10", "UFM_100", "UFM_200", "UFM_1000"])
+    parser.add_argument("--seconds", type=float, help="to measure for (15, for UFM_1000 120)")
+    parser.add_argument("--spec", default="UFM_10", choices=list(GOALS))
     args = parser.parse_args()
+    keep_memory()
     spec, small = getattr(ufm, args.spec), args.spec == "UFM_10"
-    trainers = {head: ufm.Trainer(spec, head) for head in ("standard", "fixed", "implicit")}
+    made = {
+        "arithmetic": lambda: Arithmetic(spec).step,
+        "standard, plain": lambda: ufm.Trainer(spec, "standard", fused=False).step,
+        "implicit, no DDN gradient": lambda: ufm.Trainer(spec, "implicit", backprop_through_etf=False).step,
+        "implicit, nothing to solve": lambda: without_solve(ufm.Trainer(spec, "implicit")),
+    }
+    trainers = {}
+    for head in ("standard", "fixed", "implicit"):
+        progress(f"making {head} ...")
+        trainers[head] = ufm.Trainer(spec, head)
     steppers = {head: trainer.step for head, trainer in trainers.items()}
-    steppers["implicit, no DDN gradient"] = ufm.Trainer(spec, "implicit", backprop_through_etf=False).step
-    steppers["implicit, nothing to solve"] = without_solve(ufm.Trainer(spec, "implicit"))
-    steppers["standard, plain"] = ufm.Trainer(spec, "standard", fused=False).step
-    steppers["arithmetic"] = Arithmetic(spec).step
+    for name, make in made.items():
+        progress(f"making {name} ...")
+        steppers[name] = make()
     if small:
-        steppers |= {f"{head} ×5": ufm.Trainer(spec, head, range(5)).step for head in ("standard", "fixed", "implicit")}
-    steppers |= {f"{head}, measuring": trainer.measure for head, trainer in trainers.items()}
-    rows = blocks(steppers, args.repeats, args.steps)
+        steppers |= {f"{head} ×5": ufm.Trainer(spec, head, range(5)).step for head in trainers}
+    begin = time.monotonic()
+    rows = turns(steppers, args.seconds or (120 if args.spec == "UFM_1000" else 15), label=args.spec)
+    progress(f"measured in {time.monotonic() - begin:.0f} s; now what logging takes ...")
+    logging = {head: min(milliseconds(trainer.measure) for _ in range(3)) for head, trainer in trainers.items()}
 
-    print(
-        f"{args.spec} (C={spec.num_classes}, N={spec.num_samples}, d={spec.dim}), {torch.get_num_threads()} threads, torch {torch.__version__}; median ms a step"
-    )
+    size = f"C={spec.num_classes}, N={spec.num_samples}, d={spec.dim}"
+    print(f"{args.spec} ({size}), {torch.get_num_threads()} threads, {allocator()}, torch {torch.__version__}")
+    print(f"median ms a step, {len(rows)} turns")
     for name in steppers:
-        print(f"  {name:28s} {statistics.median(row[name] for row in rows):8.2f}")
-    limits = {"UFM_10": 2.0, "UFM_100": 1.7, "UFM_200": 1.7, "UFM_1000": 1.6}
+        print(f"  {name:28s} {median(rows, name):8.2f}")
+    implicit, *arithmetic = GOALS[args.spec]
     goals = [
-        ("implicit / standard, one seed", ratio(rows, "implicit", "standard"), limits[args.spec]),
-        ("standard, fused / plain", ratio(rows, "standard", "standard, plain"), 0.65),
-        ("the same, with nothing to solve", ratio(rows, "implicit, nothing to solve", "standard"), math.inf),
-        ("standard / arithmetic alone", ratio(rows, "standard", "arithmetic"), 2.0 if small else 1.5),
+        ("implicit / standard", ratio(rows, "implicit", "standard"), implicit),
+        ("the same, with nothing to solve", ratio(rows, "implicit, nothing to solve", "standard"), None),
+        ("standard head, fused / plain", ratio(rows, "standard", "standard, plain"), 0.65),
     ]
-    if not small:
-        limit = 2.5 if args.spec == "UFM_1000" else 2.0
-        goals += [
-            ("fixed / arithmetic alone", ratio(rows, "fixed", "arithmetic"), 1.5),
-            ("implicit / arithmetic alone", ratio(rows, "implicit", "arithmetic"), limit),
-        ]
+    goals += [(f"{h} / arithmetic alone", ratio(rows, h, "arithmetic"), goal) for h, goal in zip(trainers, arithmetic)]
     points = len(ufm.log_points(2000)) / 2000
     goals += [
-        (f"{head}: logging / steps, in a run of 2000", points * ratio(rows, f"{head}, measuring", head), 0.1)
-        for head in ("standard", "fixed", "implicit")
+        (f"{head}: logging / steps, in a run of 2000", points * took / median(rows, head), 0.1)
+        for head, took in logging.items()
     ]
     if small:
-        goals.append(("implicit / standard, five seeds in a batch", ratio(rows, "implicit ×5", "standard ×5"), 1.5))
+        goals.append(("implicit / standard, five seeds in a batch", ratio(rows, "implicit ×5", "standard ×5"), 2.0))
         goals += [
-            (f"{head}: five seeds in a batch / five runs", ratio(rows, f"{head} ×5", head, 5), 1.0)
-            for head in ("standard", "fixed", "implicit")
+            (f"{head}: five seeds in a batch / five runs", ratio(rows, f"{head} ×5", head, 5), 1.0) for head in trainers
         ]
-    print("ratio                                             measured   goal")
-    for name, value, goal in goals:
-        print(
-            f"  {name:46s} {value:8.2f}   {'' if goal == math.inf else f'≤ {goal:g}'}{'' if value <= goal else '   MISSED'}"
-        )
+    report(goals)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,8 @@ def _plus(start, array, factor, out):
     """start + array · factor."""
     if isinstance(factor, float):
         return torch.add(start, array, alpha=factor, out=out)
+    if start.ndim == 0:  # addcmul with two of other shapes takes each number by itself
+        return torch.mul(array, factor, out=out).add_(start)
     return torch.addcmul(start, array, factor, out=out)
 
 
@@ -167,7 +169,7 @@ def _add_sum(total, a, b, room):
     if total.ndim:
         total += torch.mul(a, b, out=room).sum((0, 2), keepdim=True)
     else:
-        total += torch.dot(a.view(-1), b.view(-1))
+        total += torch.dot(a, b) if a.ndim == 1 else torch.dot(a.view(-1), b.view(-1))
 
 
 def _per_channel(t):

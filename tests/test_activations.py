@@ -1,15 +1,17 @@
 """APA and AGLU against mpmath at 50 digits, closed forms and plain autograd; and everything torch may do with them."""
 
+import functools
 import itertools
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from mpmath import mp, mpf
 
 from labkit import _adaptive
-from labkit.activations import aglu, apa
+from labkit.activations import AGLU, aglu, apa
 
 FUNCTIONS = pytest.mark.parametrize("function", [apa, aglu])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -40,6 +42,7 @@ def gradients(function, z, kappa, lam, **options):
 # --- 50 digits ----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def exact(z, kappa, lam, gated):
     """ln η, and the terms whose sums are the value and its derivatives in z, κ and λ."""
     with mp.workdps(50):
@@ -78,9 +81,20 @@ def by_vmap(function, z, kappa, lam):
     return [torch.func.vmap(function)(z, kappa, lam), *slopes]
 
 
+def one_by_one(function, z, kappa, lam):
+    """The same with one κ and one λ for all numbers of a call, here a single number."""
+    return [torch.stack(t) for t in zip(*(map(torch.squeeze, _single(function, *p)) for p in zip(z, kappa, lam)))]
+
+
+def _single(function, *point):
+    point = [t.clone().requires_grad_() for t in point]
+    out = function(*point)
+    return [out.detach(), *torch.autograd.grad(out, point)]
+
+
 @FUNCTIONS
 @DTYPES
-@pytest.mark.parametrize("how", [gradients, by_vmap])
+@pytest.mark.parametrize("how", [gradients, by_vmap, one_by_one])
 def test_values_and_gradients_have_their_digits(function, dtype, how):
     # Relative to the sum of the absolute values of the terms: ∂AGLU/∂z = η + κzηq has a root near κz = −1.28, around
     # which the error of a sum of two rounded terms, relative to that sum, has no bound. The others have one term.
@@ -230,6 +244,46 @@ def test_blocks_change_nothing(function, channels, layout, monkeypatch):
         torch.testing.assert_close(out, wanted, rtol=1e-14, atol=0)
         torch.testing.assert_close(torch.autograd.grad(out, (z, kappa, lam), weights), slopes, rtol=1e-12, atol=1e-14)
         assert layout == "sliced" or out.is_contiguous(memory_format=layout)
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("channels", [None, 4])
+@pytest.mark.parametrize("wanted", ["z", "kappa", "lam"])
+@pytest.mark.parametrize("numbers", [400, 2 * _adaptive.BLOCK + 400], ids=["one block", "blocks"])
+def test_the_gradient_of_one_argument_where_the_others_have_none(function, channels, wanted, numbers):
+    arguments = dict(zip(("z", "kappa", "lam"), (t.detach() for t in inputs(numbers // 4, 4, channels=channels))))
+    arguments[wanted].requires_grad_()
+    z, kappa, lam = arguments.values()
+    assert_same(
+        lambda: function(z, kappa, lam),
+        lambda: composite(z, kappa, lam, function is aglu),
+        arguments[wanted],
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+@FUNCTIONS
+def test_many_gradients_at_once(function):
+    z, kappa, lam = inputs(_adaptive.BLOCK + 1)
+    out, weights = function(z, kappa, lam), torch.randn(2, len(z), dtype=z.dtype)
+    found = torch.autograd.grad(out, (z, kappa, lam), weights, is_grads_batched=True, retain_graph=True)
+    for i, w in enumerate(weights):
+        wanted = torch.autograd.grad(out, (z, kappa, lam), w, retain_graph=True)
+        torch.testing.assert_close([t[i] for t in found], list(wanted))
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other():
+    act = AGLU().double()
+
+    def slopes(seed):
+        z = torch.randn(150_000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+        return torch.autograd.grad(act(z).square().sum(), (z, act.kappa, act.lam))
+
+    wanted = [slopes(seed) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for a, b in zip(pool.map(slopes, range(12)), wanted):
+            assert all(map(torch.equal, a, b))
 
 
 @FUNCTIONS
