@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import torchvision
 from PIL import Image
 
 from labkit import checks
-from labkit.vision import compat
 from labkit.vision.augment import Normalise
 
 SPLITS = ("train", "test")
@@ -90,7 +90,7 @@ class ImageSet:
         """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey
         levels.
         """
-        resize = compat.import_torchvision().transforms.v2.functional.resize
+        resize = torchvision.transforms.v2.functional.resize
         return replace(self, images=resize(self.images, [side, side], antialias=True))
 
     def normalise(self):
@@ -260,6 +260,11 @@ def _decode(picture):
     return np.asarray(Image.open(io.BytesIO(picture.as_py())).convert("RGB"))
 
 
+def root_of(root=None):
+    """The folder of the sets: `root`, else LABKIT_DATA, else data/."""
+    return _root(root)[0]
+
+
 def _root(root):
     """The folder of the sets, and who named it."""
     asked = "the argument root" if root is not None else "LABKIT_DATA" if "LABKIT_DATA" in os.environ else "the default"
@@ -302,10 +307,9 @@ _OFFLINE = {"digits": _digits, "patterns": _patterns}
 
 
 def _torchvision(name, split, root, download):
-    datasets = compat.import_torchvision().datasets
     options = {"split": split} if name == "stl10" else {"train": split == "train"}
     try:
-        found = getattr(datasets, _TORCHVISION[name])(root, download=download, **options)
+        found = getattr(torchvision.datasets, _TORCHVISION[name])(root, download=download, **options)
     except RuntimeError as error:  # a file is missing or has another checksum
         raise ValueError(
             f"{root / _FOLDERS[name]} is there, but torchvision does not take it for {name}: {error}"
@@ -319,6 +323,6 @@ def _torchvision(name, split, root, download):
 
 
 def _image_folder(path):
-    folder = compat.import_torchvision().datasets.ImageFolder(path)
+    folder = torchvision.datasets.ImageFolder(path)
     paths, labels = zip(*folder.samples)
     return ImageFiles(paths, torch.tensor(labels), tuple(folder.classes), TITLES["imagenet"])

@@ -181,7 +181,7 @@ def test_killed_and_resumed_is_unbroken(tmp_path, until):
     process = subprocess.Popen(
         [sys.executable, small_runs.__file__, tmp_path / "killed"],
         cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[2])},
     )
     there = tmp_path / "killed" / "epoch-00002.checkpoint"
     until(lambda: process.poll() is not None or there.exists(), "the second epoch")
@@ -218,7 +218,9 @@ def test_a_finished_run_is_left_alone(tmp_path):
 
 def test_other_settings_want_another_folder(tmp_path):
     a_trainer("fixed", tmp_path, epochs=1, settings={"dim": 16}).run()
-    with pytest.raises(ValueError, match=r"epoch-00001.*epochs: 1 there, 2 here; schedule: 'cosine' there, None here$"):
+    with pytest.raises(
+        ValueError, match=r"epoch-00001.*: epochs is 1 there, 2 here; schedule is 'cosine' there, None here$"
+    ):
         a_trainer("fixed", tmp_path, epochs=2, schedule=None, settings={"dim": 16})
 
 
@@ -276,12 +278,12 @@ def test_bad_arguments_are_refused():
         ValueError, match="schedule='cosine' is for an optimiser with a learning rate, and AGD has none"
     ):
         a_trainer("fixed", optimizer="agd")
-    with pytest.raises(ValueError, match="schedule must be one of None, 'cosine', 'steps'; got 'linear'"):
+    with pytest.raises(ValueError, match="schedule must be one of None, .*; got 'linear'"):
         make(sgd, schedule="linear")
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
         make(sgd, epochs=0)
     batches.processes = 2
     with pytest.raises(ValueError, match="this is process 0 of 1, but batches are for 0 of 2"):
         make(sgd)
-    with pytest.raises(ValueError, match="precision must be one of 'no', 'bf16', 'fp16'; got 'fp64'"):
+    with pytest.raises(ValueError, match="precision must be one of .*; got 'fp64'"):
         processes.accelerator("fp64")
