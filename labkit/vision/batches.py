@@ -26,7 +26,7 @@ class Batches:
     mix: MixUp, CutMix or RandomChoice of them from torchvision.transforms.v2, with their num_classes; the labels are
         then float32 (b, num_classes). One draw for the batch, and each image is mixed with the one before it, as there.
     order: "shuffled"; "stratified", shuffled with every class spread over the epoch (see `stratified`); "sequential",
-        as in the set, for evaluation.
+        as in the set, for evaluation; or a function as `stratified` is one.
     drop_last: leave out a last batch that is smaller than the others.
     rank, processes: this process gets the rank-th of so many contiguous shares of every batch. In the order of the
         ranks, the shares make up the batch that one process gets; they differ by one image at most.
@@ -49,7 +49,8 @@ class Batches:
         processes=1,
         device="cpu",
     ):
-        checks.one_of("order", order, ORDERS)
+        if not callable(order):
+            checks.one_of("order", order, ORDERS)
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("processes", processes, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -94,6 +95,8 @@ class Batches:
         if self.order == "sequential":
             return torch.arange(self.total)
         generator = _generator(self.seed, k, 0)
+        if callable(self.order):
+            return self.order(self.all_labels, generator)[: self.total]
         if self.order == "stratified":
             return stratified(self.all_labels, generator)[: self.total]
         return torch.randperm(len(self.all_labels), generator=generator)[: self.total]

@@ -52,7 +52,7 @@ class Trainer:
     optimizer: any of torch.optim, or AGD, over the parameters of both. Its hooks see every step.
     train, clean, test: `batches.Batches`, whose `epoch(k)` yields this process's share (images, labels) of every batch
         of epoch k. `clean` is what collapse is measured on, as a rule the training set without augmentation; `test` may
-        be missing. Labels may be probabilities (n, C), as MixUp makes them; the head is then told the likeliest class.
+        be missing. Labels may be probabilities (n, C), as MixUp makes them.
     name, seed: what the rows are called; `seed` also starts the generators that dropout draws from.
     epochs; schedule, warmup: one of optimizers.SCHEDULES, and for how many epochs the rate rises first.
     label_smoothing: as in torch's cross entropy.
@@ -224,9 +224,8 @@ class Trainer:
             self.schedule.step()
 
     def _step(self, step, images, targets):
-        labels = targets if targets.ndim == 1 else targets.argmax(-1)
-        (total,) = over_processes(torch.full((), float(len(labels)), device=self.on.device))  # filled there: no wait
-        logits = self.model(images.contiguous(memory_format=self.layout), labels)
+        (total,) = over_processes(torch.full((), float(len(targets)), device=self.on.device))  # filled there: no wait
+        logits = self.model(images.contiguous(memory_format=self.layout), targets)
         # The share of this process in the mean over the whole batch. DDP averages gradients over processes: times their
         # number.
         loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self.label_smoothing) / total
