@@ -150,7 +150,7 @@ def batches_of(settings, seed, root, download, here):
         picture = v2.Compose([v2.PILToTensor(), *pictures])
         return batches.FileBatches(part, size, picture=picture, workers=WORKERS, transforms=steps, **options, **here)
 
-    order = _repeated(SAMPLERS[settings["sampler"]], settings["repeats"])
+    order = batches.repeated(batches.SAMPLERS[settings["sampler"]], settings["repeats"])
     augmented, plain = settings["augmentation"], settings["evaluation"]
     mix = _mix(settings, len(train.classes))
     shuffled = batched(train, augmented, settings["batch_size"], mix=mix, order=order, seed=seed)
@@ -212,37 +212,6 @@ def _mix(settings, classes):
     kinds = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
     chosen = [kind(alpha=settings[key], num_classes=classes) for key, kind in kinds.items() if settings[key]]
     return v2.RandomChoice(chosen) if len(chosen) > 1 else (chosen or [None])[0]
-
-
-def _shuffled(labels, generator):
-    return torch.randperm(len(labels), generator=generator)
-
-
-def _by_class(weight_of):
-    """Draws with replacement; weight_of: the share (classes,) of each class in the set to the weight of its images."""
-
-    def draw(labels, generator):
-        counts = labels.bincount()
-        weights = weight_of(counts / len(labels))[labels]
-        return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
-
-    return draw
-
-
-# An epoch's order: (labels (N,), generator) to indices (N,).
-SAMPLERS = {
-    "shuffled": _shuffled,
-    "stratified": batches.stratified,
-    "class-balanced": _by_class(lambda share: 1 / share),
-    "repeat-factor": _by_class(lambda share: (1e-3 / share).sqrt().clamp(min=1)),  # Gupta et al. 2019
-}
-
-
-def _repeated(sampler, repeats):
-    """Each image `repeats` times on end, and as many in all as before: repeated augmentation (Hoffer et al. 2020)."""
-    if repeats == 1:
-        return sampler
-    return lambda labels, generator: sampler(labels, generator).repeat_interleave(repeats)[: len(labels)]
 
 
 # --- networks ---

@@ -11,7 +11,7 @@ followed, and the comment says so.
 import math
 
 from labkit import checks, heads
-from labkit.vision import backbones, data, optimizers, processes
+from labkit.vision import backbones, batches, data, optimizers, processes
 
 SMALL = "small"  # the one backbone that is not of labkit.vision.backbones: three layers
 LISTS = {  # sets of pictures that come as text files, and these files; under a folder of that name
@@ -35,7 +35,7 @@ FIELDS = {
     "mixup": None,  # α of Beta(α, α); with CutMix too, one of the two is drawn for each batch
     "cutmix": None,
     "label_smoothing": 0.0,
-    "sampler": "shuffled",  # of build.SAMPLERS
+    "sampler": "shuffled",  # of batches.SAMPLERS
     "repeats": 1,  # how often an image comes in a batch, each time augmented anew; an epoch has N draws all the same
     "backbone": SMALL,
     "stem": None,  # None is the network's own
@@ -244,8 +244,8 @@ RECIPES = {
 }
 
 CHOICES = {
-    "data": (*data.NAMES, "mnist", *LISTS),
-    "sampler": ("shuffled", "stratified", "class-balanced", "repeat-factor"),
+    "data": (*data.NAMES, *LISTS),
+    "sampler": tuple(batches.SAMPLERS),
     "backbone": (SMALL, *backbones.NAMES),
     "stem": (None, *backbones.STEMS),
     "activation": (None, *backbones.ACTIVATIONS),

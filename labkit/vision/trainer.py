@@ -72,29 +72,10 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        backbone,
-        head,
-        optimizer,
-        train,
-        clean=None,
-        test=None,
-        *,
-        name,
-        epochs,
-        seed=0,
-        schedule=None,
-        warmup=0,
-        label_smoothing=0.0,
-        measure=None,
-        measure_at=None,
-        folder=None,
-        settings=None,
-        channels_last=False,
-        compile=False,
-        on=None,
-        progress=False,
-    ):
+        self, backbone, head, optimizer, train, clean=None, test=None, *, name, epochs, seed=0, schedule=None, warmup=0,
+        label_smoothing=0.0, measure=None, measure_at=None, folder=None, settings=None, channels_last=False,
+        compile=False, on=None, progress=False,
+    ):  # fmt: skip
         head = NoHead() if head is None else head
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
@@ -127,6 +108,8 @@ class Trainer:
                 "epochs": epochs,
                 "steps": len(train),
                 "schedule": schedule,
+                "warmup": warmup,
+                "label_smoothing": label_smoothing,
                 "measure_at": measure_at and sorted(measure_at),
                 "precision": self.on.mixed_precision,
                 "optimizer": optimizers.described(optimizer),
