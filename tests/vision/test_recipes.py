@@ -221,8 +221,8 @@ def test_samplers():
     torch.testing.assert_close(
         labels[draw("repeat-factor")].bincount() / 10_000, expected / expected.sum(), atol=0.02, rtol=0
     )
-    repeated = repeated(SAMPLERS["shuffled"], 4)(labels, torch.Generator().manual_seed(0))
-    assert len(repeated) == 10_000 and len(repeated.unique()) == 2500 and (repeated.view(-1, 4).diff(dim=1) == 0).all()
+    four = repeated(SAMPLERS["shuffled"], 4)(labels, torch.Generator().manual_seed(0))
+    assert len(four) == 10_000 and len(four.unique()) == 2500 and (four.view(-1, 4).diff(dim=1) == 0).all()
 
 
 def test_epochs_that_are_measured():
