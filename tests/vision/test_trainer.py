@@ -96,20 +96,43 @@ def test_rows_of_the_history():
     assert history.settings["optimizer"]["name"] == "SGD" and group["lr"] == 0.1 and group["momentum"] == 0.9
 
 
+def test_a_network_with_a_classifier_of_its_own_and_own_measures():
+    """Measured where asked, and at both ends; the loss is that of smoothed labels; nothing is known of heads."""
+    run = a_trainer("fixed", epochs=1)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+    sgd = torch.optim.SGD(net.parameters(), lr=0.0)
+    options = dict(name="net", epochs=4, measure=lambda t: {"epoch": t.epoch}, measure_at=[2], label_smoothing=0.3)
+    frame = trainer.Trainer(net, None, sgd, run.train, **options).run().frame
+    assert frame["iteration"].tolist() == frame["epoch"].tolist() == [0, 2, 4]
+    net.load_state_dict(start)
+    losses = [F.cross_entropy(net(x), y, label_smoothing=0.3).item() for x, y in run.train.epoch(3)]
+    assert frame["batch_loss"].iloc[-1] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    with pytest.raises(ValueError, match="needs batches to measure collapse on"):
+        trainer.Trainer(net, None, sgd, run.train, name="net", epochs=1)
+
+
+@pytest.mark.parametrize("options", [dict(channels_last=True), dict(measure_at=[2])])
+def test_how_it_is_done_changes_no_number(options, tmp_path):
+    exact, other = a_trainer("implicit").run().frame, a_trainer("implicit", tmp_path, **options).run().frame
+    shared = exact[exact["iteration"].isin(other["iteration"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(other.drop(columns=SECONDS), shared.drop(columns=SECONDS), rtol=1e-5)
+
+
 def test_schedule_in_steps():
     frame = a_trainer("fixed", schedule="steps").run().frame
     assert frame["lr"].tolist() == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.001])
 
 
 def test_any_head_will_do():
-    """One that the library does not know, whose after_step counts."""
+    """One that the library does not know, which counts its training steps."""
 
     class Other(HEADS["standard"]):
         count = 0
 
-        def after_step(self):
-            super().after_step()
-            self.count += 1
+        def forward(self, features, targets=None):
+            self.count += self.training
+            return super().forward(features, targets)
 
     head = Other(small_runs.DIM, 10)
     head.count = 0
