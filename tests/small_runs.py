@@ -131,7 +131,7 @@ def every_head(folder):
         {
             "state": run.backbone.state_dict(),
             "rows": run.rows,
-            "generators": run._generators,
+            "generators": run.generators.state,
             "made up": made_up_collapse(run.on.process_index, run.on.num_processes),
             "messages": [message(poisoned(a_trainer(head), 1, 2)) for head in ("standard", "implicit")],
         },

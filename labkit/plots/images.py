@@ -21,7 +21,7 @@ PANELS = (*FIGURE_2, "accuracy", "test_accuracy", "nc4")
 def image_panels(history: History, num_classes: int, temperature=5.0, title=None, panels: Sequence[str] = PANELS):
     """What the paper draws of a training on images (Figures 4, 6–11, 15, 17 and 18), against epochs.
 
-    history: of `labkit.vision.recipes`. panels: names of measures, three in a row. All measures are of the training
+    history: of `labkit.vision.build.run`. panels: names of measures, three in a row. All measures are of the training
     images without augmentation, but for the test accuracy. Dashed lines are the bounds of the cross entropy and of the
     margin; with a head that does not normalise they bound nothing. Lines are medians over seeds, bands their ranges.
     """

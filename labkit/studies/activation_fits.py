@@ -14,6 +14,7 @@ from torch import nn
 from labkit import checks
 from labkit.activations import AGLU, APA, FLOOR, aglu
 from labkit.history import History, provenance
+from labkit.studies import networks
 
 KAPPA = (1.0, 1.3)  # the ranges of the supplement's Table 2
 LAMBDA = (0.0, 1.0)
@@ -72,23 +73,6 @@ def _draw(seed, samples):
     return z, torch.empty((), dtype=torch.float64).uniform_(*KAPPA, generator=generator), torch.rand((), **options)
 
 
-def digits():
-    """The 1797 digits of scikit-learn (8×8 pixels), split 3:1 in a fixed way: train and test (images (N, 64), labels
-    (N,)).
-
-    Pixels are centred and divided by their common standard deviation on the training images.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
-    train, test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])
-    mean, scale = train.mean(0), train.std()
-    train_labels, test_labels = (torch.tensor(part) for part in parts[2:])
-    return ((train - mean) / scale, train_labels), ((test - mean) / scale, test_labels)
-
-
 class Gate(nn.Module):
     """Channel attention: z · APA(B·AGLU(A z)), as squeeze-and-excite for features that have no places to average
     over.
@@ -123,7 +107,7 @@ class Block(nn.Module):
 
 
 class DigitNet(nn.Sequential):
-    """A residual network on 64 pixels; each AGLU and each APA has a pair (κ, λ) of its own.
+    """A residual network on images of 8×8 pixels; each AGLU and each APA has a pair (κ, λ) of its own.
 
     kappa_init, lambda_init, lambda_gradient: of the AGLU layers (2·blocks + 1, and one in each gate).
     gate_kappa_init: range of κ of the APA gates, or None for no gates. activation: a class to use in place of AGLU.
@@ -144,6 +128,7 @@ class DigitNet(nn.Sequential):
         act = activation or (lambda: AGLU(kappa_init, lambda_init, lambda_gradient=lambda_gradient))
         gates = [Gate(width, gate_kappa_init, act) if gate_kappa_init else None for _ in range(blocks)]
         super().__init__(
+            nn.Flatten(),
             nn.Linear(64, width, bias=False),
             nn.BatchNorm1d(width),
             act(),
@@ -151,7 +136,7 @@ class DigitNet(nn.Sequential):
             nn.Linear(width, 10),
         )
         with torch.no_grad():
-            for layer in (self[2], *(m.after for m in self if isinstance(m, Block))) if one_sign else ():
+            for layer in (self[3], *(m.after for m in self if isinstance(m, Block))) if one_sign else ():
                 layer.kappa.abs_()
 
     def parameters_of(self, kind):
@@ -172,18 +157,23 @@ def train_digits(
     progress=None,
     **options,
 ):
-    """Train a DigitNet(**options) for each seed by SGD with momentum 0.9 and a cosine schedule; no augmentation.
+    """Train a DigitNet(**options) for each seed, as `networks.trainer_of` does.
 
-    Weights decay, κ and λ do not; learn=False holds κ and λ where they start. λ is put back to `smallest` where a step
-    leaves it below. A run whose loss is not finite stops: its last row has loss NaN and the accuracies of chance.
+    learn=False holds κ and λ where they start. λ is put back to `smallest` where a step leaves it below. A run whose
+    loss or gradient is not finite stops: its last row has loss NaN and the accuracies of chance.
     progress: a function of the name, the seed and its last row, called after each seed.
-    Returns a History, named `name`, of epochs 0 to `epochs`: loss and accuracy (means over the
-    epoch's batches), test_accuracy, gradient (the largest norm in the epoch), and kappa_0 …, lam_0 … of the AGLU
-    layers.
+    Returns a History, named `name`, of epochs 0 to `epochs`: loss (mean over the epoch's batches), accuracy and
+    test_accuracy, gradient (the largest norm in the epoch), and kappa_0 …, lam_0 … of the AGLU layers.
     """
-    rows = []
+    images, rows = networks.load("digits"), []
     for seed in seeds:
-        rows += _train_one(seed, epochs, lr, batch, weight_decay, smallest, learn, options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = DigitNet(**options)
+        run = _trainer(
+            net, images, smallest, learn, epochs=epochs, batch_size=batch, lr=lr, weight_decay=weight_decay, seed=seed
+        )
+        rows += [_chance(net) | row for row in networks.rows_of(run)]
         if progress:
             progress(name, seed, rows[-1])
     settings = dict(
@@ -198,59 +188,51 @@ def train_digits(
         **provenance(),
         **{k: v for k, v in options.items() if k != "activation"},
     )
-    return History(pd.DataFrame(rows).assign(head=name)[["head", *rows[0]]], settings)
+    columns = ["head", "seed", "iteration", "loss", *_chance(net)]
+    return History(pd.DataFrame(rows).assign(head=name)[columns], settings)
 
 
-def _train_one(seed, epochs, lr, batch, weight_decay, smallest, learn, options):
-    (images, labels), test = digits()
-    torch.manual_seed(seed)
-    net = DigitNet(**options)
-    special = [p for m in net.modules() if isinstance(m, APA | AGLU) for p in m.parameters()]
-    ids = {id(p) for p in special}
-    weights = [p for p in net.parameters() if id(p) not in ids]
-    groups = [dict(params=weights, weight_decay=weight_decay), dict(params=special, lr=lr if learn else 0.0)]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
-    steps = len(images) // batch
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    rows = [_row(net, seed, 0, math.nan, math.nan, test, math.nan)]
-    for epoch in range(1, epochs + 1):
-        loss, right, largest = 0.0, 0, 0.0
-        for part in torch.randperm(len(images))[: steps * batch].split(batch):
-            logits = net(images[part])
-            value = F.cross_entropy(logits, labels[part])
-            optimizer.zero_grad()
-            value.backward()
-            norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None]).item()
-            if not math.isfinite(value.item()) or not math.isfinite(norm):
-                return rows + [_row(net, seed, epoch, math.nan, 0.1, None, norm)]
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                for m in net.modules():
-                    if isinstance(m, APA | AGLU):
-                        m.lam.clamp_(min=smallest)
-            loss, largest = loss + value.item(), max(largest, norm)
-            right += (logits.argmax(-1) == labels[part]).sum().item()
-        rows.append(_row(net, seed, epoch, loss / steps, right / (steps * batch), test, largest))
-    return rows
+def _trainer(net, images, smallest, learn, **options):
+    """A Trainer that watches the gradient, and λ too."""
+    train, labels, test, test_labels = images
+    special = [m for m in net.modules() if isinstance(m, APA | AGLU)]
+    for module in special:
+        module.requires_grad_(learn)
+    norms = []
+
+    def watch(*_):
+        norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
+        checks.finite("the gradient", norm)
+        norms.append(norm.item())
+
+    @torch.no_grad()
+    def put_back(*_):
+        for module in special if learn else ():
+            module.lam.clamp_(min=smallest)
+
+    @torch.no_grad()
+    def measure(_):
+        net.eval()
+        parts = {"accuracy": (train, labels), "test_accuracy": (test, test_labels)}
+        found = {key: (net(x).argmax(-1) == y).float().mean().item() for key, (x, y) in parts.items()}
+        found["gradient"] = max(norms, default=math.nan)
+        norms.clear()
+        return found | _pairs(net)
+
+    run = networks.trainer_of(net, train, labels, measure=measure, **options)
+    run.optimizer.register_step_pre_hook(watch)
+    run.optimizer.register_step_post_hook(put_back)
+    return run
 
 
-@torch.no_grad()
-def _row(net, seed, epoch, loss, accuracy, test, gradient):
-    net.eval()
-    tested = 0.1 if test is None else (net(test[0]).argmax(-1) == test[1]).float().mean().item()
-    net.train()
+def _chance(net):
+    """The measures of a network that has diverged."""
+    return {"accuracy": 0.1, "test_accuracy": 0.1, "gradient": math.nan, **_pairs(net)}
+
+
+def _pairs(net):
     kappas, lams = net.parameters_of(AGLU)
-    return {
-        "seed": seed,
-        "iteration": epoch,
-        "loss": loss,
-        "accuracy": accuracy,
-        "test_accuracy": tested,
-        "gradient": gradient,
-        **{f"kappa_{i}": v for i, v in enumerate(kappas)},
-        **{f"lam_{i}": v for i, v in enumerate(lams)},
-    }
+    return {f"kappa_{i}": v for i, v in enumerate(kappas)} | {f"lam_{i}": v for i, v in enumerate(lams)}
 
 
 def held(names=("AGLU", "APA"), kappas=None, lams=None, seeds=range(3), epochs=4):

@@ -1,11 +1,12 @@
 """Small studies of activations inside networks: train a classifier, and look at what its κ, λ, gates and features
 became.
 
-A plain loop for networks and data that fit a laptop's processor: one process, data in memory, no augmentation. The loop
-for several devices, with checkpoints and labkit's heads, is labkit.vision.trainer.
+Data are in memory, without augmentation, and networks have a classifier of their own; the loop is that of
+labkit.vision.trainer.
 """
 
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 
 from labkit import checks, metrics
 from labkit.activations import AGLU, APA
-from labkit.history import History, provenance
-from labkit.vision import backbones, data
+from labkit.history import History, Store, provenance
+from labkit.vision import backbones, data, trainer
+from labkit.vision.batches import Batches
 
 _STAR = dict(activation="aglu", gate="apa", attention_norm=True, attention_dropout=0.1)
 
@@ -49,7 +51,7 @@ STUDIES = {
         batch_size=64,
         lr=0.05,
         weight_decay=5e-4,
-        log_at=[0, 1, 5],
+        measure_at=[0, 1, 5],
     ),
     "cifar10": dict(
         dataset="cifar10",
@@ -61,7 +63,7 @@ STUDIES = {
         batch_size=64,
         lr=0.05,
         weight_decay=5e-4,
-        log_at=[0, 1, 2, 5, 10],
+        measure_at=[0, 1, 2, 5, 10],
     ),
 }
 NOTES = {
@@ -70,6 +72,7 @@ NOTES = {
 }
 
 Run = namedtuple("Run", "curves parameters")
+MEASURES = ("accuracy", "nc1", "test_accuracy", "test_nc1", "gate_entropy")
 
 
 def build(network, in_chans=1, num_classes=10, seed=0):
@@ -88,88 +91,91 @@ def build(network, in_chans=1, num_classes=10, seed=0):
     return model
 
 
-def train_classifier(
+@dataclass(frozen=True)
+class Samples:
+    """Float images (N, …) and labels (N,), as `Batches` takes them."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self):
+        return len(self.labels)
+
+    def to(self, device):
+        return Samples(self.images.to(device), self.labels.to(device))
+
+
+def trainer_of(
     model,
     images,
     labels,
-    test_images,
-    test_labels,
     *,
+    measure,
     epochs=10,
     batch_size=64,
     lr=0.05,
     momentum=0.9,
     weight_decay=5e-4,
     seed=0,
-    log_at=None,
+    measure_at=None,
 ):
-    """Train `model` (images -> logits) in place, by SGD with momentum and a cosine schedule; returns a Run of two
-    tables.
+    """The Trainer of a network with a classifier of its own (images -> logits): SGD with momentum, and a learning rate
+    that falls from lr to 0 along half a cosine, step by step.
 
-    images (N, C, H, W) and labels (N,); `seed` orders the batches and draws dropout. The learning rate falls from lr to
-    0 along half a cosine, step by step. Weight decay is for matrices and convolutions only: not for batch norms,
-    biases, κ and λ. Decay would pull κ and λ to 0, where a gate is constant or Gumbel, as if that were the neutral
-    choice.
-
-    log_at: epochs after which to measure; None is 0, 1, 2, 5, 10, 20, … and the last.
-    Run.curves: one row for each logged epoch, columns iteration (the epoch), steps, loss (mean over the epoch, NaN
-        before the first), accuracy and nc1 of training images, test_accuracy, test_nc1, and gate_entropy (NaN without
-        gates); all but the loss are measured in evaluation mode.
-    Run.parameters: backbones.parameters_by_depth at each logged epoch.
-    Training ends where the loss is no longer finite; the last row then holds that loss and no measures.
+    images (N, …), labels (N,); measure, measure_at: as in Trainer; `seed` orders the batches and draws dropout.
+    Weight decay is for matrices and convolutions only: not for batch norms, biases, κ and λ. Decay would pull κ and λ
+    to 0, where a gate is constant or Gumbel, as if that were the neutral choice.
     Raises ValueError for epochs, batch_size or lr not above 0, and for labels that do not fit the images.
     """
     for name, value in dict(epochs=epochs, batch_size=batch_size, lr=lr).items():
         checks.positive(name, value)
     checks.labels(labels, int(labels.max()) + 1, images.shape[:1])
-    log_at = {e for e in (0, 1, 2, 5, *range(10, epochs, 10)) if e < epochs} if log_at is None else set(log_at)
     learnt = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        [
-            dict(params=[p for p in learnt if p.ndim > 1], weight_decay=weight_decay),
-            dict(params=[p for p in learnt if p.ndim <= 1], weight_decay=0.0),
-        ],
-        lr=lr,
-        momentum=momentum,
-    )
-    steps = epochs * -(-len(images) // batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order, curves, parameters, loss = torch.Generator().manual_seed(seed), [], [], float("nan")
-
-    def log(epoch):
-        row = dict(iteration=epoch, steps=schedule.last_epoch, loss=loss)
-        row |= measure(model, images, labels)
-        row |= {
-            f"test_{k}" if k != "gate_entropy" else k: v for k, v in measure(model, test_images, test_labels).items()
-        }
-        curves.append(row)
-        parameters.append(backbones.parameters_by_depth(model).assign(iteration=epoch))
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for epoch in range(epochs + 1):
-            if epoch:
-                loss = _epoch(model, images, labels, order, batch_size, optimizer, schedule)
-                if not loss < float("inf"):
-                    curves.append(dict(iteration=epoch, steps=schedule.last_epoch, loss=loss))
-                    parameters.append(backbones.parameters_by_depth(model).assign(iteration=epoch))
-                    break
-            if epoch in log_at or epoch == epochs:
-                log(epoch)
-    return Run(pd.DataFrame(curves), pd.concat(parameters, ignore_index=True))
+    groups = [
+        dict(params=[p for p in learnt if p.ndim > 1], weight_decay=weight_decay),
+        dict(params=[p for p in learnt if p.ndim <= 1], weight_decay=0.0),
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    batches = Batches(Samples(images, labels), batch_size, seed=seed)
+    options = dict(epochs=epochs, seed=seed, schedule="cosine", measure=measure, measure_at=measure_at)
+    return trainer.Trainer(model, None, optimizer, batches, name=type(model).__name__, **options)
 
 
-def _epoch(model, images, labels, order, batch_size, optimizer, schedule):
-    model.train()
-    total = 0.0
-    for index in torch.randperm(len(images), generator=order).split(batch_size):
-        loss = F.cross_entropy(model(images[index]), labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.item() * len(index)
-    return total / len(images)
+def train_classifier(model, images, labels, test_images, test_labels, *, epochs=10, measure_at=None, **options):
+    """Train `model` (images -> logits) in place; returns a Run of two tables.
+
+    images (N, C, H, W), labels (N,), options: as in `trainer_of`.
+    measure_at: epochs after which to measure, besides 0 and the last; None is 1, 2, 5, 10, 20, ….
+    Run.curves: one row for each measured epoch, columns iteration (the epoch), steps, loss (mean over the epoch's
+        batches, NaN before the first), accuracy and nc1 of training images, test_accuracy, test_nc1, and gate_entropy
+        (NaN without gates); all but the loss are measured in evaluation mode.
+    Run.parameters: backbones.parameters_by_depth at each measured epoch.
+    Training ends where the loss is no longer finite; the last row then holds no loss and no measures.
+    """
+
+    def measures(_):
+        found = {f"test_{key}": value for key, value in measure(model, test_images, test_labels).items()}
+        return measure(model, images, labels) | found | {"gate_entropy": found.pop("test_gate_entropy")}
+
+    if measure_at is None:
+        measure_at = [e for e in (1, 2, 5, *range(10, epochs, 10)) if e < epochs]
+    run = trainer_of(model, images, labels, measure=measures, epochs=epochs, measure_at=measure_at, **options)
+    rows, parameters = [], []
+    for row in rows_of(run):
+        rows.append(row)
+        parameters.append(backbones.parameters_by_depth(model).assign(iteration=row["iteration"]))
+    curves = pd.DataFrame(rows)[["iteration", "steps", "loss", *MEASURES]]
+    return Run(curves, pd.concat(parameters, ignore_index=True))
+
+
+def rows_of(run):
+    """The rows of a Trainer with its `batch_loss` as `loss`; where it diverges, a last one that has no loss."""
+    try:
+        for row in run.each_epoch():
+            yield row | {"loss": row["batch_loss"]}
+    except FloatingPointError:
+        steps = (run.epoch + 1) * len(run.train)
+        yield {"iteration": run.epoch + 1, "seed": run.seed, "steps": steps, "loss": float("nan")}
 
 
 @torch.no_grad()
@@ -185,10 +191,12 @@ def measure(model, images, labels, batch_size=500):
             logits.append(model.get_classifier()(features[-1]))
             entropies += [attention_entropy(g) for g in gates]
             gates.clear()
+    features = torch.cat(features)
+    checks.finite("features", features)
     correct = torch.cat(logits).argmax(-1) == labels
     return dict(
         accuracy=correct.double().mean().item(),
-        nc1=metrics.nc1(torch.cat(features), labels).item(),
+        nc1=metrics.nc1(features, labels).item(),
         gate_entropy=torch.cat(entropies).mean().item() if entropies else float("nan"),
     )
 
@@ -244,6 +252,13 @@ def load(study, root=None):
     return (train - mean) / std, train_labels, (test - mean) / std, test_labels
 
 
+class Runs(Store):
+    """The runs of the studies; two files for each, one for either table of a Run."""
+
+    def name(self, settings):
+        return "-".join(str(settings[key]) for key in ("study", "network", "seed", "part"))
+
+
 def run(study, folder, networks=None, seeds=None, root=None, progress=print):
     """All runs of a study as two Histories, the curves and the κ, λ of each layer; `head` in them is the network.
 
@@ -251,40 +266,35 @@ def run(study, folder, networks=None, seeds=None, root=None, progress=print):
     it stopped.
     """
     checks.one_of("study", study, tuple(STUDIES))
-    spec, folder, images = STUDIES[study], Path(folder), None
+    spec, store, images = STUDIES[study], Runs(folder), None
     networks, seeds = networks or spec["networks"], spec["seeds"] if seeds is None else seeds
-    options = {key: spec[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "log_at")}
-    settings = {"study": study, "images": NOTES[study], "dataset": spec["dataset"], "blocks": BLOCKS, **options}
-    found = {"curves": [], "parameters": []}
+    options = {key: spec[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "measure_at")}
+    shared = {"study": study, "images": NOTES[study], "dataset": spec["dataset"], "blocks": BLOCKS, **options}
+    found = {part: [] for part in Run._fields}
     for seed in seeds:
         for network in networks:
-            paths = {part: folder / f"{study}-{network}-{seed}-{part}.parquet" for part in found}
-            if not all(_made_with(path, settings) for path in paths.values()):
+            settings = {part: shared | {"network": network, "seed": seed, "part": part} for part in found}
+            histories = {part: store.get(settings[part]) for part in found}
+            if None in histories.values():
                 images = images or load(study, root)
                 model = build(network, images[0].shape[1], seed=seed)
                 result = train_classifier(model, *images, seed=seed, **options)
-                for part, path in paths.items():
-                    table = getattr(result, part).assign(head=network, seed=seed)
-                    History(table, settings | provenance()).save(path)
-                progress(
-                    f"{study}, {network}, seed {seed}: test accuracy {result.curves['test_accuracy'].iloc[-1]:.3f}"
-                )
-            for part, path in paths.items():
-                found[part].append(History.load(path))
+                for part, table in result._asdict().items():
+                    histories[part] = History(table.assign(head=network, seed=seed), shared | provenance())
+                    store.put(settings[part], histories[part])
+                accuracy = result.curves["test_accuracy"].iloc[-1]
+                progress(f"{study}, {network}, seed {seed}: test accuracy {accuracy:.3f}")
+            for part, history in histories.items():
+                found[part].append(history)
     return {part: _together(histories) for part, histories in found.items()}
 
 
 def _together(histories):
     """Several runs as one table; those without a row (no κ and λ) have no say in the types of its columns."""
     frames = [h.frame for h in histories if len(h.frame)] or [histories[0].frame]
-    return History(pd.concat(frames, ignore_index=True), histories[-1].settings)
-
-
-def _made_with(path, settings):
-    """Whether a run is there and was made with these settings: after a change of a study, old runs are not taken for
-    new.
-    """
-    return path.is_file() and settings.items() <= History.load(path).settings.items()
+    return History(
+        pd.concat(frames, ignore_index=True), {k: v for k, v in histories[-1].settings.items() if k != "run"}
+    )
 
 
 def save(found, study, folder):

@@ -1,6 +1,6 @@
 """A training run kept whole: where every feature was after each epoch, to be watched again.
 
-film = record(loop.make(loop.PRESETS["digits"], "standard"))
+film = record(build.make(recipes.RECIPES["digits"], "standard"))
 film.history.frame["nc1"], film.features[20]
 """
 
@@ -75,7 +75,7 @@ def record(trainer):
     """Train with a `Trainer` from its beginning to its end, and keep what it makes of its clean training set after each
     epoch.
 
-    Memory: E·N·d numbers of float32, 19 MB for the preset "digits". Raises ValueError for a trainer that has begun.
+    Memory: E·N·d numbers of float32, 19 MB for the recipe "digits". Raises ValueError for a trainer that has begun.
     """
     if trainer.rows:
         raise ValueError(

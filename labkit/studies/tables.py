@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of Markou et al. 2024, and our own runs of `labkit.vision.recipes` beside them; never mixed.
+"""Tables 1 and 2 of Markou et al. 2024, and our own runs of `labkit.vision` beside them; never mixed.
 
 python -m labkit.studies.tables runs        finished runs, wherever they were made, to
 data/results/images/<data>-<backbone>.parquet
@@ -80,7 +80,7 @@ def commands(table, folder="runs"):
     for dataset, network in table[ROW[:2]].drop_duplicates().itertuples(index=False):
         fetch = "" if dataset == "ImageNet" else " --download"  # which torchvision cannot fetch
         lines.append(
-            f"python -m labkit.vision.recipes --preset guiding --data {DATA[dataset]} --backbone {NETWORKS[network]} "
+            f"python -m labkit.vision --recipe guiding/{DATA[dataset]} --backbone {NETWORKS[network]} "
             f"--folder {folder}{fetch}"
         )
     return lines
@@ -90,7 +90,7 @@ def commands(table, folder="runs"):
 
 
 def collect(folder, out):
-    """Gather the finished runs of `labkit.vision.recipes` under `folder` into one History for each set and backbone, in
+    """Gather the finished runs of `labkit.vision` under `folder` into one History for each set and backbone, in
     out/<data>-<backbone>.parquet.
 
     Runs that such a file has already, of other heads or seeds, stay in it. Of the margins, RANKS are kept of each run,
@@ -104,7 +104,7 @@ def collect(folder, out):
     for path in sorted(Path(folder).glob(f"*/{trainer.HISTORY}")):
         history = History.load(path)
         if "run" not in history.settings:
-            raise ValueError(f"{path} is not of a run of labkit.vision.recipes: its settings have no 'run'")
+            raise ValueError(f"{path} is not of a run of labkit.vision: its settings have no 'run'")
         done, wanted = history.frame["iteration"].max(), history.settings["epochs"]
         if done < wanted:
             left_out[path.parent.name] = f"{done} of {wanted} epochs"
@@ -131,8 +131,8 @@ def beside(table, histories, measure):
 
     histories: as from `load`. measure: "accuracy" (for Table 1) or "test_accuracy" (for Table 2).
     Columns dataset, network, epoch, head, paper and ours as "median (low–high)" in percent, seeds (of ours), images
-    (what ours were trained on). Runs count only if they had the settings of the preset "guiding", which is the paper's;
-    what had others is "other settings".
+    (what ours were trained on). Runs count only if they had the settings of the paper's recipe, but for
+    recipes.HOW; what had others is "other settings".
     """
     ours = our_rows(table, histories, measure)
     paper = [LOST if np.isnan(r.median) else _text(r.median, r.low, r.high) for r in table.itertuples()]
@@ -150,8 +150,9 @@ def our_rows(table, histories, measure):
         key, why = (DATA[dataset], NETWORKS[network]), NOT_RUN
         values, history = pd.Series(dtype=float), histories.get(key)
         if history is not None:
-            paper = recipes.PRESETS["guiding"] | dict(zip(("data", "backbone"), key))
-            if history.settings["run"] != json.loads(json.dumps(paper)):
+            paper = recipes.RECIPES[f"guiding/{key[0]}"] | {"backbone": key[1]}
+            how = {"head": 0, **dict.fromkeys(recipes.HOW)}  # which run it is, how fast and how often measured
+            if history.settings["run"] | how != json.loads(json.dumps(paper)) | how:
                 why = OTHER
             else:
                 frame = history.frame
@@ -166,6 +167,12 @@ def _text(median, low, high):
     return f"{median:.2f} ({low:.1f}–{high:.1f})"
 
 
+def _shared(run):
+    """The settings that all runs of a file have: without the head and the seed of this one."""
+    same = {key: run.settings[key] for key in SAME}
+    return same | {"run": {key: value for key, value in same["run"].items() if key not in ("head", "seed")}}
+
+
 def _name(run):
     return run.settings["head"], run.settings["seed"]
 
@@ -175,13 +182,13 @@ def _together(found):
     path, first = found[0]
     for other, run in found[1:]:
         for key in SAME:
-            if run.settings[key] != first.settings[key]:
+            if (theirs := _shared(run)[key]) != (ours := _shared(first)[key]):
                 raise ValueError(
                     f"{other} and {path} are of one set and backbone, but differ in {key!r}: "
-                    f"{run.settings[key]!r} and {first.settings[key]!r}; collect them apart"
+                    f"{theirs!r} and {ours!r}; collect them apart"
                 )
     runs = sorted((run for _, run in found), key=_name)
-    settings = {key: first.settings[key] for key in SAME}
+    settings = _shared(first)
     rest = [{key: value for key, value in run.settings.items() if key not in SAME} for run in runs]
     return History(
         pd.concat([run.frame for run in runs], ignore_index=True),
@@ -246,7 +253,7 @@ def costs(backbone, heads, images, labels, repeats=5):
 def main(arguments=None):
     """The command line: what was gathered, and what was left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m labkit.studies.tables", description="Gather finished runs of labkit.vision.recipes."
+        prog="python -m labkit.studies.tables", description="Gather finished runs of labkit.vision."
     )
     parser.add_argument("folder", help="the --folder of the runs")
     parser.add_argument("--out", default="data/results/images", help="where the files go (%(default)s)")

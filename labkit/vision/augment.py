@@ -12,16 +12,10 @@ share of a batch cannot repeat; its RandAugment picks the operations once for a 
 gather below.
 """
 
-import importlib
-
 import torch
 import torch.nn.functional as F
 
 from labkit import checks
-from labkit.vision import compat
-
-compat.import_torchvision()
-v2 = importlib.import_module("torchvision.transforms.v2")  # for users too: here it is imported after the line above
 
 
 class Flip:

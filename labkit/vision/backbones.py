@@ -12,17 +12,14 @@ ViT: Dosovitskiy et al. 2021; Swin: Liu et al. 2021.
 from functools import partial
 
 import pandas as pd
+import timm
 import torch.nn.functional as F
+from timm.layers import SEModule
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from labkit import checks
 from labkit.activations import AGLU, APA
-from labkit.vision import compat
-
-compat.import_torchvision()  # timm imports it
-import timm  # noqa: E402
-from timm.layers import SEModule  # noqa: E402
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet  # noqa: E402
 
 RESNETS = {
     "resnet18": dict(block=BasicBlock, layers=(2, 2, 2, 2)),
@@ -62,6 +59,7 @@ def create(
     gate=None,
     gate_options=None,
     per_channel=False,
+    attention_bias=True,
     attention_norm=False,
     attention_dropout=0.0,
 ):
@@ -88,6 +86,7 @@ def create(
     activation_options, gate_options: keyword arguments of AGLU and of APA, such as dict(kappa_init=(-1., 0.)).
     per_channel: one κ and λ for each channel instead of each layer, in activations and gates (Table 7 of the
         supplement).
+    attention_bias: False leaves the two layers of channel attention without bias, as in the released code.
     attention_norm, attention_dropout: layer norm before, and dropout after, the two layers of channel attention (Table
         8 of the supplement; their places are those of the released code).
 
@@ -131,7 +130,7 @@ def create(
     else:
         _check_image_size(name, image_size)
         stem = stem or ("cifar" if name.endswith("resnet32") else "imagenet")
-        model = _resnet(name, stem, num_classes, in_chans, affine)
+        model = _resnet(name, stem, num_classes, in_chans, affine, attention_bias)
 
     for attention in [m for m in model.modules() if isinstance(m, SEModule)]:
         if attention_norm:  # with one group, and one pixel, group norm is layer norm over the channels
@@ -196,7 +195,7 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
 
 
-def _resnet(name, stem, num_classes, in_chans, affine):
+def _resnet(name, stem, num_classes, in_chans, affine, attention_bias):
     spec = RESNETS[name.removeprefix("se_")]
     small = "channels" in spec
     width = spec["channels"][0] if small else 64
@@ -205,7 +204,7 @@ def _resnet(name, stem, num_classes, in_chans, affine):
         # Squeezed to a sixteenth of the channels, as in Hu et al.; of 16 channels to a quarter, as in the released
         # code.
         ratio = 1 / 4 if small else 1 / 16
-        attention = dict(attn_layer=partial(SEModule, rd_ratio=ratio, rd_divisor=1, bias=affine))
+        attention = dict(attn_layer=partial(SEModule, rd_ratio=ratio, rd_divisor=1, bias=affine and attention_bias))
     model = ResNet(
         **spec,
         num_classes=num_classes,

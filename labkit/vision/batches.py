@@ -15,8 +15,6 @@ import torch
 
 from labkit import checks
 
-ORDERS = ("shuffled", "stratified", "sequential")
-
 
 class Batches:
     """Batches of an ImageSet, which lives on `device` whole.
@@ -26,12 +24,12 @@ class Batches:
     mix: MixUp, CutMix or RandomChoice of them from torchvision.transforms.v2, with their num_classes; the labels are
         then float32 (b, num_classes). One draw for the batch, and each image is mixed with the one before it, as there.
     order: "shuffled"; "stratified", shuffled with every class spread over the epoch (see `stratified`); "sequential",
-        as in the set, for evaluation.
+        as in the set, for evaluation; another one of SAMPLERS; or a function as they are.
     drop_last: leave out a last batch that is smaller than the others.
     rank, processes: this process gets the rank-th of so many contiguous shares of every batch. In the order of the
         ranks, the shares make up the batch that one process gets; they differ by one image at most.
 
-    Raises ValueError for an order not in ORDERS, a batch_size or seed that is no whole number from 1 or 0 on, a rank
+    Raises ValueError for an unknown order, a batch_size or seed that is no whole number from 1 or 0 on, a rank
     not below processes, an epoch without a batch, and a batch with fewer images than there are processes.
     """
 
@@ -49,7 +47,8 @@ class Batches:
         processes=1,
         device="cpu",
     ):
-        checks.one_of("order", order, ORDERS)
+        if not callable(order):
+            checks.one_of("order", order, (*SAMPLERS, "sequential"))
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("processes", processes, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -94,9 +93,8 @@ class Batches:
         if self.order == "sequential":
             return torch.arange(self.total)
         generator = _generator(self.seed, k, 0)
-        if self.order == "stratified":
-            return stratified(self.all_labels, generator)[: self.total]
-        return torch.randperm(len(self.all_labels), generator=generator)[: self.total]
+        sampler = SAMPLERS.get(self.order, self.order)
+        return sampler(self.all_labels, generator)[: self.total]
 
     def _share(self, order, k, step):
         """Of one global batch: its size, this process's rows of it, their indices into the set, and its generator."""
@@ -183,6 +181,36 @@ def stratified(labels, generator):
     phase = (torch.randperm(len(counts), generator=generator) + 0.5) / len(counts)
     place = (within + phase.double()[classes]) / counts[classes]
     return shuffled[place.argsort(stable=True)]
+
+
+def _shuffled(labels, generator):
+    return torch.randperm(len(labels), generator=generator)
+
+
+def _by_class(weight_of):
+    """Draws with replacement. weight_of: each class's share of the set, (classes,), to the weight of its images."""
+
+    def draw(labels, generator):
+        weights = weight_of(labels.bincount() / len(labels))[labels]
+        return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+
+    return draw
+
+
+# An epoch's order: (labels (N,), generator) to indices (N,).
+SAMPLERS = {
+    "shuffled": _shuffled,
+    "stratified": stratified,
+    "class-balanced": _by_class(lambda share: 1 / share),
+    "repeat-factor": _by_class(lambda share: (1e-3 / share).sqrt().clamp(min=1)),  # Gupta et al. 2019
+}
+
+
+def repeated(sampler, repeats):
+    """Each image `repeats` times on end, and as many in all as before: repeated augmentation (Hoffer et al. 2020)."""
+    if repeats == 1:
+        return sampler
+    return lambda labels, generator: sampler(labels, generator).repeat_interleave(repeats)[: len(labels)]
 
 
 def _generator(*key):

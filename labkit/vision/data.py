@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import torchvision
 from PIL import Image
 
 from labkit import checks
-from labkit.vision import compat
 from labkit.vision.augment import Normalise
 
 SPLITS = ("train", "test")
@@ -30,6 +30,7 @@ CLASSES = {
 
 TITLES = {
     "digits": "scikit-learn's digits",
+    "mnist": "MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "stl10": "STL-10",
@@ -42,12 +43,13 @@ TITLES = {
 _PARQUET = {name: name + "-{split}.parquet" for name in ("cifar10", "cifar100", "stl10")}
 _PARQUET["imagenet-one-per-class"] = "imagenet1k-one-per-class-96px.parquet"
 _FOLDERS = {
+    "mnist": "MNIST",
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
     "stl10": "stl10_binary",
     "imagenet": "imagenet",
 }
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
+_TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
 NAMES = tuple(TITLES)
 
 
@@ -90,7 +92,7 @@ class ImageSet:
         """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey
         levels.
         """
-        resize = compat.import_torchvision().transforms.v2.functional.resize
+        resize = torchvision.transforms.v2.functional.resize
         return replace(self, images=resize(self.images, [side, side], antialias=True))
 
     def normalise(self):
@@ -141,7 +143,8 @@ def load(name, split, root=None, count=None, download=False):
     not the authors' pixels any more.
 
     name: "digits", 8×8 grey images of ten digits, 1201 and 596 (Alpaydin & Kaynak 1998, from scikit-learn; pixels are 0
-        … 16); "cifar10" and "cifar100", 32×32, 50000 and 10000 (Krizhevsky 2009);
+        … 16); "mnist", 28×28, grey, 60000 and 10000 (LeCun et al. 1998); "cifar10" and "cifar100", 32×32, 50000 and
+        10000 (Krizhevsky 2009);
         "stl10", 96×96, 5000 and 8000 (Coates et al. 2011);
         "imagenet", the 1000 classes of ILSVRC 2012 (Russakovsky et al. 2015), one folder of pictures a class;
         "imagenet-one-per-class", one 96×96 picture of each of these, "train" only;
@@ -150,7 +153,7 @@ def load(name, split, root=None, count=None, download=False):
     root: folder of the sets, see `find` for the files in it. None is the environment variable LABKIT_DATA, or data/
         under the working directory where that is not set.
     count: only the first so many images, for trials; None is all.
-    download: let torchvision fetch CIFAR-10, CIFAR-100 or STL-10 into root if the set is not there.
+    download: let torchvision fetch MNIST, CIFAR-10, CIFAR-100 or STL-10 into root if the set is not there.
 
     Raises ValueError for another name or split, for files of another layout, and to download another set;
     FileNotFoundError, which says where it looked, for a set that is not there; and ModuleNotFoundError for the digits
@@ -180,7 +183,7 @@ def find(name, split, root=None):
 
     <name>-<split>.parquet in the layout of the Hugging Face hub: a column `img` or `image` with encoded pictures under
         `bytes`, and a column `label` or `fine_label`;
-    cifar-10-batches-py, cifar-100-python, stl10_binary: folders as torchvision unpacks them;
+    MNIST, cifar-10-batches-py, cifar-100-python, stl10_binary: folders as torchvision unpacks them;
     imagenet/train and imagenet/val ("test"): folders with one folder for each class, whose sorted names count the
     classes; imagenet1k-one-per-class-96px.parquet: "imagenet-one-per-class", as the other Parquet files.
     """
@@ -260,6 +263,11 @@ def _decode(picture):
     return np.asarray(Image.open(io.BytesIO(picture.as_py())).convert("RGB"))
 
 
+def root_of(root=None):
+    """The folder of the sets: `root`, else LABKIT_DATA, else data/."""
+    return _root(root)[0]
+
+
 def _root(root):
     """The folder of the sets, and who named it."""
     asked = "the argument root" if root is not None else "LABKIT_DATA" if "LABKIT_DATA" in os.environ else "the default"
@@ -302,23 +310,23 @@ _OFFLINE = {"digits": _digits, "patterns": _patterns}
 
 
 def _torchvision(name, split, root, download):
-    datasets = compat.import_torchvision().datasets
     options = {"split": split} if name == "stl10" else {"train": split == "train"}
     try:
-        found = getattr(datasets, _TORCHVISION[name])(root, download=download, **options)
+        found = getattr(torchvision.datasets, _TORCHVISION[name])(root, download=download, **options)
     except RuntimeError as error:  # a file is missing or has another checksum
         raise ValueError(
             f"{root / _FOLDERS[name]} is there, but torchvision does not take it for {name}: {error}"
         ) from error
-    pixels, labels = (
-        (found.data, found.labels) if name == "stl10" else (found.data.transpose(0, 3, 1, 2), found.targets)
-    )
-    images = torch.from_numpy(np.ascontiguousarray(pixels))
-    labels = torch.as_tensor(labels, dtype=torch.int64)
+    images = torch.as_tensor(found.data)
+    if name == "mnist":
+        images = images.unsqueeze(1)
+    elif name != "stl10":
+        images = images.permute(0, 3, 1, 2).contiguous()
+    labels = torch.as_tensor(found.labels if name == "stl10" else found.targets, dtype=torch.int64)
     return ImageSet(images, labels, CLASSES.get(name) or tuple(found.classes), title=TITLES[name])
 
 
 def _image_folder(path):
-    folder = compat.import_torchvision().datasets.ImageFolder(path)
+    folder = torchvision.datasets.ImageFolder(path)
     paths, labels = zip(*folder.samples)
     return ImageFiles(paths, torch.tensor(labels), tuple(folder.classes), TITLES["imagenet"])

@@ -11,16 +11,37 @@ from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState
 
 from labkit import checks
+from labkit.metrics import over_processes
+
+PRECISIONS = ("no", "bf16", "fp16", "auto")
 
 
 def accelerator(precision="no"):
-    """An Accelerator on the GPU where there is one and the CPU elsewhere. precision: "no" (float32), "bf16" or
-    "fp16".
+    """An Accelerator on the GPU where there is one and the CPU elsewhere.
+
+    precision: one of PRECISIONS. "no" is float32; "auto" is bf16 where the processor computes in it, else float32.
+    Raises ValueError for another one, and for "fp16" without a GPU, where accelerate would train in float32.
     """
-    checks.one_of("precision", precision, ("no", "bf16", "fp16"))
+    precision = resolved(precision)
     # accelerate keeps the precision of the first for all of a session; the processes, which are kept too, stay.
     AcceleratorState._reset_state()
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+
+
+def resolved(precision):
+    """The precision that is meant: itself, but for "auto", as in `accelerator`."""
+    checks.one_of("precision", precision, PRECISIONS)
+    gpu = torch.cuda.is_available()
+    if precision == "fp16" and not gpu:
+        raise ValueError('precision="fp16" needs a GPU, and none was found; "bf16" and "no" work on a CPU')
+    if precision == "auto":
+        # Elsewhere bf16 is made up of float32 operations, and several times slower.
+        return "bf16" if (torch.cuda.is_bf16_supported() if gpu else _bf16_on_cpu()) else "no"
+    return precision
+
+
+def _bf16_on_cpu():
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def launch(function, *arguments, processes):
@@ -39,3 +60,51 @@ def launch(function, *arguments, processes):
 def place(accelerator):
     """Where this process is, as keyword arguments of `batches.Batches`: rank, processes, device."""
     return dict(rank=accelerator.process_index, processes=accelerator.num_processes, device=accelerator.device)
+
+
+class Generators:
+    """Random numbers of a run's own, different on every process: within the `with`, torch draws from them, and goes on
+    at the next where it stopped; the caller's generators stay as they are.
+    """
+
+    def __init__(self, seed, accelerator):
+        self.seed, self.on, self.state = seed + 1_000_003 * (accelerator.process_index + 1), accelerator, None
+        self.gpu = [accelerator.device] if accelerator.device.type == "cuda" else []
+
+    def __enter__(self):
+        self.fork = torch.random.fork_rng(devices=self.gpu)
+        self.fork.__enter__()
+        if self.state is None:
+            torch.manual_seed(self.seed)
+            return
+        torch.set_rng_state(self.state["cpu"])
+        for device in self.gpu:
+            torch.cuda.set_rng_state(self.state["cuda"], device)
+
+    def __exit__(self, *error):
+        self.state = {"cpu": torch.get_rng_state()}
+        for device in self.gpu:
+            self.state["cuda"] = torch.cuda.get_rng_state(device)
+        self.fork.__exit__(*error)
+
+    def of_all(self):
+        """The states of all processes, by rank."""
+        states = [self.state]
+        if self.on.num_processes > 1:
+            states = [None] * self.on.num_processes
+            torch.distributed.all_gather_object(states, self.state)
+        return states
+
+    def set(self, states):
+        """Go on from `of_all`; a process that there was not then starts from its seed."""
+        mine = states[self.on.process_index :]
+        self.state = mine[0] if mine else None
+
+
+@torch.no_grad()
+def average_buffers(module, accelerator):
+    """Running statistics of batch norms, of which each process has its own, become their mean over processes."""
+    for buffer in module.buffers():
+        if buffer.is_floating_point() and accelerator.num_processes > 1:
+            over_processes(buffer)
+            buffer /= accelerator.num_processes

@@ -3,12 +3,11 @@
     here = processes.accelerator("bf16")                        on the GPU where there is one
     Trainer(backbone, head, optimizer, train=batches, clean=in_order, test=test, name="implicit", epochs=200,
             schedule="cosine", folder="runs/0", on=here).run()  -> History
+    Trainer(network, None, optimizer, train, measure=lambda trainer: {"accuracy": …}, name="mine", epochs=5).run()
 
 On several processes (labkit.vision.processes says how they are started) the same lines train together.
 """
 
-import contextlib
-import json
 import math
 import time
 from pathlib import Path
@@ -20,18 +19,10 @@ from torch import nn
 from tqdm import tqdm
 
 from labkit import checks, streaming
-from labkit.history import History, provenance, sample_margins
+from labkit.history import History, differences, plain, provenance, sample_margins
 from labkit.metrics import over_processes
-from labkit.vision import checkpoints, processes
+from labkit.vision import checkpoints, optimizers, processes
 
-# The factor on every learning rate, by the share of training that is done.
-SCHEDULES = {
-    None: lambda share: 1.0,
-    "cosine": lambda share: (1 + math.cos(math.pi * share)) / 2,
-    "steps": lambda share: (
-        0.1 ** ((share >= 0.5) + (share >= 0.75))
-    ),  # to a tenth after a half and after three quarters
-}
 HISTORY = "history.parquet"
 
 
@@ -46,19 +37,31 @@ class Classifier(nn.Module):
         return self.head(self.backbone(images), labels)
 
 
+class NoHead(nn.Module):
+    """In place of a head for a network that gives logits by itself: passes them on."""
+
+    def forward(self, logits, targets=None):
+        return logits
+
+
 class Trainer:
     """Trains in place, measures after every epoch, and goes on from the last checkpoint in `folder` where there is one.
 
-    backbone: images -> features (n, d), such as `backbones.create(...)`. head: any of labkit.heads.
-    optimizer: any of torch.optim, or AGD, over the parameters of both.
+    backbone: images -> features (n, d), such as `backbones.create(...)`. head: any of labkit.heads, or None where the
+        backbone gives logits by itself.
+    optimizer: any of torch.optim, or AGD, over the parameters of both. Its hooks see every step.
     train, clean, test: `batches.Batches`, whose `epoch(k)` yields this process's share (images, labels) of every batch
-        of epoch k. `clean` is the training set without augmentation, on which collapse is
-        measured; `test` may be missing. Labels may be probabilities (n, C), as MixUp makes them; the head is then told
-        the likeliest class.
+        of epoch k. `clean` is what collapse is measured on, as a rule the training set without augmentation; `test` may
+        be missing. Labels may be probabilities (n, C), as MixUp makes them.
     name, seed: what the rows are called; `seed` also starts the generators that dropout draws from.
-    epochs; schedule: None, "cosine" (to 0, step by step) or "steps" (a tenth after a half and after three quarters).
-    folder: of checkpoints and history.parquet, both written after every epoch; None keeps nothing.
+    epochs; schedule, warmup: one of optimizers.SCHEDULES, and for how many epochs the rate rises first.
+    label_smoothing: as in torch's cross entropy.
+    measure: function of the Trainer that gives a row's measures as a dict, in place of the method `measure`; neither
+        head nor `clean` is needed then. measure_at: the epochs after which to measure; None is all. Before training and
+        after the last epoch is always measured.
+    folder: of checkpoints, written after every epoch, and of history.parquet; None keeps nothing.
     settings: dict of plain values to be kept in the History, and to be the same when a run goes on.
+    channels_last, compile: lay the images out channel by channel for each pixel; let torch.compile have the backbone.
     on: from `processes.accelerator`; made here where none is given. progress: a tqdm bar on stderr, with the time left.
 
     Attributes: backbone, head, epoch (those done), losses (of each step of the last epoch), rows, margins.
@@ -69,70 +72,66 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        backbone,
-        head,
-        optimizer,
-        train,
-        clean,
-        test=None,
-        *,
-        name,
-        epochs,
-        seed=0,
-        schedule=None,
-        folder=None,
-        settings=None,
-        on=None,
-        progress=False,
-    ):
-        checks.one_of("schedule", schedule, tuple(SCHEDULES))
+        self, backbone, head, optimizer, train, clean=None, test=None, *, name, epochs, seed=0, schedule=None, warmup=0,
+        label_smoothing=0.0, measure=None, measure_at=None, folder=None, settings=None, channels_last=False,
+        compile=False, on=None, progress=False,
+    ):  # fmt: skip
+        head = NoHead() if head is None else head
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
-        self._check_optimizer(backbone, head, optimizer, schedule)
+        optimizers.check(optimizer, {"backbone": backbone, "head": head}, schedule, epochs, warmup)
+        if measure is None and clean is None:
+            raise ValueError("a Trainer needs batches to measure collapse on (clean), or a function (measure)")
         self.on = on or processes.accelerator()
         where = (self.on.process_index, self.on.num_processes)
-        for batches in filter(
-            None, (train, clean, test)
-        ):  # else every process would learn from the same share, or the whole
+        for batches in filter(None, (train, clean, test)):
+            # else every process would learn from the same share, or the whole
             if (found := (batches.rank, batches.processes)) != where:
                 raise ValueError(
                     f"this is process {where[0]} of {where[1]}, but batches are for {found[0]} of {found[1]}; "
                     "give them processes.place(…)"
                 )
-        self.backbone, self.head = backbone.to(self.on.device), head.to(self.on.device)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone = backbone.to(self.on.device, memory_format=self.layout)
+        self.head = head.to(self.on.device)
         self.train, self.clean, self.test = train, clean, test
         self.name, self.seed, self.epochs, self.progress = name, seed, epochs, progress
+        self.label_smoothing = label_smoothing
+        if measure is not None:
+            self.measure = lambda: measure(self)
+        self.measure_at = set(range(epochs + 1)) if measure_at is None else {0, *measure_at, epochs}
         self.folder = None if folder is None else Path(folder)
-        self.settings = json.loads(
-            json.dumps(
-                {
-                    "head": name,
-                    "seed": seed,
-                    "epochs": epochs,
-                    "steps": len(train),
-                    "schedule": schedule,
-                    "precision": self.on.mixed_precision,
-                    "optimizer": _described(optimizer),
-                    **(settings or {}),
-                }
-            )
+        self.settings = plain(
+            {
+                "head": name,
+                "seed": seed,
+                "epochs": epochs,
+                "steps": len(train),
+                "schedule": schedule,
+                "warmup": warmup,
+                "label_smoothing": label_smoothing,
+                "measure_at": measure_at and sorted(measure_at),
+                "precision": self.on.mixed_precision,
+                "optimizer": optimizers.described(optimizer),
+                **(settings or {}),
+            }
         )
-        self.schedule = None
-        if schedule:
-            factor, steps = SCHEDULES[schedule], epochs * len(train)
-            self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
+        self.schedule = optimizers.schedule(schedule, optimizer, epochs, len(train), warmup)
+        self.by_epoch = optimizers.by_epoch(schedule)
         # Accelerate's optimiser is for float16, whose gradients have to be scaled; it costs a third of a millisecond a
         # step.
         self.optimizer = self.on.prepare_optimizer(optimizer) if self.on.scaler else optimizer
         # A look at the loss makes a GPU wait; on a CPU it costs nothing. The step that an error names is exact either
         # way.
         self.check_every = 1 if self.on.device.type == "cpu" else 50
-        self.epoch, self.rows, self.margins, self.losses, self._generators = 0, [], None, None, None
+        self.epoch, self.rows, self.margins, self.losses = 0, [], None, None
+        self.generators = processes.Generators(seed, self.on)
+        self.seconds = 0.0  # of training since the last row
         self.checkpoint = None  # the last one written or read
         if self.folder is not None:
             self._resume()
-        self.model = self.on.prepare_model(Classifier(self.backbone, self.head))
+        self._network = torch.compile(self.backbone) if compile else self.backbone
+        self.model = self.on.prepare_model(Classifier(self._network, self.head))
 
     def run(self):
         """Train to the end; returns the History: a row for every epoch (see `measure`) and the margins at the end."""
@@ -141,7 +140,7 @@ class Trainer:
         return self.history()
 
     def each_epoch(self):
-        """Train to the end, and yield the row of each epoch when it is measured; the first is that before training,
+        """Train to the end, and yield the row of each epoch that is measured; the first is that before training,
         epoch 0.
 
         Raises FloatingPointError where the loss is not finite, with the step and the last checkpoint.
@@ -156,13 +155,18 @@ class Trainer:
             unit="step",
         ) as self._bar:
             if not self.rows:
-                yield self._end_of_epoch(loss=math.nan, seconds=0.0)
+                yield self._measured(loss=math.nan)
             while self.epoch < self.epochs:
                 begin = time.perf_counter()
-                with self._own_generators():
+                with self.generators:
                     self._train()
+                processes.average_buffers(self.backbone, self.on)
                 self.epoch += 1
-                yield self._end_of_epoch(loss=self.losses.double().mean().item(), seconds=time.perf_counter() - begin)
+                self.seconds += time.perf_counter() - begin
+                if self.epoch in self.measure_at:
+                    yield self._measured(loss=self.losses.double().mean().item())
+                elif self.folder is not None:
+                    self._save()
 
     def measure(self):
         """The measures of the present state, as in `streaming.collapse`, and test_loss and test_accuracy; nothing
@@ -199,24 +203,25 @@ class Trainer:
                     first = int((~recent.isfinite()).nonzero()[0])
                     raise self._diverged(before + looked + first + 1, f"the loss is {recent[first].item()}")
                 looked = step + 1
+        if self.by_epoch:
+            self.schedule.step()
 
     def _step(self, step, images, targets):
-        labels = targets if targets.ndim == 1 else targets.argmax(-1)
-        (total,) = over_processes(torch.full((), float(len(labels)), device=self.on.device))  # filled there: no wait
+        (total,) = over_processes(torch.full((), float(len(targets)), device=self.on.device))  # filled there: no wait
+        logits = self.model(images.contiguous(memory_format=self.layout), targets)
         # The share of this process in the mean over the whole batch. DDP averages gradients over processes: times their
         # number.
-        loss = F.cross_entropy(self.model(images, labels), targets, reduction="sum") / total
+        loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self.label_smoothing) / total
         self.losses[step] = loss.detach()
         self.on.backward(loss * self.on.num_processes)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.schedule and not getattr(
-            self.optimizer, "step_was_skipped", False
-        ):  # as scaled float16 gradients can make it
+        skipped = getattr(self.optimizer, "step_was_skipped", False)  # as scaled float16 gradients can make it
+        if self.schedule and not self.by_epoch and not skipped:
             self.schedule.step()
 
-    def _end_of_epoch(self, loss, seconds):
-        self._average_buffers()
+    def _measured(self, loss):
+        """The row of the present epoch, kept and, where there is a folder, written."""
         begin = time.perf_counter()
         try:
             values = self.measure()
@@ -231,51 +236,23 @@ class Trainer:
             "lr": self.optimizer.param_groups[0].get("lr", math.nan),
             "batch_loss": loss,
             **values,
-            "seconds": seconds,
+            "seconds": self.seconds,
             "seconds_measuring": time.perf_counter() - begin,
         }
         self.rows.append(row)
+        self.seconds = 0.0
         if self.folder is not None:
             self._save()
-        self._bar.set_postfix(
-            {key: f"{row[key]:.3g}" for key in ("loss", "accuracy", "test_accuracy", "nc1") if key in row}
-        )
+        shown = ("loss", "accuracy", "test_accuracy", "nc1")
+        self._bar.set_postfix({key: f"{row[key]:.3g}" for key in shown if key in row})
         return row
 
     @torch.no_grad()
     def _features(self, batches):
-        for images, labels in batches.epoch(0):
+        for images, labels in batches.epoch(self.epoch):
             with self.on.autocast():
-                features = self.backbone(images)
+                features = self._network(images.contiguous(memory_format=self.layout))
             yield features, labels
-
-    @torch.no_grad()
-    def _average_buffers(self):
-        """Running statistics of batch norms, in which each process has its own last share, become their mean over
-        processes.
-        """
-        for buffer in self.backbone.buffers():
-            if buffer.is_floating_point() and self.on.num_processes > 1:
-                over_processes(buffer)
-                buffer /= self.on.num_processes
-
-    @contextlib.contextmanager
-    def _own_generators(self):
-        """Random numbers from the run's own stream, different on every process; the caller's generators stay as they
-        are.
-        """
-        device = self.on.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            if self._generators is None:
-                torch.manual_seed(self.seed + 1_000_003 * (self.on.process_index + 1))
-            else:
-                torch.set_rng_state(self._generators["cpu"])
-                if device.type == "cuda":
-                    torch.cuda.set_rng_state(self._generators["cuda"], device)
-            yield
-            self._generators = {"cpu": torch.get_rng_state()}
-            if device.type == "cuda":
-                self._generators["cuda"] = torch.cuda.get_rng_state(device)
 
     def _diverged(self, step, reason):
         if self.folder is None:
@@ -287,10 +264,7 @@ class Trainer:
     # --- what is kept ---
 
     def _save(self):
-        generators = [self._generators]
-        if self.on.num_processes > 1:
-            generators = [None] * self.on.num_processes
-            torch.distributed.all_gather_object(generators, self._generators)
+        generators = self.generators.of_all()
         if self.on.is_main_process:
             self.history().save(self.folder / HISTORY)
             checkpoints.save(
@@ -300,6 +274,7 @@ class Trainer:
                     "settings": self.settings,
                     "epoch": self.epoch,
                     "rows": self.rows,
+                    "seconds": self.seconds,
                     "margins": None if self.margins is None else torch.from_numpy(self.margins),
                     "generators": generators,
                     "parts": {part: thing.state_dict() for part, thing in self._parts().items()},
@@ -312,53 +287,17 @@ class Trainer:
         path, state = checkpoints.latest(self.folder)
         if state is None:
             return
-        differs = {
-            key: f"{state['settings'].get(key)!r} there, {self.settings.get(key)!r} here"
-            for key in state["settings"].keys() | self.settings.keys()
-            if state["settings"].get(key) != self.settings.get(key)
-        }
-        if differs:
+        if state["settings"] != self.settings:
             raise ValueError(
                 f"{path} is of a run with other settings, and another folder is needed: "
-                + "; ".join(f"{key}: {values}" for key, values in sorted(differs.items()))
+                f"{differences(state['settings'], self.settings)}"
             )
         for part, thing in self._parts().items():
             thing.load_state_dict(state["parts"][part])
-        self.checkpoint, self.epoch, self.rows = path, state["epoch"], state["rows"]
+        self.checkpoint, self.epoch, self.rows, self.seconds = path, *(state[k] for k in ("epoch", "rows", "seconds"))
         self.margins = None if state["margins"] is None else state["margins"].numpy()
-        mine = state["generators"][self.on.process_index :]
-        self._generators = mine[0] if mine else None  # a process that the run did not have before starts from its seed
+        self.generators.set(state["generators"])
 
     def _parts(self):
         parts = {"backbone": self.backbone, "head": self.head, "optimizer": self.optimizer}
         return parts | {key: thing for key, thing in (("schedule", self.schedule), ("scaler", self.on.scaler)) if thing}
-
-    @staticmethod
-    def _check_optimizer(backbone, head, optimizer, schedule):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [
-            f"{part}.{name}"
-            for part, module in (("backbone", backbone), ("head", head))
-            for name, p in module.named_parameters()
-            if p.requires_grad and id(p) not in held
-        ]
-        if missing:
-            raise ValueError(
-                f"the optimiser does not have {len(missing)} parameters that want a gradient: "
-                f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; give it those of backbone and head"
-            )
-        if schedule and any("lr" not in group for group in optimizer.param_groups):
-            raise ValueError(
-                f"schedule={schedule!r} is for an optimiser with a learning rate, and "
-                f"{type(optimizer).__name__} has none: use schedule=None"
-            )
-
-
-def _described(optimizer):
-    """The name of an optimiser and the plain values of each of its groups."""
-    plain = (bool, int, float, str, type(None), tuple, list)
-    groups = [
-        {key: value for key, value in group.items() if key != "params" and isinstance(value, plain)}
-        for group in optimizer.param_groups
-    ]
-    return {"name": type(optimizer).__name__, "groups": groups}

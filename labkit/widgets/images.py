@@ -7,18 +7,18 @@ from labkit.heads import MAIN
 from labkit.history import History
 from labkit.plots.images import accuracies, best_probabilities, image_panels
 from labkit.studies import tables
-from labkit.vision import recipes
+from labkit.vision import build
 from labkit.widgets.base import Explorer, log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
 
 
 def watch(settings, heads=MAIN, seed=0, *, root=None, every=2.0):
-    """Train the heads side by side as `labkit.vision.recipes` does, and redraw the panels after about each `every`
+    """Train the heads side by side as `labkit.vision.build` does, and redraw the panels after about each `every`
     seconds.
 
-    settings, root: as in `loop.run`. Returns the History of all heads.
+    settings, root: as in `build.run`. Returns the History of all heads.
     """
-    runs = [recipes.make(settings, head, seed, root=root) for head in heads]
+    runs = [build.make(settings, head, seed, root=root) for head in heads]
     live, drawn = LiveFigure(), -math.inf
     for _ in zip(*(run.each_epoch() for run in runs)):
         if time.monotonic() - drawn > every or runs[0].epoch == settings["epochs"]:

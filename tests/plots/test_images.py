@@ -11,7 +11,7 @@ from labkit.history import History
 from labkit.plots.images import PANELS, accuracies, best_probabilities, head_costs, image_panels, pictures
 from labkit.plots.style import LABELS
 from labkit.studies import tables
-from labkit.vision import recipes
+from labkit.vision import build, recipes
 from labkit.widgets.images import TablesExplorer, TemperatureExplorer, watch
 
 PAPER = Path(__file__).resolve().parents[2] / "data" / "paper"
@@ -19,8 +19,8 @@ PAPER = Path(__file__).resolve().parents[2] / "data" / "paper"
 
 @pytest.fixture(scope="module")
 def history():
-    settings = recipes.PRESETS["digits"] | {"epochs": 2, "count": 300}
-    return History.concat(recipes.run(settings, head, seed) for head in ("fixed", "implicit") for seed in (0, 1))
+    settings = recipes.RECIPES["digits"] | {"epochs": 2, "count": 300}
+    return History.concat(build.run(settings, head, seed) for head in ("fixed", "implicit") for seed in (0, 1))
 
 
 def traces(figure, axis, width=2):
@@ -63,10 +63,10 @@ def test_tables_explorer_draws_the_printed_numbers():
 
 
 def test_watch_trains_as_the_loop_does():
-    settings = recipes.PRESETS["digits"] | {"epochs": 2, "count": 200}
+    settings = recipes.RECIPES["digits"] | {"epochs": 2, "count": 200}
     seen = watch(settings, ("standard", "implicit"), seed=1)
     for head in ("standard", "implicit"):
-        alone = recipes.run(settings, head, 1).frame
+        alone = build.run(settings, head, 1).frame
         mine = seen.frame[seen.frame["head"] == head]
         assert mine["loss"].tolist() == alone["loss"].tolist() and mine["nc1"].tolist() == alone["nc1"].tolist()
     assert len(seen.margins) == 2 * 200

@@ -16,14 +16,14 @@ from labkit import etf, metrics, plots, widgets
 from labkit.history import History
 from labkit.studies import recording
 from labkit.studies.recording import Recording
-from labkit.vision import recipes
+from labkit.vision import build, recipes
 
-SETTINGS = recipes.PRESETS["digits"] | {"epochs": 3}
+SETTINGS = recipes.RECIPES["digits"] | {"epochs": 3}
 
 
 @pytest.fixture(scope="module")
 def film():
-    return recording.record(recipes.make(SETTINGS, "standard", seed=1))
+    return recording.record(build.make(SETTINGS, "standard", seed=1))
 
 
 def at_a_simplex(classes=10, dim=12, samples=4):
@@ -47,7 +47,7 @@ def decoded(values):
 
 
 def test_it_keeps_every_epoch_and_does_not_change_the_run(film):
-    alone = recipes.run(SETTINGS, "standard", seed=1).frame
+    alone = build.run(SETTINGS, "standard", seed=1).frame
     assert film.history.frame["iteration"].tolist() == [0, 1, 2, 3]
     assert film.history.frame["loss"].tolist() == alone["loss"].tolist()
     assert film.features.shape == (4, 1201, 64) and film.weights.shape == (4, 10, 64)
@@ -57,7 +57,7 @@ def test_it_keeps_every_epoch_and_does_not_change_the_run(film):
 
 @pytest.mark.parametrize("head", ["standard", "fixed", "implicit"])
 def test_what_is_kept_gives_the_measures_of_the_loop(film, head):
-    film = film if head == "standard" else recording.record(recipes.make(SETTINGS | {"epochs": 1}, head))
+    film = film if head == "standard" else recording.record(build.make(SETTINGS | {"epochs": 1}, head))
     frame, kept = film.history.frame, (film.features, film.labels)
     np.testing.assert_allclose(metrics.nc1(*kept), frame["nc1"], rtol=1e-4)
     np.testing.assert_allclose(metrics.nc3(film.weights, *kept), frame["nc3"], rtol=1e-4)
@@ -65,7 +65,7 @@ def test_what_is_kept_gives_the_measures_of_the_loop(film, head):
 
 
 def test_features_of_the_test_set_are_those_of_the_images_in_order():
-    trainer = recipes.make(SETTINGS, "fixed")
+    trainer = build.make(SETTINGS, "fixed")
     features, labels = recording.features_of(trainer, trainer.test)
     images = torch.cat([images for images, _ in trainer.test.epoch(0)])
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_features_of_the_test_set_are_those_of_the_images_in_order():
 
 
 def test_a_trainer_that_has_begun_is_refused():
-    trainer = recipes.make(SETTINGS, "standard")
+    trainer = build.make(SETTINGS, "standard")
     next(trainer.each_epoch())
     with pytest.raises(ValueError, match="already trained 0 epochs"):
         recording.record(trainer)

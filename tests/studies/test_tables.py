@@ -2,7 +2,6 @@
 up.
 """
 
-import json
 import shlex
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from labkit.heads import HEADS
 from labkit.history import History, sample_margins
 from labkit.studies import tables
-from labkit.vision import backbones, recipes, trainer
+from labkit.vision import __main__, backbones, build, recipes
 
 PAPER = Path(__file__).resolve().parents[2] / "data" / "paper"
 TITLE = "CIFAR-10, JPEG re-encoded"
@@ -26,8 +25,8 @@ def accuracy(head, seed, epoch):
 
 
 def made_up(folder, head, seed, done=200, images=TITLE, samples=5000, **changes):
-    """A run's folder, as labkit.vision.recipes leaves it."""
-    settings = recipes.PRESETS["guiding"] | changes
+    """A run's folder, as labkit.vision leaves it."""
+    settings = build.described(recipes.RECIPES["guiding/cifar10"] | changes, head, seed)
     epochs = np.arange(done + 1)
     frame = pd.DataFrame(
         {
@@ -49,7 +48,7 @@ def made_up(folder, head, seed, done=200, images=TITLE, samples=5000, **changes)
         "images": images,
         "classes": 10,
     }
-    History(frame, kept, margins).save(recipes.place_of(folder, settings, head, seed) / trainer.HISTORY)
+    History(frame, kept, margins).save(build.Runs(folder).path(settings))
 
 
 @pytest.fixture
@@ -121,10 +120,11 @@ def test_commands_are_ones_that_the_loop_takes(tmp_path):
     assert len(lines) == 7
     for line in lines:
         python, flag, module, *rest = shlex.split(line)
-        assert (python, flag, module) == ("python", "-m", "labkit.vision.recipes")
+        assert (python, flag, module) == ("python", "-m", "labkit.vision")
         rest = [word for word in rest if word != "--download"]
-        with pytest.raises(FileNotFoundError, match=rest[rest.index("--data") + 1]):  # and not SystemExit
-            recipes.main([*rest, "--root", str(tmp_path)])
+        name = rest[rest.index("--recipe") + 1].removeprefix("guiding/")
+        with pytest.raises(FileNotFoundError, match=name):  # and not SystemExit
+            __main__.main([*rest, "--root", str(tmp_path)])
 
 
 # Our runs
@@ -134,7 +134,7 @@ def test_collect_and_beside(runs, tmp_path, capsys):
     tables.main([str(runs), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "6 runs; fixed 0, fixed 1, fixed 4, standard 0" in out
-    assert "left out: cifar10-resnet18-implicit-0, 120 of 200 epochs" in out
+    assert "left out: cifar10-resnet18-implicit-0-" in out and ", 120 of 200 epochs" in out
     histories = tables.load(tmp_path / "out")
     assert list(histories) == [("cifar10", "resnet18")]
     paper = tables.printed(2, PAPER)
@@ -191,14 +191,15 @@ def test_mixtures_are_refused(runs, tmp_path):
 
 
 def test_a_real_run_is_gathered(tmp_path):
-    command = ["--preset", "digits", "--epochs", "1", "--count", "200", "--seeds", "0", "--head", "implicit"]
-    assert recipes.main([*command, "--folder", str(tmp_path / "runs")]) == 0
+    command = ["--recipe", "digits", "--epochs", "1", "--count", "200", "--seeds", "0", "--head", "implicit"]
+    assert __main__.main([*command, "--folder", str(tmp_path / "runs")]) == 0
     (path,), left_out = tables.collect(tmp_path / "runs", tmp_path / "out")
     history = tables.load(tmp_path / "out")[("digits", "small")]
     assert path.name == "digits-small.parquet" and left_out == {}
     assert history.settings["images"] == "scikit-learn's digits" and len(history.margins) == 200
     assert history.settings["classes"] == 10
-    assert json.dumps(history.settings["run"]) == json.dumps(recipes.PRESETS["digits"] | {"epochs": 1, "count": 200})
+    wanted = recipes.RECIPES["digits"] | {"epochs": 1, "count": 200}
+    assert {**history.settings["run"], "head": wanted["head"]} == wanted
 
 
 # What a head costs

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from image_sets import image_set
+from torchvision.transforms import v2
 
 from labkit.vision import augment
-from labkit.vision.augment import v2
 
 N = 64
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from labkit.vision import longtail
 from labkit.vision.augment import Cutout, Flip, PaddedCrop, Rotation, Torchvision, v2
-from labkit.vision.batches import ORDERS, Batches, FileBatches, stratified
+from labkit.vision.batches import Batches, FileBatches, stratified
+
+ORDERS = ("shuffled", "stratified", "sequential")
 from labkit.vision.data import ImageFiles
 
 SET = image_set([40, 20, 10, 33])

@@ -13,10 +13,9 @@ import pytest
 import torch
 from image_sets import encoded, image_set, pixels, write_parquet
 from PIL import Image
+from torchvision import datasets
 
-from labkit.vision import compat, data
-
-datasets = compat.import_torchvision().datasets
+from labkit.vision import data
 
 
 def digests(images):

@@ -1,219 +1,272 @@
-"""Experiments from settings: what the presets do, and the command line."""
+"""The recipes: every field as the papers and their code have it, the size of the network, one step; and their rules."""
 
-import os
-
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from image_sets import image_set
 from PIL import Image
+from torch import nn
 
-from labkit.heads import HEADS, VARIANTS, make
-from labkit.history import History
+from labkit.activations import AGLU, APA
+from labkit.heads import HEADS
 from labkit.optim import AGD
-from labkit.vision import checkpoints, data, recipes, trainer
+from labkit.vision import build, data, recipes, torchvision, trainer
+from labkit.vision.batches import SAMPLERS, repeated
+from labkit.vision.recipes import FIELDS, RECIPES
 
-DIGITS, CPU = recipes.PRESETS["digits"], {"device": "cpu"}
+# What differs from FIELDS, in which nothing is done to the images and all is as the network has it.
+CIFAR = dict(mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010])
+IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+GUIDING = dict(
+    stem="imagenet", sampler="stratified", optimizer="agd", lr=10.0, momentum=0.0, epochs=200, batch_size=256,
+    measure_at=5, measured_on="augmented",
+    head_options=dict(standard=dict(start="released"), fixed=dict(bias="batch_mean"), implicit=dict(eval_bias="last")),
+)  # fmt: skip
+CROP = dict(augmentation=["flip", "crop:4", "normalise"])
+APA_STAR = dict(
+    activation="aglu", gate="apa", attention_bias=False, attention_norm=True, attention_dropout=0.1, kappa=[0.8, 1.2],
+    lambda_gradient="paper", head=["cosine"], temperature=16.0, lr=0.2, schedule="cosine-by-epoch", warmup=3, mixup=0.2,
+)  # fmt: skip
+LONG_TAIL = APA_STAR | CIFAR | dict(
+    imbalance=100, augmentation=["crop:4", "flip", "autoaugment:cifar10", "cutout:16", "normalise"],
+    backbone="se_resnet32", weight_decay=1e-3, epochs=500, batch_size=512,
+)  # fmt: skip
+POLICY = dict(augmentation=["resized-crop", "flip", "autoaugment:imagenet", "normalise"])
+TO_224 = dict(evaluation=["resize:256", "center-crop", "normalise"], side=224)
+FROM_192 = dict(evaluation=["resize:232", "center-crop:224", "normalise"], side=192)
+FACTS = {
+    "guiding/mnist": GUIDING | dict(
+        data="mnist", backbone="resnet18", side=32, augmentation=["rgb", "rotation:25", "normalise"],
+        evaluation=["rgb", "normalise"], mean=[0.1307] * 3, std=[0.3081] * 3,
+    ),
+    "guiding/cifar10": GUIDING | CIFAR | CROP | dict(data="cifar10", backbone="resnet18"),
+    "guiding/cifar100": GUIDING | CROP | dict(
+        data="cifar100", backbone="resnet50", mean=[0.5071, 0.4865, 0.4409], std=[0.2673, 0.2564, 0.2762]
+    ),
+    "guiding/stl10": GUIDING | CROP | dict(
+        data="stl10", backbone="resnet50", mean=[0.4467, 0.4398, 0.4066], std=[0.2603, 0.2566, 0.2713]
+    ),
+    "guiding/imagenet": GUIDING | IMAGENET | TO_224 | dict(
+        data="imagenet", backbone="resnet50", augmentation=["resize:256", "flip", "crop:4", "normalise"]
+    ),
+    "apa/cifar100-lt": LONG_TAIL | dict(data="cifar100"),
+    "apa/cifar10-lt": LONG_TAIL | dict(data="cifar10"),
+    "apa/imagenet-lt": APA_STAR | IMAGENET | POLICY | TO_224 | dict(
+        data="imagenet-lt", backbone="se_resnet50", weight_decay=1e-4, epochs=200, batch_size=256, precision="auto"
+    ),
+    "apa/inaturalist18": APA_STAR | IMAGENET | FROM_192 | dict(
+        data="inaturalist18", backbone="se_resnet50", weight_decay=1e-4, norm_weight_decay=0.0, bias_weight_decay=0.0,
+        epochs=500, lr=0.5, batch_size=1024, warmup=5, cutmix=1.0, label_smoothing=0.1, repeats=4,
+        augmentation=["resized-crop", "flip", "randaugment:9", "normalise", "erasing:0.1"],
+    ),
+    "apa/places-lt": APA_STAR | IMAGENET | POLICY | TO_224 | dict(
+        data="places-lt", backbone="se_resnet152", weight_decay=5e-5, epochs=40, lr=0.1, batch_size=256, cutmix=1.0,
+        label_smoothing=0.1, temperature=25.0, head_options=dict(cosine=dict(learn_temperature=True)),
+        learnt="last-stage", kappa=[0.0, 1.0], gate_kappa=[0.0, 1.0],
+    ),
+    "apa/imagenet": APA_STAR | IMAGENET | POLICY | FROM_192 | dict(
+        data="imagenet", backbone="se_resnet152", weight_decay=6.103515625e-5, epochs=100, lr=0.256, momentum=0.875,
+        batch_size=256, head=["standard_no_norm"], temperature=16.0,
+    ),
+}  # fmt: skip
 
 
-# What it must show
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/" in name])
+def test_every_field_is_as_the_papers_have_it(name):
+    assert recipes.check(RECIPES[name]) == FIELDS | FACTS[name]
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_digits_collapse(head):
-    frame = recipes.run(DIGITS, head).frame
-    assert len(frame) == 61
-    first, last = frame.iloc[0], frame.iloc[-1]
-    assert first["nc1"] > 100 * last["nc1"]
-    assert last["accuracy"] == 1.0
-    assert last["test_accuracy"] > 0.92
-    assert last["nc2"] < 0.1 and last["nc3"] < 0.02 and last["nc4"] == 0
-    assert last["cosine_margin"] > 0.95 * 10 / 9
+def plain(name):
+    """Of torchvision's network, without classifier: parameters in convolutions, and in batch norms."""
+    model = getattr(torchvision.models, name)()
+    model.fc = nn.Identity()
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    return sum(p.numel() for p in model.parameters()) - norms, norms
 
 
-def test_all_heads_start_from_the_same_backbone():
-    starts = [recipes.make(DIGITS, head, seed=2).backbone.state_dict() for head in HEADS]
-    for other in starts[1:]:
-        assert all(torch.equal(starts[0][name], value) for name, value in other.items())
-    assert not torch.equal(
-        starts[0]["1.weight"], recipes.make(DIGITS, "fixed", seed=3).backbone.state_dict()["1.weight"]
-    )
+def attention(blocks, ratio=16):
+    """Two matrices, a layer norm, and κ and λ of the gate, for each block (channels, how many)."""
+    return sum(n * (2 * c * c // ratio + 2 * c + 2) for c, n in blocks)
 
 
-def test_the_guiding_preset_is_the_papers():
-    guiding = recipes.PRESETS["guiding"]
-    assert (guiding["epochs"], guiding["batch_size"], guiding["temperature"]) == (200, 256, 5.0)
-    backbone = recipes.network(guiding, 3, 32)
-    head = HEADS["standard"](512, 10)
-    made = recipes.optimizer(guiding, backbone, head)
-    assert isinstance(made, AGD) and made.defaults["gain"] == 10
-    assert backbone.conv1.weight.shape == (64, 3, 7, 7)  # the ImageNet stem
-    kernels = backbone.layer1[0].conv1.weight[:, :, 1, 2]  # as AGD wants them: orthogonal, √(out/in)/3 in size
+WIDE = (256, 512, 1024, 2048)
+SIZES = {
+    "resnet18": lambda: plain("resnet18")[0],
+    "resnet50": lambda: plain("resnet50")[0],
+    "se_resnet32": lambda: 484_656 - 6500,  # as the released code has it, less its classifier
+    "se_resnet50": lambda: sum(plain("resnet50")) + attention(zip(WIDE, (3, 4, 6, 3))) + 2 * 49,
+    "se_resnet152": lambda: sum(plain("resnet152")) + attention(zip(WIDE, (3, 8, 36, 3))) + 2 * 151,
+}
+
+
+@pytest.mark.parametrize("name", ["guiding/cifar10", "guiding/stl10", *(n for n in RECIPES if n.startswith("apa"))])
+def test_the_network_has_as_many_parameters_as_the_papers(name):
+    settings = RECIPES[name]
+    model = build.network(settings | {"learnt": "all"}, 3, 32)
+    assert sum(p.numel() for p in model.parameters()) == SIZES[settings["backbone"]]()
+    if settings["gate"] == "apa":
+        kinds = [sum(isinstance(m, kind) for m in model.modules()) for kind in (AGLU, APA)]
+        assert (
+            kinds == {"se_resnet32": [31, 15], "se_resnet50": [49, 16], "se_resnet152": [151, 50]}[settings["backbone"]]
+        )
+
+
+def made_up(settings, folder):
+    """Ten images of three classes, of the kind and size that the data have."""
+    if settings["data"] not in (*recipes.LISTS, "imagenet"):
+        channels, size = {"mnist": (1, 28), "stl10": (3, 96)}.get(settings["data"], (3, 32))
+        return [image_set([20, 20, 20], size, channels)] * 2
+    paths = [folder / f"{i}.png" for i in range(10)]
+    for i, path in enumerate(paths):
+        Image.effect_noise((260 + i, 280), 50).convert("RGB").save(path)
+    return [data.ImageFiles(tuple(map(str, paths)), torch.arange(10) % 3, ("a", "b", "c"))] * 2
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/" in name])
+def test_a_step_of_every_recipe(name, tmp_path, monkeypatch):
+    settings = RECIPES[name] | {"batch_size": 3, "imbalance": None}
+    parts = made_up(settings, tmp_path)
+    monkeypatch.setattr(build, "_load", lambda *_: parts[0])
+    monkeypatch.setattr(build.longtail, "read_list", lambda *_: parts[0])
+    monkeypatch.setattr(build, "WORKERS", 0)
+    made = build.make(settings, settings["head"][-1], root=tmp_path)
+    for batches, side in ((made.train, settings["side"]), (made.clean, None), (made.test, settings["side"] and 224)):
+        images, targets = next(iter(batches.epoch(0)))
+        wanted = images.shape[-1] if side is None or settings["data"] == "mnist" else side
+        assert images.shape[1:] == (3, wanted, wanted) and images.dtype == torch.float32
+        assert 0.05 < images.std() < 3 and abs(images.mean()) < 3
+    images, targets = next(iter(made.train.epoch(0)))
+    assert (targets.ndim == 2) == bool(settings["mixup"])
+    before = [p.detach().clone() for p in made.backbone.parameters()]
+    made.backbone.train(), made.head.train()
+    loss = F.cross_entropy(made.model(images, targets), targets, label_smoothing=made.label_smoothing)
+    loss.backward()
+    made.optimizer.step()
+    assert loss.isfinite()
+    moved = [n for (n, p), old in zip(made.backbone.named_parameters(), before) if not torch.equal(p, old)]
+    assert moved and (settings["learnt"] == "all" or all(n.startswith("layer4") for n in moved))
+    assert isinstance(made.optimizer, AGD) == (settings["optimizer"] == "agd")
+
+
+def test_agd_starts_at_its_own_scale():
+    model = build.network(RECIPES["guiding/cifar10"], 3, 32)
+    assert model.conv1.weight.shape == (64, 3, 7, 7)  # the ImageNet stem
+    kernels = model.layer1[0].conv1.weight[:, :, 1, 2]  # orthogonal, √(out/in)/3 in size
     torch.testing.assert_close(kernels @ kernels.mT, torch.eye(64) / 9, atol=1e-5, rtol=0)
-    assert all(p.ndim > 1 for p in backbone.parameters())
+    assert all(p.ndim > 1 for p in model.parameters())
 
 
-def test_sgd_decays_matrices_only():
-    backbone = recipes.network(DIGITS, 1, 8)
-    groups = recipes.optimizer(DIGITS, backbone, HEADS["standard"](64, 10)).param_groups
-    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]
-    assert [{p.ndim for p in group["params"]} for group in groups] == [{2}, {1}]
+def test_the_released_options_reach_the_heads(monkeypatch):
+    monkeypatch.setattr(build, "_load", lambda *_: image_set([20] * 10, 32))
+    heads = [build.make(RECIPES["guiding/cifar10"], name).head for name in ("standard", "fixed", "fixed_haar")]
+    assert heads[0].weight.norm(dim=-1).mean().item() == pytest.approx((10 / 512) ** 0.5)
+    assert heads[1].follows and heads[2].follows
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variants_of_the_heads_train(name):
-    made = recipes.make(DIGITS | {"count": 50, "epochs": 1}, name)
-    kind = type(made.head).__name__
-    assert (
-        kind == {"standard": "LinearHead", "fixed": "FixedETFHead", "implicit": "ImplicitETFHead"}[name.split("_")[0]]
-    )
-    assert getattr(made.head, "backprop_through_etf", None) == {"implicit": True, "implicit_without_ddn": False}.get(
-        name
-    )
-    assert getattr(made.head, "normalized", True) == (name != "standard_no_norm")
-    history = made.run()
-    assert history.frame["head"].unique().tolist() == [name] and np.isfinite(history.frame["loss"]).all()
+def decays(settings, model, head):
+    groups = build.optimizer(settings, model, head).param_groups
+    found = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups)
+    return found
 
 
-def test_make_takes_known_heads_only():
-    with pytest.raises(ValueError, match="head must be one of 'standard', 'fixed', .*; got 'ETF'"):
-        make("ETF", 16, 4)
-    assert make("fixed_haar", 16, 4).temperature == 5.0 and make("implicit", 16, 4, delta=0.5).delta == 0.5
+def test_what_decays():
+    """iNaturalist: no norms, no biases; elsewhere both; κ and λ never; each parameter in one group."""
+    model, head = build.network(RECIPES["apa/cifar100-lt"], 3, 32), HEADS["cosine"](64, 10)
+    for norm, bias in ((None, None), (0.0, 0.0), (0.1, 0.2)):
+        settings = RECIPES["apa/cifar100-lt"] | {"norm_weight_decay": norm, "bias_weight_decay": bias}
+        found = decays(settings, model, head)
+        attention = model.layer1[0].se.fc1
+        assert found[id(model.conv1.weight)] == found[id(head.directions)] == 1e-3
+        assert found[id(model.bn1.bias)] == found[id(attention[0].weight)] == (1e-3 if norm is None else norm)
+        assert found[id(model.act1.kappa)] == found[id(model.layer1[0].se.gate.lam)] == 0
+        assert len(found) == len([*model.parameters()]) + 1
+        small = build.small_network(8)
+        assert decays(settings, small, head)[id(small[1].bias)] == (1e-3 if bias is None else bias)
 
 
-# Data
+def test_kappa_and_lambda_start_on_their_ranges():
+    changes = {"kappa": [2.0, 2.1], "lam": [3.0, 3.1], "gate_kappa": [4.0, 4.1], "gate_lam": [5.0, 5.1]}
+    model = build.network(RECIPES["apa/cifar10-lt"] | changes, 3, 32)
+    for kind, low in ((AGLU, 2), (APA, 4)):
+        layers = [m for m in model.modules() if isinstance(m, kind)]
+        assert all(low <= m.kappa <= low + 0.1 and low + 1 <= m.lam <= low + 1.1 for m in layers)
+    assert {m.lambda_gradient for m in model.modules() if isinstance(m, AGLU)} == {"paper"}
 
 
-def test_the_test_set_is_normalised_as_the_training_set():
-    train, clean, test, shape, title = recipes.batches_of(DIGITS, 0, None, False, CPU)
-    assert (
-        shape == (1, 8)
-        and title == "scikit-learn's digits"
-        and (train.order, clean.order, test.order) == ("stratified", "sequential", "sequential")
-    )
-    images = torch.cat([images for images, _ in clean.epoch(0)])
-    assert images.mean().item() == pytest.approx(0, abs=1e-5) and images.std().item() == pytest.approx(1, abs=1e-3)
-    raw = data.load("digits", "test").floats()[0]
-    there = torch.cat([images for images, _ in test.epoch(0)])
-    ratio = (raw - raw.mean()).norm() / (there - there.mean()).norm()
+def test_fine_tuning_starts_from_another_run(tmp_path):
+    settings = RECIPES["digits"] | {"backbone": "se_resnet50", "activation": "aglu", "gate": "apa"}
+    model = build.network(settings, 3, 32)
+    path = build.checkpoints.save(tmp_path, 0, {"parts": {"backbone": model.state_dict()}})
+    again = build.network(settings | {"start_from": str(path), "learnt": "last-stage", "kappa": [7.0, 7.1]}, 3, 32)
+    assert torch.equal(again.conv1.weight, model.conv1.weight)
+    assert torch.equal(again.layer4[0].conv1.weight, model.layer4[0].conv1.weight)
+    assert again.act1.kappa < 2 and again.layer4[0].act1.kappa > 6  # drawn anew in the last stage
+    assert {n.split(".")[0] for n, p in again.named_parameters() if p.requires_grad} == {"layer4"}
+
+
+def test_a_long_tail(monkeypatch):
+    monkeypatch.setattr(build, "_load", lambda *_: image_set([500] * 100, 4))
+    for imbalance, total in ((100, 10847), (50, 12608), (10, 19573)):
+        train, test = build.load(RECIPES["apa/cifar100-lt"] | {"imbalance": imbalance})
+        assert len(train) == total and len(test) == 50_000  # counts of the released code
+
+
+def test_samplers():
+    labels = torch.tensor([0] * 9000 + [1] * 995 + [2] * 5)
+    draw = lambda name: SAMPLERS[name](labels, torch.Generator().manual_seed(0))
+    assert torch.equal(draw("shuffled").sort().values, torch.arange(10_000))
+    assert labels[draw("class-balanced")].bincount() / 10_000 == pytest.approx(torch.full((3,), 1 / 3), abs=0.02)
+    expected = torch.tensor([9000, 995, 5 * 2**0.5])  # r = √(1e-3/f) where that is above 1
     torch.testing.assert_close(
-        there * ratio - raw, torch.full_like(raw, (there.mean() * ratio - raw.mean()).item()), atol=1e-4, rtol=0
+        labels[draw("repeat-factor")].bincount() / 10_000, expected / expected.sum(), atol=0.02, rtol=0
     )
+    four = repeated(SAMPLERS["shuffled"], 4)(labels, torch.Generator().manual_seed(0))
+    assert len(four) == 10_000 and len(four.unique()) == 2500 and (four.view(-1, 4).diff(dim=1) == 0).all()
 
 
-def test_augmentation_is_for_training_alone():
-    train, clean, test, *_ = recipes.batches_of(DIGITS | {"augment": True}, 0, None, False, CPU)
-    assert [type(t).__name__ for t in train.transforms] == ["Flip", "Rotation", "PaddedCrop", "Normalise"]
-    assert [type(t).__name__ for t in clean.transforms + test.transforms] == ["Normalise"] * 2
-
-
-def test_pictures_of_another_side():
-    settings = recipes.PRESETS["thousand"] | {"data": "patterns", "side": 12, "count": 8, "batch_size": 4}
-    train, clean, test, shape, title = recipes.batches_of(settings, 0, None, False, CPU)
-    assert shape == (3, 12) and test is None and len(train.images.classes) == 1000 and "random patterns" in title
-    images, labels = next(iter(clean.epoch(0)))
-    assert images.shape == (8, 3, 12, 12)
-    blocks = data.load("patterns", "train", count=8).images.float().unfold(2, 8, 8).unfold(3, 8, 8).mean((4, 5))
-    ours = data.load("patterns", "train", count=8).resized(12).images.float()
-    assert (blocks - ours).abs().mean() < 5 < 25 < (blocks - blocks.mean((2, 3), keepdim=True)).abs().mean()
-
-
-@pytest.mark.parametrize("side", [0, -3, 2.5, True])
-def test_bad_sides(side):
-    with pytest.raises(ValueError, match="side must be a whole number of pixels from 1 on, or None"):
-        recipes.check(DIGITS | {"side": side})
-
-
-def test_imagenet_comes_from_folders(tmp_path):
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind in ("n01", "n02"):
-            folder = tmp_path / "imagenet" / split / kind
-            folder.mkdir(parents=True)
-            for i, size in enumerate([(260, 300), (400, 240)]):
-                Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    settings = recipes.PRESETS["guiding"] | {"data": "imagenet", "backbone": "resnet50"}
-    train, clean, test, shape, title = recipes.batches_of(settings, 0, tmp_path, False, CPU)
-    for batches in (train, clean, test):
-        batches.workers = 0
-        ((images, labels),) = batches.epoch(0)
-        assert images.shape == (4, 3, 224, 224) and sorted(labels.tolist()) == [0, 0, 1, 1]
-    (once, _), (again, _), (other, _) = (next(iter(part.epoch(k))) for part, k in ((clean, 0), (clean, 1), (train, 1)))
-    assert shape == (3, 224) and torch.equal(once, again) and not torch.equal(once, other)
-
-
-# The command line
-
-
-def command(folder, *more):
-    return recipes.main(["--preset", "digits", "--epochs", "2", "--folder", str(folder), *more])
-
-
-def test_command_line_runs_goes_on_and_skips(tmp_path, capsys):
-    assert command(tmp_path, "--head", "fixed", "implicit", "--seeds", "0", "4") == 0
-    out, err = capsys.readouterr()
-    names = [f"digits-small-{head}-{seed}" for seed in (0, 4) for head in ("fixed", "implicit")]
-    assert [line.split(":")[0] for line in out.splitlines()] == names
-    assert "implicit, seed 4: 100%" in err
-    assert sorted(os.listdir(tmp_path)) == sorted(names)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
-    assert command(tmp_path, "--head", "fixed", "implicit", "--seeds", "0", "4") == 0
-    assert capsys.readouterr() == (out, "")  # read from the files, not trained
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == kept
-
-    # one that was stopped after its first epoch
-    folder = tmp_path / names[0]
-    whole = History.load(folder / trainer.HISTORY)
-    (folder / trainer.HISTORY).unlink()
-    checkpoints.saved(folder)[-1].unlink()
-    assert command(tmp_path, "--head", "fixed", "--seeds", "0") == 0
-    assert "50%" in capsys.readouterr().err
-    assert History.load(folder / trainer.HISTORY).frame["loss"].tolist() == whole.frame["loss"].tolist()
-
-
-def test_command_line_settings(tmp_path):
-    changes = [
-        "--lr",
-        "0.5",
-        "--weight-decay",
-        "0",
-        "--schedule",
-        "cosine",
-        "--batch-size",
-        "100",
-        "--augment",
-        "--precision",
-        "bf16",
-        "--count",
-        "500",
-    ]
-    assert command(tmp_path, "--head", "standard", "--seeds", "1", *changes) == 0
-    settings = History.load(tmp_path / "digits-small-standard-1" / trainer.HISTORY).settings
-    assert settings["run"] == DIGITS | dict(
-        lr=0.5, weight_decay=0.0, schedule="cosine", batch_size=100, augment=True, epochs=2, count=500
+def test_epochs_that_are_measured():
+    at = lambda wanted, epochs=200: build.epochs_to_measure(
+        RECIPES["digits"] | {"epochs": epochs, "measure_at": wanted}
     )
-    assert (
-        settings["precision"] == "bf16" and settings["schedule"] == "cosine" and settings["steps"] == 5
-    )  # of 500 images
-    assert settings["images"] == "scikit-learn's digits"
+    assert at(None) == list(range(201)) and at(80) == [0, 50, 80, 160, 200]
+    assert at([3, 7]) == [0, 3, 7, 50, 200] and at([3, 70], 60) == [0, 3, 50, 60]
 
 
-def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):
-    assert command(tmp_path, "--head", "standard", "--seeds", "0", "1", "--lr", "1e30") == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    for seed in (0, 1):
-        assert f"standard, seed {seed}: stopped at step" in err
-        assert f"last good checkpoint: {tmp_path}/digits-small-standard-{seed}/epoch-00000.checkpoint" in err
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"weight_decay": -1}, "weight_decay must be a number from 0 to inf, got -1"),  # was accepted
+        ({"lr": 0}, "lr must be a number above 0 to inf, got 0"),
+        ({"side": 2.5}, "side must be a whole number of at least 1, or None, got 2.5"),
+        ({"side": True}, "side must be a whole number"),
+        ({"compile": "no"}, "compile must be True or False, got 'no'"),
+        ({"optimizer": "agd", "weight_decay": 5e-4}, "AGD has no weight decay, got weight_decay=0.0005"),
+        ({"head": ["linear"]}, "head must be one of 'standard', 'fixed', 'implicit', .*; got 'linear'"),
+        ({"rate": 1}, "missing: none, unknown: rate"),
+        ({"data": "mnits"}, "data must be one of 'digits', .*; got 'mnits'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.check(RECIPES["digits"] | changes)
 
 
-def test_bad_settings_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="missing: lr, unknown: rate"):
-        recipes.run({"rate" if key == "lr" else key: value for key, value in DIGITS.items()}, "fixed")
-    with pytest.raises(ValueError, match="AGD has no weight decay, got weight_decay=0.0005"):
-        recipes.run(DIGITS | {"optimizer": "agd"}, "fixed")
-    with pytest.raises(ValueError, match="head must be one of 'standard', 'fixed', 'implicit', .*; got 'linear'"):
-        recipes.run(DIGITS, "linear")
-    with pytest.raises(SystemExit):
-        command(tmp_path, "--data", "mnist")
-    with pytest.raises(FileNotFoundError, match="cifar10"):
-        recipes.main(["--folder", str(tmp_path), "--root", str(tmp_path)])
+def test_unknown_steps_are_refused():
+    with pytest.raises(ValueError, match="augmentation has normalise, flip, .*, got 'mirror'"):
+        build.make(RECIPES["digits"] | {"augmentation": ["mirror", "normalise"]}, "fixed")
+
+
+def test_half_precision_of_which_there_is_none(monkeypatch, tmp_path):
+    """fp16 on a CPU trained in float32, and bf16 asked of a finished float32 folder gave its rows."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match='precision="fp16" needs a GPU'):
+        build.make(RECIPES["digits"] | {"precision": "fp16"}, "fixed")
+    settings = RECIPES["digits"] | {"count": 50, "epochs": 1}
+    exact = build.run(settings, "fixed", folder=tmp_path)
+    half = build.run(settings | {"precision": "bf16"}, "fixed", folder=tmp_path)
+    assert half.settings["precision"] == "bf16" and half.frame["loss"].tolist() != exact.frame["loss"].tolist()
+    assert len([*tmp_path.glob(f"*/{trainer.HISTORY}")]) == 2
+    for has, meant in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(build.processes, "_bf16_on_cpu", lambda has=has: has)
+        assert build.described(settings | {"precision": "auto"}, "fixed", 0)["precision"] == meant

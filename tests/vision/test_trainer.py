@@ -96,6 +96,29 @@ def test_rows_of_the_history():
     assert history.settings["optimizer"]["name"] == "SGD" and group["lr"] == 0.1 and group["momentum"] == 0.9
 
 
+def test_a_network_with_a_classifier_of_its_own_and_own_measures():
+    """Measured where asked, and at both ends; the loss is that of smoothed labels; nothing is known of heads."""
+    run = a_trainer("fixed", epochs=1)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+    sgd = torch.optim.SGD(net.parameters(), lr=0.0)
+    options = dict(name="net", epochs=4, measure=lambda t: {"epoch": t.epoch}, measure_at=[2], label_smoothing=0.3)
+    frame = trainer.Trainer(net, None, sgd, run.train, **options).run().frame
+    assert frame["iteration"].tolist() == frame["epoch"].tolist() == [0, 2, 4]
+    net.load_state_dict(start)
+    losses = [F.cross_entropy(net(x), y, label_smoothing=0.3).item() for x, y in run.train.epoch(3)]
+    assert frame["batch_loss"].iloc[-1] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    with pytest.raises(ValueError, match="needs batches to measure collapse on"):
+        trainer.Trainer(net, None, sgd, run.train, name="net", epochs=1)
+
+
+@pytest.mark.parametrize("options", [dict(channels_last=True), dict(measure_at=[2])])
+def test_how_it_is_done_changes_no_number(options, tmp_path):
+    exact, other = a_trainer("implicit").run().frame, a_trainer("implicit", tmp_path, **options).run().frame
+    shared = exact[exact["iteration"].isin(other["iteration"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(other.drop(columns=SECONDS), shared.drop(columns=SECONDS), rtol=1e-5)
+
+
 def test_schedule_in_steps():
     frame = a_trainer("fixed", schedule="steps").run().frame
     assert frame["lr"].tolist() == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.001])
@@ -179,7 +202,7 @@ def test_killed_and_resumed_is_unbroken(tmp_path, until):
     process = subprocess.Popen(
         [sys.executable, small_runs.__file__, tmp_path / "killed"],
         cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[2])},
     )
     there = tmp_path / "killed" / "epoch-00002.checkpoint"
     until(lambda: process.poll() is not None or there.exists(), "the second epoch")
@@ -216,7 +239,9 @@ def test_a_finished_run_is_left_alone(tmp_path):
 
 def test_other_settings_want_another_folder(tmp_path):
     a_trainer("fixed", tmp_path, epochs=1, settings={"dim": 16}).run()
-    with pytest.raises(ValueError, match=r"epoch-00001.*epochs: 1 there, 2 here; schedule: 'cosine' there, None here$"):
+    with pytest.raises(
+        ValueError, match=r"epoch-00001.*: epochs is 1 there, 2 here; schedule is 'cosine' there, None here$"
+    ):
         a_trainer("fixed", tmp_path, epochs=2, schedule=None, settings={"dim": 16})
 
 
@@ -274,12 +299,12 @@ def test_bad_arguments_are_refused():
         ValueError, match="schedule='cosine' is for an optimiser with a learning rate, and AGD has none"
     ):
         a_trainer("fixed", optimizer="agd")
-    with pytest.raises(ValueError, match="schedule must be one of None, 'cosine', 'steps'; got 'linear'"):
+    with pytest.raises(ValueError, match="schedule must be one of None, .*; got 'linear'"):
         make(sgd, schedule="linear")
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
         make(sgd, epochs=0)
     batches.processes = 2
     with pytest.raises(ValueError, match="this is process 0 of 1, but batches are for 0 of 2"):
         make(sgd)
-    with pytest.raises(ValueError, match="precision must be one of 'no', 'bf16', 'fp16'; got 'fp64'"):
+    with pytest.raises(ValueError, match="precision must be one of .*; got 'fp64'"):
         processes.accelerator("fp64")

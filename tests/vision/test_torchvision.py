@@ -39,9 +39,7 @@ def stand_in(tmp_path):
 
 def test_torchvision_and_timm_import():
     code = """
-from labkit.vision import compat
-torchvision = compat.import_torchvision()
-assert compat.import_torchvision() is torchvision
+import labkit.vision
 import torch, torchvision.datasets, torchvision.transforms.v2 as v2, timm
 print(tuple(v2.Resize(8)(torch.zeros(3, 16, 16)).shape)[-1])
 """
@@ -56,8 +54,8 @@ try:
 except RuntimeError as error:
     assert "operator torchvision::nms does not exist" in str(error)
     print("fails")
-from labkit.vision import compat
-print(compat.import_torchvision().__name__, hasattr(torch.ops.torchvision, "nms"))
+import labkit.vision
+print(labkit.vision.torchvision.__name__, hasattr(torch.ops.torchvision, "nms"))
 """
     assert python(code, stand_in(NEEDS_OPERATORS)) == ["fails", "torchvision", "True"]
 
@@ -65,17 +63,16 @@ print(compat.import_torchvision().__name__, hasattr(torch.ops.torchvision, "nms"
 def test_nothing_is_declared_where_the_import_works(stand_in):
     code = """
 import torch
-from labkit.vision import compat
-print(compat.import_torchvision().__name__, hasattr(torch.ops.torchvision, "nms"))
+import labkit.vision
+print(labkit.vision.torchvision.__name__, hasattr(torch.ops.torchvision, "nms"))
 """
     assert python(code, stand_in("")) == ["torchvision", "False"]
 
 
 def test_other_failures_are_passed_on(stand_in):
     code = """
-from labkit.vision import compat
 try:
-    compat.import_torchvision()
+    import labkit.vision
 except RuntimeError as error:
     print(error)
 """
