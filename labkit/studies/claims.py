@@ -13,6 +13,7 @@ import pandas as pd
 
 from labkit import etf
 from labkit.heads import HEADS
+from labkit.history import stored
 from labkit.studies import sweep
 from labkit.ufm import classes_of
 
@@ -240,8 +241,8 @@ def markdown(table):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", default="data/results/ufm")
-    print(markdown(claims(sweep.load(parser.parse_args().folder).frame)))
+    parser.add_argument("--folder", help="of the runs; by default those that came with labkit")
+    print(markdown(claims(sweep.load(parser.parse_args().folder or stored("results/ufm")).frame)))
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ class Trainer:
         self.epoch, self.rows, self.margins, self.losses, self._generators = 0, [], None, None, None
         self.checkpoint = None  # the last one written or read
         if self.folder is not None:
+            self._claim = checkpoints.claim(self.folder) if self.on.is_main_process else None
             self._resume()
         self.model = self.on.prepare_model(Classifier(self.backbone, self.head))
 
