@@ -13,7 +13,8 @@ import pandas as pd
 
 from labkit import etf
 from labkit.heads import MAIN
-from labkit.studies import stored, sweep
+from labkit.history import stored
+from labkit.studies import sweep
 from labkit.ufm import classes_of
 
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
@@ -240,8 +241,8 @@ def markdown(table):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", default=stored() / "results" / "ufm", help="of the runs (%(default)s)")
-    print(markdown(claims(sweep.load(parser.parse_args().folder).frame)))
+    parser.add_argument("--folder", help="of the runs; by default those that came with labkit")
+    print(markdown(claims(sweep.load(parser.parse_args().folder or stored("results/ufm")).frame)))
 
 
 if __name__ == "__main__":

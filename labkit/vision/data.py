@@ -10,7 +10,7 @@ What makes batches of them is labkit.vision.batches; long-tailed subsets are in 
 import io
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import torchvision
 from PIL import Image
 
 from labkit import checks
-from labkit.vision.augment import Normalise
+from labkit.vision.sets import ImageFiles, ImageSet
 
 SPLITS = ("train", "test")
 CLASSES = {
@@ -51,89 +51,7 @@ _FOLDERS = {
 }
 _TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
 NAMES = tuple(TITLES)
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images uint8 (N, C, H, W), labels int64 (N,), the names of all classes, the pixel value that is white, and a
-    title.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    classes: tuple
-    white: int = 255
-    title: str = ""
-
-    def __post_init__(self):
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
-        checks.labels(self.labels, len(self.classes), self.images.shape[:1])
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        """The images of a slice or an index tensor, as an ImageSet with the same classes."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
-
-    def to(self, device):
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def counts(self):
-        """Images of each class, int64 (number of classes,)."""
-        return torch.bincount(self.labels, minlength=len(self.classes))
-
-    def floats(self):
-        """Images float32 in [0, 1] and labels, as two tensors."""
-        return self.images.float() / self.white, self.labels
-
-    def resized(self, side):
-        """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey
-        levels.
-        """
-        resize = torchvision.transforms.v2.functional.resize
-        return replace(self, images=resize(self.images, [side, side], antialias=True))
-
-    def normalise(self):
-        """The transform (labkit.vision.augment) that gives these images mean 0 and deviation 1 in every channel.
-
-        Exact to rounding: from the counts of the pixel values. Use that of the training images for the test images too.
-        """
-        values = torch.arange(256, dtype=torch.float64) / self.white
-        shares = torch.stack([x.flatten().bincount(minlength=256).double() for x in self.images.cpu().unbind(1)])
-        shares = shares / shares.sum(1, keepdim=True)
-        mean = shares @ values
-        return Normalise(mean, (shares @ values**2 - mean**2).clamp(min=0).sqrt(), self.white)
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Pictures too many to hold: their paths, labels int64 (N,), the names of all classes, and a title. For
-    FileBatches.
-    """
-
-    paths: tuple
-    labels: torch.Tensor
-    classes: tuple
-    title: str = ""
-
-    def __post_init__(self):
-        checks.labels(self.labels, len(self.classes), (len(self.paths),))
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        index = torch.arange(len(self))[index]
-        return replace(self, paths=tuple(self.paths[i] for i in index.tolist()), labels=self.labels[index])
-
-    counts = ImageSet.counts
-
-    def open(self, i):
-        """The i-th picture, RGB."""
-        with Image.open(self.paths[i]) as picture:
-            return picture.convert("RGB")
+MOST_CLASSES = 1_000_000  # a larger label is damage: names and counts of so many classes would fill the memory
 
 
 def load(name, split, root=None, count=None, download=False):
@@ -152,14 +70,15 @@ def load(name, split, root=None, count=None, download=False):
         stand in for the last where that is not at hand.
     root: folder of the sets, see `find` for the files in it. None is the environment variable LABKIT_DATA, or data/
         under the working directory where that is not set.
-    count: only the first so many images, for trials; None is all.
+    count: only the first so many images, at least 1, for trials; None is all.
     download: let torchvision fetch MNIST, CIFAR-10, CIFAR-100 or STL-10 into root if the set is not there.
 
-    Raises ValueError for another name or split, for files of another layout, and to download another set;
+    Raises ValueError for another name, split or count, for files of another layout, and to download another set;
     FileNotFoundError, which says where it looked, for a set that is not there; and ModuleNotFoundError for the digits
     without scikit-learn.
     """
     _check(name, split)
+    count = None if count is None else checks.integer("count", count, 1)
     if download and name not in _TORCHVISION:
         raise ValueError(f"download=True is for {', '.join(_TORCHVISION)}; got {name!r}")
     if name in _OFFLINE:
@@ -232,8 +151,10 @@ def read_parquet(path, count=None, classes=None):
     count: as in `load`.
     classes: their names; None takes those that the hub writes into the file, or else the column `name`, or else
         numbers.
-    Raises ValueError, naming the file, for missing columns and for pictures that differ in size.
+    Raises ValueError, naming the file, for missing columns, for labels that are not whole numbers from 0 to 999999, and
+    for pictures that differ in size.
     """
+    count = None if count is None else checks.integer("count", count, 1)
     schema = pq.read_schema(path)
     image, label = (
         [c for c in choices if c in schema.names] for choices in (("img", "image"), ("label", "fine_label"))
@@ -242,7 +163,7 @@ def read_parquet(path, count=None, classes=None):
         raise ValueError(f"{path} has no column {' or '.join(missing)}; its columns: {', '.join(schema.names)}")
     names = ["name"] if "name" in schema.names else []
     table = pq.read_table(path, columns=[image[0], label[0], *names])
-    labels = torch.from_numpy(table[label[0]].to_numpy().astype(np.int64))
+    labels = _labels(table[label[0]].to_numpy(), f"{path}, column {label[0]}")
     hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     classes = classes or hub.get("info", {}).get("features", {}).get(label[0], {}).get("names")
     if not classes:
@@ -257,6 +178,17 @@ def read_parquet(path, count=None, classes=None):
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     title = Image.open(io.BytesIO(encoded[0].as_py())).format
     return ImageSet(images, labels[:count], tuple(classes), title=title)
+
+
+def _labels(found, where):
+    """Labels of a file as int64; ValueError for those that are not classes, before anything is made for each class."""
+    right = found.size and np.issubdtype(found.dtype, np.integer) and 0 <= found.min() and found.max() < MOST_CLASSES
+    if not right:
+        values = f"{found.min()} to {found.max()}" if found.size and found.dtype != object else "none, or missing ones"
+        raise ValueError(
+            f"{where}: labels must be whole numbers from 0 to {MOST_CLASSES - 1}, got {found.dtype} ({values})"
+        )
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def _decode(picture):
