@@ -36,10 +36,11 @@ check: $(READY) ## style, layout and examples: ruff, who may import whom, the ex
 	@.venv/bin/lint-imports
 	@$(VENV) -m pytest -q --doctest-modules labkit
 
-# One process with one thread for each worker: more workers on more cores, make test WORKERS=8.
+# One process with one thread for each worker: more workers on more cores, make test WORKERS=8. A file stays with one worker, as a
+# notebook's cells share a kernel. (loadgroup could cut finer, but does nothing with pytest 9.2 and pytest-xdist 3.8.)
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests but those in a browser; the notebooks are among them, cell by cell
-	@$(VENV) -m pytest -n $(WORKERS) --dist loadgroup --nbval-lax tests notebooks --ignore=tests/browser $(ARGS)
+	@$(VENV) -m pytest -n $(WORKERS) --dist loadfile --nbval-lax tests notebooks --ignore=tests/browser $(ARGS)
 
 test-browser: $(READY) ## the notebooks in JupyterLab and as web pages, in Chromium; screenshots in build/screenshots
 	@$(VENV) -m pytest tests/browser $(ARGS)

@@ -20,15 +20,10 @@ def pytest_sessionstart(session):
 
 
 def pytest_collection_modifyitems(items):
-    """Which tests one worker does one after the other (pytest-xdist's loadgroup), and how long each may take.
-
-    A file stays together, as its tests share fixtures and a notebook's cells share a kernel. Whole notebooks, run
-    with other parameters, go to whoever is free.
-    """
+    """More time for what runs notebooks and a browser."""
     for item in items:
-        alone = "test_runs_with_other_parameters" in item.name
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.nodeid.split("::")[0]))
-        if alone or item.path.suffix == ".ipynb" or "browser" in item.path.parts:
+        whole_notebook = "test_runs_with_other_parameters" in item.name
+        if whole_notebook or item.path.suffix == ".ipynb" or "browser" in item.path.parts:
             item.add_marker(pytest.mark.timeout(LONG))
 
 
