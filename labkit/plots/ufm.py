@@ -43,8 +43,12 @@ def with_excess(frame: pd.DataFrame, temperature: float = 5.0) -> pd.DataFrame:
 
 
 def chosen(table: pd.DataFrame, heads: Sequence[str] | None) -> pd.DataFrame:
-    """The rows of these heads, of all where None."""
-    return table if heads is None else table[table["head"].isin(heads)]
+    """The rows of these heads, of all where None. Raises ValueError where there are none."""
+    found = table if heads is None else table[table["head"].isin(heads)]
+    if found.empty:
+        wanted = "any head" if heads is None else ", ".join(heads)
+        raise ValueError(f"no rows to draw of {wanted}; the table has {len(table)} rows")
+    return found
 
 
 def ranked(margins: pd.DataFrame, points: int = 300) -> list[dict]:

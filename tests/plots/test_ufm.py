@@ -66,6 +66,12 @@ def test_a_column_for_each_size_and_a_row_for_each_measure():
     assert {axes[f"xaxis{k}"].type for k in ("", "2", "3", "4")} == {"log"}
 
 
+def test_a_table_without_rows_is_refused():
+    for table, heads in ((frame(), ["nobody"]), (frame()[:0], None)):  # failed before with an error from within pandas
+        with pytest.raises(ValueError, match=r"no rows to draw of (nobody|any head); the table has \d+ rows"):
+            by_size(table, ["nc1"], heads)
+
+
 def test_against_a_setting():
     table = pd.DataFrame({"head": "fixed", "C": [10] * 3 + [100] * 3, "steps": [2, 3, 7, 5, 6, 6]})
     (trace,) = against(table, "C", "steps").data
