@@ -59,11 +59,12 @@ class SphereLogits(torch.autograd.Function):
 
 
 class SphereSums(torch.autograd.Function):
-    """h = r·z (…, N, d), the sum of h over each class (…, C, d) and the number of samples in it (…, C).
+    """z as it is, for `Logits`; the sum of h = r·z over each class (…, C, d); and the number of samples in it (…, C).
 
     z (…, N, d), r = `radius_of(z, temperature)`, labels (…, N), of which C counts for no class. Two paths lead back to
-    the features (Figure 1, Markou et al. 2024): a direct one from h, and an indirect one from the class sums. They are
-    added up before the normalisation is differentiated once for the two.
+    the features (Figure 1, Markou et al. 2024): a direct one from the logits, and an indirect one from the class sums.
+    They are added up before the normalisation is differentiated once for the two: to `Logits` r is a constant. Only one
+    array of the size of z is needed at a time, for h and later for the gradient.
     """
 
     @staticmethod
@@ -71,53 +72,55 @@ class SphereSums(torch.autograd.Function):
     def forward(ctx, z, radius, labels, num_classes, temperature):
         *batch, n, d = z.shape
         runs, one_more = math.prod(batch), num_classes + 1
-        h, index = z * radius, labels.reshape(runs, n)
+        index = labels.reshape(runs, n)
         if runs > 1:  # each run has classes of its own
             index = index + one_more * torch.arange(runs, device=z.device).unsqueeze(-1)
         index = index.reshape(-1)
-        sums = z.new_zeros(runs * one_more, d).index_add_(0, index, h.view(-1, d))
+        sums = z.new_zeros(runs * one_more, d).index_add_(0, index, (z * radius).view(-1, d))
         counts = torch.bincount(index, minlength=runs * one_more).to(z.dtype)
         sums, counts = (t.view(*batch, one_more, -1)[..., :num_classes, :] for t in (sums, counts))
         counts = counts.squeeze(-1)
         ctx.temperature = temperature
         ctx.save_for_backward(z, radius, labels)
         ctx.mark_non_differentiable(counts)
-        return h, sums, counts
+        return z.view_as(z), sums, counts
 
     @staticmethod
     @full_precision
-    def backward(ctx, grad_h, grad_sums, _):
+    def backward(ctx, grad, grad_sums, _):
         z, radius, labels = ctx.saved_tensors
         *batch, n, d = z.shape
         of_class = torch.nn.functional.pad(grad_sums, (0, 0, 0, 1)).reshape(-1, grad_sums.shape[-2] + 1, d)
         labels = labels.reshape(-1, n)
         if torch.is_grad_enabled():
             indirect = torch.stack([rows[label] for rows, label in zip(of_class, labels)]).view(z.shape)
-            return *_again(z * radius_of(z, ctx.temperature), [z], grad_h + indirect), None, None, None, None
-        # grad_h was made for this call alone, by `Logits`, so that it can become the result.
-        flat, grad, radius = (t.reshape(-1, n, t.shape[-1]) for t in (z, grad_h, radius))
+            grad_h = grad / radius.masked_fill(radius == 0, 1) + indirect
+            return *_again(z * radius_of(z, ctx.temperature), [z], grad_h), None, None, None, None
+        # grad was made for this call alone, by `Logits`, so that it can become the result.
+        flat, grad, radius = (t.reshape(-1, n, t.shape[-1]) for t in (z, grad, radius))
         for run, rows in _blocks(flat):
             part, out, r = flat[run, rows], grad[run, rows], radius[run, rows]
-            out.add_(of_class[run].index_select(0, labels[run, rows]))
-            out.addcmul_(part, _inner(part, out) * (r / ctx.temperature).square(), value=-1).mul_(r)
+            out.addcmul_(of_class[run].index_select(0, labels[run, rows]), r)
+            out.addcmul_(part, _inner(part, out) * (r / ctx.temperature).square(), value=-1)
         return grad.view(z.shape), None, None, None, None
 
 
 class Logits(torch.autograd.Function):
-    """h @ Wᵀ + b."""
+    """r·(z @ Wᵀ) + b, with r a constant."""
 
     @staticmethod
     @full_precision
-    def forward(ctx, h, weight, bias):
-        ctx.save_for_backward(h, weight)
-        return (h @ weight.mT).add_(bias.unsqueeze(-2))
+    def forward(ctx, z, radius, weight, bias):
+        ctx.save_for_backward(z, radius, weight)
+        return (z @ weight.mT).mul_(radius).add_(bias.unsqueeze(-2))
 
     @staticmethod
     @full_precision
     def backward(ctx, grad):
-        h, weight = ctx.saved_tensors
-        grad_weight = grad.mT @ h if ctx.needs_input_grad[1] else None
-        return grad @ weight, grad_weight, grad.sum(-2)
+        z, radius, weight = ctx.saved_tensors
+        scaled = grad * radius
+        grad_weight = scaled.mT @ z if ctx.needs_input_grad[2] else None
+        return scaled @ weight, None, grad_weight, grad.sum(-2)
 
 
 def _again(output, inputs, grad):

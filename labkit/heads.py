@@ -164,9 +164,9 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         C, soft = self.num_classes, targets.is_floating_point()
         if not soft and (radius := self._radius(z)) is not None:
             labels = targets.expand(z.shape[:-1])
-            h, sums, counts = _fused.SphereSums.apply(z, radius, labels, C, self.temperature)
+            z, sums, counts = _fused.SphereSums.apply(z, radius, labels, C, self.temperature)
             weight, bias = self.step(over_processes(sums), over_processes(counts))
-            return _fused.Logits.apply(h, weight.to(z.dtype), bias.to(z.dtype))
+            return _fused.Logits.apply(z, radius, weight.to(z.dtype), bias.to(z.dtype))
         share = targets if soft else targets.unsqueeze(-1) == torch.arange(C, device=z.device)  # of samples in classes
         share = share.to(z.dtype).expand(*z.shape[:-1], C)
         h = self.normalize(z)
