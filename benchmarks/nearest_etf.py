@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from _measuring import milliseconds
 
 from labkit import etf, nearest, reference
 from labkit.history import History, provenance
@@ -128,22 +129,9 @@ def seconds(functions, device, repeats):
     """Median time of a call of each of the functions, which take turns, so that a machine whose speed drifts treats
     them alike.
     """
-    return [statistics.median(times) for times in zip(*([once(f, device) for f in functions] for _ in range(repeats)))]
-
-
-def once(function, device):
-    """Seconds that one call takes."""
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    taken = [[milliseconds(f, 1, wait) / 1e3 for f in functions] for _ in range(repeats)]
+    return [statistics.median(times) for times in zip(*taken)]
 
 
 class Peak:
