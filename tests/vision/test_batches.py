@@ -8,14 +8,14 @@ import pytest
 import torch
 from image_sets import image_set, which
 from PIL import Image
+from torchvision.transforms import v2
 
 from labkit.vision import longtail
-from labkit.vision.augment import Cutout, Flip, PaddedCrop, Rotation, Torchvision, v2
+from labkit.vision.augment import Cutout, Flip, PaddedCrop, Rotation, Torchvision
 from labkit.vision.batches import Batches, FileBatches, stratified
-
-ORDERS = ("shuffled", "stratified", "sequential")
 from labkit.vision.data import ImageFiles
 
+ORDERS = ("shuffled", "stratified", "sequential")
 SET = image_set([40, 20, 10, 33])
 MIX = v2.RandomChoice([v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)])
 
