@@ -1,7 +1,11 @@
 """History: what goes into a file comes out of it, and a broken file says so."""
 
+import contextlib
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labkit.history import MARGIN_COLUMNS, History, provenance, sample_margins
+from labkit.history import MARGIN_COLUMNS, History, Store, plain, provenance, sample_margins
 
 
 def history(seeds=(0, 1), head="fixed", offset=0.0):
@@ -138,6 +142,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["run.parquet"]  # and nothing beside it
 
 
+@pytest.mark.parametrize("where", ["write", "fsync"])
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, monkeypatch, where):
+    path = history().save(tmp_path / "run.parquet")
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((pq, "write_table") if where == "write" else (os, "fsync")), full)
+    with pytest.raises(
+        OSError, match=r"run.parquet could not be written \(No space left on device\); what was"
+    ) as error:
+        history(offset=1.0).save(path)
+    assert error.value.errno == errno.ENOSPC and os.listdir(tmp_path) == ["run.parquet"]
+    equal(History.load(path), history())
+
+
 def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
     with pytest.raises(OSError, match="read-only"):
@@ -217,3 +237,67 @@ def test_parts_and_ends_of_many_runs():
     assert part.frame["loss"].tolist() == [10, 11, 14, 15] and part.settings == {"a": 1}
     assert part.margins[["delta", "seed"]].values.tolist() == [[0.2, 1], [0.2, 1]]
     assert history.where(head="a").frame["head"].unique().tolist() == ["a"]
+
+
+def test_any_damage_is_one_error_that_names_the_file(tmp_path):
+    # a file without its list of margins raised KeyError, and other damage whatever pyarrow felt like
+    path = history().save(tmp_path / "run.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns("margins"), path)
+    with pytest.raises(ValueError, match="run.parquet"):
+        History.load(path)
+    whole, rng = history().save(path).read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+            damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with contextlib.suppress(ValueError):  # nothing else may come
+            History.load(path)
+
+
+# The store
+
+
+def test_a_store_finds_a_run_by_all_of_its_settings_and_by_nothing_else(tmp_path):
+    store, settings = Store(tmp_path), {"head": "fixed", "spec": {"dim": 8}, "precision": "no", "seeds": (0, 1)}
+    assert store.get(settings) is None
+    path = store.put(settings, history())
+    equal(
+        store.get(settings), History(history().frame, {**history().settings, "run": plain(settings)}, history().margins)
+    )
+    for change in ({"precision": "bf16"}, {"spec": {"dim": 9}}, {"seeds": [0]}, {"more": None}):
+        assert store.path(settings | change) != path and store.get(settings | change) is None
+    other = store.path(settings | {"precision": "bf16"})
+    path.rename(other)  # a file of that name, but of other settings
+    with pytest.warns(
+        UserWarning, match=f"{other.name} was made with other settings .*: precision is 'no' there, 'bf16' here"
+    ):
+        assert store.get(settings | {"precision": "bf16"}) is None
+    history().save(other)
+    with pytest.warns(UserWarning, match=f"{other.name} is a History, but not of a run of this kind.*again"):
+        assert store.get(settings | {"precision": "bf16"}) is None
+    with pytest.raises(ValueError, match=f"{other.name} is a History, but not of a run of this kind"):
+        store.load()
+
+
+def test_a_store_joins_runs_with_columns_for_what_differs(tmp_path):
+    store = Store(tmp_path)
+    for lr in (0.1, 0.2):
+        store.put({"head": "fixed", "lr": lr, "epochs": 3, "spec": {"dim": 8}}, history(offset=lr))
+    store.put({"head": "implicit", "lr": 0.1, "epochs": 3, "spec": {"dim": 8}, "delta": 0.5}, history(head="implicit"))
+    whole = History.load(store.load().save(tmp_path / "all" / "whole.parquet"))
+    assert list(whole.frame.columns[:4]) == ["lr", "delta", "head", "seed"] and len(whole.margins) == 3 * 8
+    assert len(whole.final()) == 6 and whole.final()["delta"].notna().sum() == 2
+    assert whole.where(lr=0.2).frame["loss"].tolist() == history(offset=0.2).frame["loss"].tolist()
+
+
+def test_two_processes_can_keep_the_same_run_at_once(tmp_path):
+    code = (
+        "import pandas as pd; from labkit.history import History, Store\n"
+        "h = History(pd.DataFrame({'head': 'a', 'seed': 0, 'iteration': range(2000)}))\n"
+        f"for k in range(60): Store({str(tmp_path)!r}).put({{'k': k % 2}}, h)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len(os.listdir(tmp_path)) == 2 and len(Store(tmp_path).load().frame) == 4000

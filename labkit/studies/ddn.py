@@ -5,6 +5,7 @@ the frame of the nearest simplex ETF. The paper calls the second the gradient of
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from labkit import etf
 from labkit.heads import ImplicitETFHead
-from labkit.history import History
+from labkit.history import History, Store, plain
 from labkit.ufm import UFM, Trainer, log_points
 
 WITH, WITHOUT = "implicit_with_ddn", "implicit_without_ddn"  # as in data/paper/guiding-table3.csv
@@ -129,37 +130,66 @@ STUDY = [(UFM(10, 1000, 512, r), b, a) for b in (50, None) for r in (1.0, 10.0, 
 STUDY += [(UFM(10, 60, 16, r), b, a) for b in (12, None) for r in (1.0, 10.0) for a in (1.0, None)]
 
 
-def study(folder, settings=STUDY, iterations=2000, seeds=range(5), progress=False):
-    """`train_both` for each setting, one small file each in `folder`. Finished ones are not run again."""
+class Runs(Store):
+    """The store of the study. Settings of a run: spec, batch_size, alpha, iterations, seeds."""
+
+    always = ("num_samples", "dim", "imbalance", "batch_size", "alpha")
+
+    def name(self, settings: dict) -> str:
+        """As short as it can be: what is the same in all of STUDY is left out."""
+        spec, usual = settings["spec"], {"num_classes": 10, "iterations": 2000, "seeds": [0, 1, 2, 3, 4]}
+        parts = {
+            "imbalance": f"{spec['imbalance']:g}",
+            "batch": settings["batch_size"] or "all",
+            "alpha": settings["alpha"] or "schedule",
+        }
+        for key, value in {**settings, "num_classes": spec["num_classes"]}.items():
+            if key in usual and value != usual[key]:
+                parts[key] = "-".join(map(str, value)) if key == "seeds" else value
+        return "-".join([f"{spec['num_samples']}x{spec['dim']}", *(f"{key}-{value}" for key, value in parts.items())])
+
+    def settings_of(self, history: History) -> dict:
+        """Taken from the two trainings, so that runs of any age have them."""
+        first = history.settings["runs"][0]
+        return {key: first[key] for key in ("spec", "batch_size", "alpha", "iterations", "seeds")}
+
+    def columns(self, settings: dict) -> dict:
+        """A full batch has batch_size = num_samples; alpha is 0 where it follows the paper's schedule."""
+        spec = settings["spec"]
+        return {key: spec[key] for key in ("num_classes", "num_samples", "dim", "imbalance")} | {
+            "batch_size": settings["batch_size"] or spec["num_samples"],
+            "alpha": settings["alpha"] or 0.0,
+            "iterations": settings["iterations"],
+        }
+
+
+def study(
+    folder: str | Path,
+    settings: Iterable[tuple] = STUDY,
+    iterations: int = 2000,
+    seeds: Iterable[int] = range(5),
+    progress: bool = False,
+) -> None:
+    """`train_both` for each setting (spec, batch size, α), one small file each in `folder`.
+
+    A run whose file was made with the same settings, iterations and seeds among them, is not made again.
+    """
+    store, settings = Runs(folder), list(settings)
     for k, (spec, batch_size, alpha) in enumerate(settings):
-        name = (
-            f"{spec.num_samples}x{spec.dim}-imbalance-{spec.imbalance:g}-batch-{batch_size or 'all'}"
-            f"-alpha-{alpha or 'schedule'}"
-        )
-        path = Path(folder) / f"{name}.parquet"
-        if path.exists():
+        run = plain(dict(spec=spec, batch_size=batch_size, alpha=alpha, iterations=iterations, seeds=list(seeds)))
+        if store.get(run):
             continue
         if progress:
-            print(f"{k + 1} of {len(settings)}: {name}", flush=True)
-        history = train_both(spec, iterations, seeds, batch_size, alpha, progress=progress)
+            print(f"{k + 1} of {len(settings)}: {store.name(run)}", flush=True)
+        history = train_both(spec, iterations, run["seeds"], batch_size, alpha, progress=progress)
         history.margins["margin"] = history.margins["margin"].astype(float).round(5)  # compresses to a third
-        history.save(path)
+        store.put(run, history)
 
 
-def load_study(folder):
+def load_study(folder: str | Path) -> pd.DataFrame:
     """All runs of a study as one table: the columns of `train_both`, and num_samples, dim, imbalance, batch_size,
-    alpha.
+    alpha (see `Runs.columns`).
 
-    A full batch has batch_size = num_samples; alpha is 0 where it follows the paper's schedule. Raises
-    FileNotFoundError for a folder without results.
+    Raises FileNotFoundError for a folder without results.
     """
-    tables = []
-    for path in sorted(Path(folder).glob("*.parquet")):
-        history = History.load(path)
-        run = history.settings["runs"][0]
-        spec = {name: run["spec"][name] for name in ("num_samples", "dim", "imbalance")}
-        batch_size = run["batch_size"] or spec["num_samples"]
-        tables.append(history.frame.assign(**spec, batch_size=batch_size, alpha=run["alpha"] or 0.0))
-    if not tables:
-        raise FileNotFoundError(f"no results of a study in {folder}")
-    return pd.concat(tables, ignore_index=True)
+    return Runs(folder).load().frame

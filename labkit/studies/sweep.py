@@ -8,8 +8,7 @@ python -m labkit.studies.sweep --help          the paper's runs, into data/resul
 import argparse
 import inspect
 import itertools
-import warnings
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import joblib
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from labkit import checks, ufm
 from labkit.heads import HEADS, PAPER, VARIANTS
-from labkit.history import History
+from labkit.history import History, Store, plain
 
 SIZES = {"UFM-10": ufm.UFM_10, "UFM-100": ufm.UFM_100, "UFM-200": ufm.UFM_200, "UFM-1000": ufm.UFM_1000}
 
@@ -31,47 +30,79 @@ OPTIONS = {
 }
 
 
-def sweep(grid, folder=None, jobs=-1, device="cpu", progress=True):
+class Runs(Store):
+    """The store of sweeps. Settings of a run: spec, head, seed, and those of OPTIONS that its head has."""
+
+    always = ("size",)
+
+    def name(self, settings: dict) -> str:
+        """Model, head, the options that are not the default, seed."""
+        changed = [f"{key}-{settings[key]}" for key in OPTIONS if settings.get(key, OPTIONS[key]) != OPTIONS[key]]
+        return "-".join([size(_spec(settings)), settings["head"], *changed, f"seed-{settings['seed']}"])
+
+    def settings_of(self, history: History) -> dict:
+        """Of a run of any age: once, runs had options that their head had not."""
+        return _relevant(history.settings["run"])
+
+    def columns(self, settings: dict) -> dict:
+        """The model's name and the options; alpha is 0 where it follows the paper's schedule, and batch_size
+        num_samples where it is all of them.
+        """
+        shown = {key: settings[key] for key in OPTIONS if key in settings}
+        stand_in = {"alpha": 0.0, "batch_size": settings["spec"]["num_samples"]}
+        return {"size": size(_spec(settings))} | {k: stand_in[k] if v is None else v for k, v in shown.items()}
+
+
+def sweep(
+    grid: dict | list[dict],
+    folder: str | Path | None = None,
+    jobs: int = -1,
+    device: str = "cpu",
+    progress: bool = True,
+) -> History:
     """Train every combination of a grid, and return all of them as one `History`.
 
     grid: dict of lists, or a list of such dicts: "spec" (UFMs), "head" (names in heads.VARIANTS), "seed", and any of
-        OPTIONS.
-        What is not named has train_ufm's default; spec and head must be there, seed is 0 by default.
-    folder: where each run is saved when it ends, in one file named after its settings. A run whose file is there is not
-        trained again; a damaged file is named in a warning, and made anew. None keeps nothing.
+        OPTIONS. What is not named has train_ufm's default; spec and head must be there, seed is 0 by default. A head is
+        trained once where the combinations differ only in options that it does not have.
+    folder: where each run is saved when it ends, in one file named after its settings (see `Runs`). A run whose file is
+        there is not trained again; a damaged file is named in a warning, and made anew. None keeps nothing.
     jobs: runs at a time, −1 for one on each core. Inside joblib.parallel_config("dask"), with a dask.distributed Client
         at work, they are run by its workers; files are written here, so that workers need no common disk.
     progress: a tqdm bar over runs, on stderr.
 
     The frame has the columns of train_ufm, with the variant as head, and before them size (the model's name) and one
-    for each of OPTIONS that the grid names. Raises ValueError for a grid that is not one, before anything is trained;
-    and RuntimeError, when all others are done and saved, if runs failed.
+    for each of OPTIONS in which the runs differ, NaN where a head has none. Raises ValueError for a grid that is not
+    one, before anything is trained; and RuntimeError, when all others are done and saved, if runs failed.
     """
-    runs = expand(grid)
-    paths = [folder and Path(folder) / f"{name(run)}.parquet" for run in runs]
-    found = {k: history for k, (run, path) in enumerate(zip(runs, paths)) if path and (history := read(path, run))}
-    waiting = [k for k in range(len(runs)) if k not in found]
+    runs, store = expand(grid), Runs(folder or ".")
+    found = {name: history for name, run in runs.items() if folder and (history := store.get(run))}
+    waiting = [name for name in runs if name not in found]
     failed = {}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     with tqdm(total=len(runs), initial=len(found), desc="runs", disable=not progress) as bar:
-        for k, result in parallel(joblib.delayed(_attempt)(k, runs[k], device) for k in waiting):
+        for name, result in parallel(joblib.delayed(_attempt)(name, runs[name], device) for name in waiting):
             if isinstance(result, Exception):
-                failed[name(runs[k])] = result
+                failed[name] = result
             else:
-                found[k] = result
+                found[name] = result
                 if folder:
-                    result.save(paths[k])
-            bar.set_postfix_str(name(runs[k]))
+                    store.put(runs[name], result)
+            bar.set_postfix_str(name)
             bar.update()
     if failed:
         raise RuntimeError(
             f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(f"{n}: {e!r}" for n, e in failed.items())
         )
-    return together([found[k] for k in range(len(runs))])
+    return store.join(found[name] for name in runs)
 
 
-def expand(grid):
-    """The runs of a grid, as dicts of spec, head, seed and OPTIONS, each once. Raises ValueError for bad ones."""
+def expand(grid: dict | list[dict]) -> dict[str, dict]:
+    """The runs of a grid, {name: settings}, each once. Raises ValueError for a grid that is not one.
+
+    >>> list(expand({"spec": [ufm.UFM_10], "head": ["fixed", "implicit"], "delta": [1e-3, 0.1]}))
+    ['UFM-10-fixed-seed-0', 'UFM-10-implicit-seed-0', 'UFM-10-implicit-delta-0.1-seed-0']
+    """
     runs = {}
     for part in [grid] if isinstance(grid, dict) else grid:
         known = {"spec", "head", "seed", *OPTIONS}
@@ -81,15 +112,27 @@ def expand(grid):
                 f"got {part!r}"
             )
         for key, values in part.items():
-            if isinstance(values, str) or not hasattr(values, "__iter__") or not len(values):
+            if isinstance(values, str) or not isinstance(values, Iterable) or not len(values):
                 raise ValueError(f"a grid needs a list of values for {key}, got {values!r}")
         for values in itertools.product(*part.values()):
             run = {"seed": 0, **OPTIONS, **dict(zip(part, values))}
             checks.one_of("head", run["head"], tuple(VARIANTS))
             if not isinstance(run["spec"], ufm.UFM):
                 raise ValueError(f"spec must be a UFM, got {run['spec']!r}")
-            runs[name(run)] = run
-    return list(runs.values())
+            run["seed"] = checks.integer("seed", run["seed"], 0)
+            run = plain(_relevant(run))
+            runs[Runs(".").name(run)] = run
+    return runs
+
+
+def _relevant(run):
+    """A run without the options that its head does not have."""
+    known = HEADS[VARIANTS[run["head"]].head].options
+    return {key: value for key, value in run.items() if key not in HEAD_OPTIONS or key in known}
+
+
+def _spec(settings):
+    return ufm.UFM(**settings["spec"])
 
 
 def size(spec):
@@ -101,79 +144,28 @@ def size(spec):
     return f"UFM-{spec.num_classes}-{spec.num_samples}x{spec.dim}{tail}"
 
 
-def name(run):
-    """What a run's file is called: model, head, the options that are not the default, seed."""
-    changed = [f"{key}-{run[key]}" for key, default in OPTIONS.items() if run[key] != default]
-    return "-".join([size(run["spec"]), run["head"], *changed, f"seed-{run['seed']}"])
-
-
-def read(path, run):
-    """The saved History of a run; None where there is none, or none to be trusted, which a warning then names."""
-    if not path.is_file():
-        return None
-    try:
-        history = History.load(path)
-    except ValueError as error:
-        warnings.warn(f"{error}; this run is done again", stacklevel=3)
-        return None
-    if history.settings.get("run") != _plain(run):
-        warnings.warn(
-            f"{path} was made with other settings than its name says ({history.settings.get('run')}); "
-            "this run is done again",
-            stacklevel=3,
-        )
-        return None
-    return history
-
-
-def load(folder, pattern="*"):
+def load(folder: str | Path, pattern: str = "*") -> History:
     """All saved runs in a folder whose names match a glob pattern, as one `History` like that of `sweep`.
 
-    Raises FileNotFoundError where there are none, ValueError, naming the file, for a damaged one.
+    Raises FileNotFoundError where there are none, ValueError, naming the file, for a damaged or foreign one.
     """
-    paths = sorted(Path(folder).glob(f"{pattern}.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"no runs named {pattern} in {Path(folder).absolute()}")
-    return together([History.load(path) for path in paths])
+    return Runs(folder).load(pattern)
 
 
-def together(histories):
-    """Runs as one History; a column for each option that is not the default in all of them.
-
-    There alpha is 0 where it follows the paper's schedule, and batch_size num_samples where it is all of them.
-    """
-    runs = [h.settings["run"] for h in histories]
-    shown = [key for key, default in OPTIONS.items() if any(run[key] != default for run in runs)]
-    for history, run in zip(histories, runs):
-        stand_in = {"alpha": 0.0, "batch_size": run["spec"]["num_samples"]}  # pandas does not group by None
-        columns = {key: stand_in[key] if run[key] is None else run[key] for key in shown}
-        columns = {"size": size(ufm.UFM(**run["spec"])), **columns}
-        for table in (history.frame, history.margins):
-            for at, (key, value) in enumerate(columns.items()):
-                table.insert(at, key, value)
-    return History.concat(histories)
-
-
-def _attempt(k, run, device):
-    """A run's number, and its History or what went wrong: one failure does not end the others."""
+def _attempt(name, run, device):
+    """A run's name, and its History or what went wrong: one failure does not end the others."""
     try:
-        return k, _train(run, device)
+        return name, _train(run, device)
     except Exception as error:  # reported by `sweep` when all are done
-        return k, error
+        return name, error
 
 
 def _train(run, device):
-    known = HEADS[VARIANTS[run["head"]].head].options
-    options = {key: run[key] for key in OPTIONS if key not in HEAD_OPTIONS or key in known}
-    history = ufm.train_ufm(run["spec"], run["head"], seeds=[run["seed"]], device=device, **options)
+    options = {key: run[key] for key in OPTIONS if key in run}
+    history = ufm.train_ufm(_spec(run), run["head"], seeds=[run["seed"]], device=device, **options)
     history.margins["margin"] = history.margins["margin"].round(5)  # compresses to a third
-    history.settings["run"] = _plain(run)
+    history.settings["run"] = run
     return history
-
-
-def _plain(run):
-    """A run as JSON gives it back."""
-    return {**run, "spec": asdict(run["spec"])}
 
 
 def main():

@@ -102,7 +102,11 @@ def collect(folder, out):
     """
     groups, left_out = {}, {}
     for path in sorted(Path(folder).glob(f"*/{trainer.HISTORY}")):
-        history = History.load(path)
+        try:
+            history = History.load(path)
+        except ValueError as error:  # damaged, or foreign
+            left_out[path.parent.name] = str(error)
+            continue
         if "run" not in history.settings:
             raise ValueError(f"{path} is not of a run of labkit.vision: its settings have no 'run'")
         done, wanted = history.frame["iteration"].max(), history.settings["epochs"]
@@ -190,11 +194,8 @@ def _together(found):
     runs = sorted((run for _, run in found), key=_name)
     settings = _shared(first)
     rest = [{key: value for key, value in run.settings.items() if key not in SAME} for run in runs]
-    return History(
-        pd.concat([run.frame for run in runs], ignore_index=True),
-        {**settings, "runs": rest},
-        pd.concat([_thin(run.margins) for run in runs], ignore_index=True),
-    )
+    joined = History.concat(History(run.frame, margins=_thin(run.margins)) for run in runs)
+    return History(joined.frame, {**settings, "runs": rest}, joined.margins)
 
 
 def _apart(history):

@@ -49,9 +49,8 @@ class Batches:
     ):
         if not callable(order):
             checks.one_of("order", order, (*SAMPLERS, "sequential"))
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("processes", processes, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        batch_size, seed = checks.integer("batch_size", batch_size, 1), checks.integer("seed", seed, 0)
+        processes = checks.integer("processes", processes, 1)
         if rank not in range(processes):
             raise ValueError(f"rank must be one of 0 … {processes - 1} for processes={processes}, got {rank!r}")
         total = len(images) // batch_size * batch_size if drop_last else len(images)
@@ -78,8 +77,12 @@ class Batches:
         """Iterates over epoch k from batch `start` on: images float32 (b, C, H, W) and labels int64 (b,), on the
         device.
 
-        Images stay uint8 without Normalise among the transforms.
+        Images stay uint8 without Normalise among the transforms. Raises ValueError for a negative k or start.
         """
+        k, start = checks.integer("the epoch", k, 0), checks.integer("start", start, 0)
+        return self._epoch(k, start)
+
+    def _epoch(self, k, start):
         order = self.indices(k)
         shares = [self._share(order, k, step) for step in range(start, len(self))]
         for (size, rows, _, random), (images, labels) in zip(shares, self._read(shares)):

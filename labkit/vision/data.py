@@ -51,6 +51,7 @@ _FOLDERS = {
 }
 _TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
 NAMES = tuple(TITLES)
+MOST_CLASSES = 1_000_000  # a larger label is damage: names and counts of so many classes would fill the memory
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,15 @@ def load(name, split, root=None, count=None, download=False):
         stand in for the last where that is not at hand.
     root: folder of the sets, see `find` for the files in it. None is the environment variable LABKIT_DATA, or data/
         under the working directory where that is not set.
-    count: only the first so many images, for trials; None is all.
+    count: only the first so many images, at least 1, for trials; None is all.
     download: let torchvision fetch MNIST, CIFAR-10, CIFAR-100 or STL-10 into root if the set is not there.
 
-    Raises ValueError for another name or split, for files of another layout, and to download another set;
+    Raises ValueError for another name, split or count, for files of another layout, and to download another set;
     FileNotFoundError, which says where it looked, for a set that is not there; and ModuleNotFoundError for the digits
     without scikit-learn.
     """
     _check(name, split)
+    count = None if count is None else checks.integer("count", count, 1)
     if download and name not in _TORCHVISION:
         raise ValueError(f"download=True is for {', '.join(_TORCHVISION)}; got {name!r}")
     if name in _OFFLINE:
@@ -232,8 +234,10 @@ def read_parquet(path, count=None, classes=None):
     count: as in `load`.
     classes: their names; None takes those that the hub writes into the file, or else the column `name`, or else
         numbers.
-    Raises ValueError, naming the file, for missing columns and for pictures that differ in size.
+    Raises ValueError, naming the file, for missing columns, for labels that are not whole numbers from 0 to 999999, and
+    for pictures that differ in size.
     """
+    count = None if count is None else checks.integer("count", count, 1)
     schema = pq.read_schema(path)
     image, label = (
         [c for c in choices if c in schema.names] for choices in (("img", "image"), ("label", "fine_label"))
@@ -242,7 +246,7 @@ def read_parquet(path, count=None, classes=None):
         raise ValueError(f"{path} has no column {' or '.join(missing)}; its columns: {', '.join(schema.names)}")
     names = ["name"] if "name" in schema.names else []
     table = pq.read_table(path, columns=[image[0], label[0], *names])
-    labels = torch.from_numpy(table[label[0]].to_numpy().astype(np.int64))
+    labels = _labels(table[label[0]].to_numpy(), f"{path}, column {label[0]}")
     hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     classes = classes or hub.get("info", {}).get("features", {}).get(label[0], {}).get("names")
     if not classes:
@@ -257,6 +261,17 @@ def read_parquet(path, count=None, classes=None):
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     title = Image.open(io.BytesIO(encoded[0].as_py())).format
     return ImageSet(images, labels[:count], tuple(classes), title=title)
+
+
+def _labels(found, where):
+    """Labels of a file as int64; ValueError for those that are not classes, before anything is made for each class."""
+    right = found.size and np.issubdtype(found.dtype, np.integer) and 0 <= found.min() and found.max() < MOST_CLASSES
+    if not right:
+        values = f"{found.min()} to {found.max()}" if found.size and found.dtype != object else "none, or missing ones"
+        raise ValueError(
+            f"{where}: labels must be whole numbers from 0 to {MOST_CLASSES - 1}, got {found.dtype} ({values})"
+        )
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def _decode(picture):

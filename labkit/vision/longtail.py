@@ -33,9 +33,14 @@ def step(largest, num_classes, imbalance):
 def subset(images, counts, seed=0):
     """counts[c] images of each class c, drawn at random by `seed`, in their old order; for an ImageSet or ImageFiles.
 
-    Raises ValueError where the classes are not as many as the counts, or hold too few images.
+    Raises ValueError for counts that are not whole numbers, and where the classes are not as many as the counts, or
+    hold too few images.
     """
     counts, there = torch.as_tensor(counts), images.counts().cpu()
+    if counts.is_floating_point():  # among them NaN, which is neither below 0 nor too large
+        if not torch.equal(counts, counts.round()):
+            raise ValueError(f"counts must be whole numbers, got {counts.tolist()}")
+        counts = counts.long()
     if counts.shape != there.shape:
         raise ValueError(f"counts must have one number for each of the {len(there)} classes, got {tuple(counts.shape)}")
     if (counts < 0).any() or (counts > there).any():

@@ -129,6 +129,7 @@ class Trainer:
         self.seconds = 0.0  # of training since the last row
         self.checkpoint = None  # the last one written or read
         if self.folder is not None:
+            self._claim = checkpoints.claim(self.folder) if self.on.is_main_process else None
             self._resume()
         self._network = torch.compile(self.backbone) if compile else self.backbone
         self.model = self.on.prepare_model(Classifier(self._network, self.head))

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from labkit import etf, nearest
 from labkit.heads import FixedETFHead, ImplicitETFHead, LinearHead
+from labkit.history import History, plain
 from labkit.studies import ddn as module
-from labkit.studies.ddn import WITH, WITHOUT, influence, load_study, study, train_both
+from labkit.studies.ddn import WITH, WITHOUT, Runs, influence, load_study, study, train_both
 from labkit.ufm import UFM, UFM_10, Trainer, train_ufm
 
 SMALL = UFM(4, 30, 8, 3.0)
@@ -164,7 +165,7 @@ def test_ratio_is_that_of_the_next_step():
 def test_a_study_is_kept_and_taken_up_again(tmp_path, monkeypatch, capsys):
     settings = [(SMALL, None, None), (SMALL, 12, 0.1), (UFM(4, 30, 8), 12, None)]
     study(tmp_path, settings[:2], iterations=4, seeds=[0, 1], progress=True)
-    assert "2 of 2: 30x8-imbalance-3-batch-12-alpha-0.1" in capsys.readouterr().out
+    assert "2 of 2: 30x8-imbalance-3-batch-12-alpha-0.1-iterations-4-seeds-0-1-num_classes-4" in capsys.readouterr().out
     ran = []
     monkeypatch.setattr(
         module, "train_both", lambda spec, *rest, **more: ran.append(spec) or train_both(spec, *rest, **more)
@@ -180,8 +181,31 @@ def test_a_study_is_kept_and_taken_up_again(tmp_path, monkeypatch, capsys):
     assert set(table["head"]) == {WITH, WITHOUT} and set(table["seed"]) == {0, 1} and table["iteration"].max() == 4
 
 
+def test_a_study_with_other_iterations_and_seeds_is_made_anew(tmp_path):
+    # it returned the old runs: only whether a file was there counted
+    settings = [(UFM(10, 60, 16), None, None)]
+    study(tmp_path, settings, iterations=2, seeds=[0])
+    study(tmp_path, settings, iterations=3, seeds=[0, 1])
+    files = [History.load(path).frame for path in sorted(tmp_path.iterdir())]
+    assert [(frame["iteration"].max(), set(frame["seed"])) for frame in files] == [(2, {0}), (3, {0, 1})]
+    # and where the names are the same, the settings inside decide
+    usual = Runs(tmp_path).path(
+        plain(dict(spec=settings[0][0], batch_size=None, alpha=None, iterations=2000, seeds=[0, 1, 2, 3, 4]))
+    )
+    sorted(tmp_path.iterdir())[0].rename(usual)
+    with pytest.warns(
+        UserWarning, match="alpha-schedule.parquet was made with other settings .*iterations is 2 there, 2000 here"
+    ):
+        assert (
+            Runs(tmp_path).get(
+                dict(spec=settings[0][0], batch_size=None, alpha=None, iterations=2000, seeds=[0, 1, 2, 3, 4])
+            )
+            is None
+        )
+
+
 def test_no_study(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no results of a study in"):
+    with pytest.raises(FileNotFoundError, match="no runs named"):
         load_study(tmp_path)
 
 

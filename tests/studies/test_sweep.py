@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from unittest import mock
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from labkit.history import History
+from labkit.studies import ddn
 from labkit.studies import sweep as module
-from labkit.studies.sweep import SIZES, VARIANTS, expand, load, name, sweep
+from labkit.studies.sweep import SIZES, VARIANTS, Runs, expand, load, sweep
 from labkit.ufm import UFM, UFM_10, train_ufm
 
 SMALL = UFM(3, 12, 6)
@@ -192,11 +195,51 @@ def test_several_grids_and_no_run_twice():
     runs = expand(
         [{"spec": [UFM_10], "head": ["standard", "fixed"]}, {"spec": [UFM_10], "head": ["fixed"], "seed": (0, 1)}]
     )
-    assert [name(run) for run in runs] == ["UFM-10-standard-seed-0", "UFM-10-fixed-seed-0", "UFM-10-fixed-seed-1"]
-    assert (
-        name(expand({"spec": [UFM(4, 90, 8, 10.0)], "head": ["fixed"], "alpha": [0.5]})[0])
-        == "UFM-4-90x8-imbalance-10-fixed-alpha-0.5-seed-0"
-    )
+    assert list(runs) == ["UFM-10-standard-seed-0", "UFM-10-fixed-seed-0", "UFM-10-fixed-seed-1"]
+    assert list(expand({"spec": [UFM(4, 90, 8, 10.0)], "head": ["implicit"], "alpha": [0.5]})) == [
+        "UFM-4-90x8-imbalance-10-implicit-alpha-0.5-seed-0"
+    ]
+
+
+def test_a_head_is_not_trained_once_for_each_value_of_an_option_that_it_does_not_have(tmp_path):
+    # it was: one run of the standard head for each δ, all with the same numbers
+    grid = {"spec": [SMALL], "head": ["standard", "implicit"], "delta": [1e-3, 1e-1], "seed": [0], "iterations": [2]}
+    found = sweep(grid, tmp_path, jobs=1, progress=False)
+    ends = found.final()
+    assert ends["head"].tolist() == ["standard", "implicit", "implicit"] and len(os.listdir(tmp_path)) == 3
+    np.testing.assert_array_equal(ends["delta"], [np.nan, 1e-3, 1e-1])
+    loaded = History.load(found.save(tmp_path / "all" / "runs.parquet"))  # NaN tells a run apart in a file too
+    pd.testing.assert_frame_equal(loaded.frame, found.frame)
+    assert loaded.margins["margin"].tolist() == found.margins["margin"].tolist() and len(loaded.margins) == 3 * 12
+
+
+def test_seeds_and_options_of_numpy_and_torch_are_saved(tmp_path):
+    # np.arange was trained, and then could not be saved
+    grid = {
+        "spec": [SMALL],
+        "head": ["implicit"],
+        "seed": np.arange(2),
+        "delta": torch.tensor([0.5]),
+        "iterations": [1],
+    }
+    sweep(grid, tmp_path, jobs=1, progress=False)
+    assert sorted(os.listdir(tmp_path)) == [
+        f"UFM-3-12x6-implicit-iterations-1-delta-0.5-seed-{s}.parquet" for s in (0, 1)
+    ]
+
+
+def test_every_stored_run_is_found_by_its_settings():
+    folder = Path(__file__).resolve().parents[2] / "data" / "results"
+    for store in (Runs(folder / "ufm"), ddn.Runs(folder / "ddn")):
+        paths = sorted(store.folder.glob("*.parquet"))
+        assert len(paths) > 20
+        for path in paths:
+            settings = store.settings_of(History.load(path))
+            assert store.path(settings) == path and store.get(settings) is not None
+    grid = {"spec": [UFM_10], "head": list(VARIANTS), "seed": range(5)}
+    assert all((folder / "ufm" / f"{name}.parquet").is_file() for name in expand(grid))
+    run = next(iter(expand(grid).values()))
+    assert Runs(folder / "ufm").get(run).final()["iteration"].item() == 2000
 
 
 def test_nothing_to_load(tmp_path):

@@ -228,3 +228,11 @@ def test_files_are_augmented_the_same_by_any_worker(files, workers):
     together = [tuple(map(torch.cat, zip(*parts))) for parts in zip(*(share.epoch(1, start=1) for share in shares))]
     assert same(together, whole[1:])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("k, start", [(0, -1), (-1, 0), (0, 1.5)])
+def test_an_epoch_begins_at_a_batch_that_there_is(k, start):
+    # start=-1 gave the last batch before the first
+    batches = Batches(image_set(), 4)
+    with pytest.raises(ValueError, match="must be an integer of at least 0, got"):
+        batches.epoch(k, start)

@@ -30,7 +30,9 @@ def equal(one, other):
 def test_round_trip_keeps_the_last_two(tmp_path):
     paths = [checkpoints.save(tmp_path / "new", epoch, state(epoch)) for epoch in (9, 10, 100)]
     assert checkpoints.saved(tmp_path / "new") == paths[1:]
-    assert sorted(os.listdir(tmp_path / "new")) == ["epoch-00010.checkpoint", "epoch-00100.checkpoint"]
+    assert sorted(os.listdir(tmp_path / "new")) == [
+        f"epoch-00{epoch}.checkpoint{end}" for epoch in ("010", "100") for end in ("", ".sha256")
+    ]
     for path, epoch in zip(paths[1:], (10, 100)):
         equal(checkpoints.load(path), state(epoch))
     path, found = checkpoints.latest(tmp_path / "new")
@@ -48,7 +50,6 @@ DAMAGE = {
     "cut in the header": lambda content: content[:30],
     "empty": lambda content: b"",
     "one bit": lambda content: content[:-400] + bytes([content[-400] ^ 1]) + content[-399:],
-    "one bit of the checksum": lambda content: content[:25] + bytes([content[25] ^ 1]) + content[26:],
     "something else": lambda content: b"\x89PNG\r\n" + content,
     "bytes behind": lambda content: content + b"0",
 }
@@ -69,6 +70,28 @@ def test_damage_is_refused_by_name(tmp_path, damage):
         checkpoints.latest(tmp_path)
 
 
+def test_torch_reads_it_plainly_and_the_newest_is_the_one_with_the_highest_number(tmp_path):
+    # a line of ours stood before it; and 99999 counted as newer than 100001
+    paths = [checkpoints.save(tmp_path, epoch, state(epoch)) for epoch in (99999, 100001)]
+    equal(torch.load(paths[0]), state(99999))
+    assert checkpoints.saved(tmp_path) == paths and checkpoints.latest(tmp_path)[0] == paths[1]
+    assert subprocess.run(["sha256sum", "--check", f"{paths[1].name}.sha256"], cwd=tmp_path).returncode == 0
+    (tmp_path / f"{paths[1].name}.sha256").unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"no epoch-100001.checkpoint.sha256 with its checksum"):
+        checkpoints.load(paths[1])
+
+
+def test_a_folder_is_one_process_s_own(tmp_path):
+    # a second process removed what the first was writing, which ended in a bare FileNotFoundError
+    held = checkpoints.claim(tmp_path)
+    assert checkpoints.claim(tmp_path) is held  # the same process may
+    script = f"from labkit.vision import checkpoints; checkpoints.claim({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode and f"RuntimeError: another process is training in {tmp_path}" in done.stderr
+    held.release(force=True)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 def test_a_whole_file_with_another_object_is_refused_by_name(tmp_path):
     path = checkpoints.save(tmp_path, 1, {"object": tmp_path})  # only tensors and plain values are read
     with pytest.raises(DamagedCheckpoint, match=path.name):
@@ -85,9 +108,10 @@ def test_killed_while_writing_leaves_the_old_one(tmp_path):
         checkpoints.save({str(tmp_path)!r}, 2, {{"epoch": 2}})
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)])
-    assert done.returncode == -9 and len(os.listdir(tmp_path)) == 2
+    assert done.returncode == -9 and len(os.listdir(tmp_path)) == 3
     path, found = checkpoints.latest(tmp_path)
     assert path == old
     equal(found, state(1))
-    checkpoints.save(tmp_path, 2, state(2))
-    assert sorted(os.listdir(tmp_path)) == ["epoch-00001.checkpoint", "epoch-00002.checkpoint"]
+    held = checkpoints.claim(tmp_path)  # the next run tidies up
+    assert len(os.listdir(tmp_path)) == 3 and not list(tmp_path.glob("*.tmp"))
+    held.release(force=True)

@@ -136,3 +136,12 @@ def test_list_errors(listed):
     listed.write_text("\n")
     with pytest.raises(ValueError, match="lists no picture"):
         longtail.read_list(listed, listed.parent)
+
+
+def test_counts_are_whole_numbers():
+    # NaN passed every comparison, and gave no image of its class
+    images = data.load("digits", "train")
+    for bad in (float("nan"), 2.5, float("inf")):
+        with pytest.raises(ValueError, match="counts must be whole numbers, got"):
+            subset(images, [5.0] * 9 + [bad])
+    assert len(subset(images, [5.0] * 10)) == 50
