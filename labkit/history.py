@@ -49,7 +49,8 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         reason = f"{path} could not be written ({error.strerror or error}); what was there before is untouched"
         raise OSError(error.errno, reason) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or its folder could not be made
+            temporary.unlink()
 
 
 def plain(settings: dict) -> dict:
@@ -108,8 +109,8 @@ class History:
     def concat(cls, histories: Iterable["History"], columns: Iterable[dict] | None = None, always=()) -> "History":
         """Several runs as one table; their settings are kept as a list under "runs".
 
-        columns: for each run a dict of what may tell it apart. Those in which the runs differ, and those named in
-            `always`, come before the others, with NaN for a run that has no such entry.
+        columns: for each run a dict of what may tell it apart. Those in which runs differ, and those in `always`,
+            come first, with NaN for a run that has no such entry.
         """
         histories = list(histories)
         columns = [{} for _ in histories] if columns is None else list(columns)
@@ -188,9 +189,8 @@ def _stacked(tables):
 class Store:
     """A folder of runs, each a History in a file that is named after the run's settings.
 
-    A run is found again only where all its settings are the same, and several processes can work in one folder: every
-    file is there whole or not at all. Studies with names, settings or columns of their own overwrite `name`,
-    `settings_of` and `columns`.
+    A run is found again only where all its settings are the same. Several processes can work in one folder. Studies
+    with names, settings or columns of their own overwrite `name`, `settings_of` and `columns`.
 
     >>> import tempfile
     >>> store = Store(tempfile.mkdtemp())
@@ -234,14 +234,12 @@ class Store:
         A file of that name that is damaged, foreign or of other settings is named in a warning, and counts as none.
         """
         path, wanted = self.path(settings), plain(settings)
-        if not path.is_file():
-            return None
         try:
             history, found = self._read(path)
             if found == wanted:
                 return history
             reason = f"{path} was made with other settings than were asked for: {differences(found, wanted)}"
-        except FileNotFoundError:  # another process has just taken it away
+        except FileNotFoundError:
             return None
         except ValueError as error:
             reason = str(error)
@@ -287,7 +285,7 @@ def differences(there: dict, here: dict) -> str:
 
 
 def _flat(settings):
-    """Settings without dicts inside them, and lists as text: what a table can hold in columns."""
+    """Settings without dicts inside them, and lists as text, as columns of a table."""
     inner = [_flat(value) if isinstance(value, dict) else {key: value} for key, value in settings.items()]
     return {k: str(v) if isinstance(v, list) else v for part in inner for k, v in part.items()}
 

@@ -32,8 +32,7 @@ class PaddedCrop:
     """Puts `padding` zeros on every side and cuts each image out again at a place of its own, in its old size."""
 
     def __init__(self, padding):
-        checks.positive("padding", padding)
-        self.padding = padding
+        self.padding = checks.integer("padding", padding, 1)
 
     def draw(self, n, generator):
         return torch.randint(2 * self.padding + 1, (n, 2), generator=generator)  # top, left
@@ -58,8 +57,7 @@ class Rotation:
     """
 
     def __init__(self, degrees):
-        checks.positive("degrees", degrees)
-        self.degrees = degrees
+        self.degrees = checks.positive("degrees", degrees)
 
     def draw(self, n, generator):
         return (2 * torch.rand(n, generator=generator) - 1) * self.degrees
@@ -81,8 +79,7 @@ class Cutout:
     """
 
     def __init__(self, size):
-        checks.positive("size", size)
-        self.size = size
+        self.size = checks.integer("size", size, 1)
 
     def draw(self, n, generator):
         return torch.rand(n, 2, generator=generator)

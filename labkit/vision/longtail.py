@@ -38,7 +38,7 @@ def subset(images, counts, seed=0):
     """
     counts, there = torch.as_tensor(counts), images.counts().cpu()
     if counts.is_floating_point():  # among them NaN, which is neither below 0 nor too large
-        if not torch.equal(counts, counts.round()):
+        if not torch.equal(counts, counts.long().to(counts.dtype)):
             raise ValueError(f"counts must be whole numbers, got {counts.tolist()}")
         counts = counts.long()
     if counts.shape != there.shape:

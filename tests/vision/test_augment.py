@@ -125,7 +125,7 @@ def test_torchvision_draws_are_shared_by_few():
 
 def test_bad_arguments():
     for make in (augment.PaddedCrop, augment.Rotation, augment.Cutout):
-        with pytest.raises(ValueError, match="must be a finite number above 0, got 0"):
+        with pytest.raises(ValueError, match="must be .* got 0"):
             make(0)
     for mean, std in (((0.5, 0.5), (0.2,)), ((0.5,), (0.0,))):
         with pytest.raises(ValueError, match="one number for each channel"):

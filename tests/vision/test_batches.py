@@ -12,9 +12,9 @@ from PIL import Image
 from labkit.vision import longtail
 from labkit.vision.augment import Cutout, Flip, PaddedCrop, Rotation, Torchvision, v2
 from labkit.vision.batches import Batches, FileBatches, stratified
+from labkit.vision.data import ImageFiles
 
 ORDERS = ("shuffled", "stratified", "sequential")
-from labkit.vision.data import ImageFiles
 
 SET = image_set([40, 20, 10, 33])
 MIX = v2.RandomChoice([v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)])
@@ -233,6 +233,6 @@ def test_files_are_augmented_the_same_by_any_worker(files, workers):
 @pytest.mark.parametrize("k, start", [(0, -1), (-1, 0), (0, 1.5)])
 def test_an_epoch_begins_at_a_batch_that_there_is(k, start):
     # start=-1 gave the last batch before the first
-    batches = Batches(image_set(), 4)
+    batches = Batches(image_set([4, 4]), 4)
     with pytest.raises(ValueError, match="must be an integer of at least 0, got"):
         batches.epoch(k, start)

@@ -369,7 +369,7 @@ def test_patterns_are_a_thousand_different_pictures():
 @pytest.mark.parametrize("count", [0, -1, -5, 1.5, True])
 def test_a_count_is_at_least_one(tmp_path, count):
     # -5 left out the last five
-    write_parquet(tmp_path / "cifar10-test.parquet", pixels(3), [0, 1, 2])
+    write_parquet(tmp_path / "cifar10-test.parquet", [encoded(x) for x in pixels(3)], [0, 1, 2])
     for name in ("digits", "cifar10"):
         with pytest.raises(ValueError, match="count must be an integer of at least 1, got"):
             data.load(name, "test", tmp_path, count)
@@ -380,7 +380,7 @@ def test_a_count_is_at_least_one(tmp_path, count):
 def test_labels_that_are_no_classes(tmp_path, labels):
     # 1.7 became 1, and 2**40 filled the memory with names
     path = tmp_path / "cifar10-test.parquet"
-    write_parquet(path, pixels(3), [0, 1, 2])
+    write_parquet(path, [encoded(x) for x in pixels(3)], [0, 1, 2])
     table = pq.read_table(path)
     at = table.column_names.index("label")
     pq.write_table(table.set_column(at, "label", pa.array(labels)), path)
