@@ -142,10 +142,16 @@ def slides_html(notebook, reveal=REVEAL):
     from nbconvert import SlidesExporter
 
     exporter = SlidesExporter(
-        reveal_url_prefix=reveal, require_js_url="", jquery_url="", mathjax_url="", exclude_input=True
+        reveal_url_prefix=reveal,
+        reveal_theme="white",  # the others fetch their fonts
+        require_js_url="",
+        jquery_url="",
+        mathjax_url="",
+        exclude_input=True,
     )
     page, _ = exporter.from_notebook_node(slides(notebook))
     page = re.sub(r'<script src=""></script>', "", page)
+    page = re.sub(r'<script type="module">(?:(?!</script>).)*mermaid.*?</script>', "", page, count=1, flags=re.DOTALL)
     page = re.sub(r'<link[^>]*href="https?://[^>]*>', "", page)
     page = re.sub(r'<script[^>]*src="https?://[^>]*>\s*</script>', "", page)
     mathjax = page.find("<!-- Load mathjax -->")

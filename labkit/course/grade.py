@@ -2,9 +2,9 @@
 
     python -m labkit.course grade HANDED_IN           writes marks.csv and reasons.csv into HANDED_IN
 
-HANDED_IN holds STUDENT.ipynb, or a folder for each student with one or more notebooks. What a notebook prints or says of
-itself counts for nothing, and so do check cells that were changed or deleted: after every cell that names an attempt the
-grader asks the kernel for a check of its own, with modules imported afresh. An attempt that passed once has passed.
+HANDED_IN holds STUDENT.ipynb, or a folder for each student with one or more notebooks. What a notebook prints or says
+of itself counts for nothing, and so do check cells that were changed or deleted: after every cell that names an attempt
+the grader asks the kernel for a check of its own, with modules imported afresh. An attempt that passed once has passed.
 A cell that takes too long is interrupted, and the next one is run; where a kernel does not listen, or dies, the
 notebook is run again without the cell at which it stopped. This keeps honest work safe from accidents. It is no
 fortress: whoever can run code in a kernel can, with effort, forge what it answers.
@@ -145,12 +145,12 @@ def _run(cells, skipped, exercises, marks, limits, end, place, data):
     if data is not None:
         shutil.copytree(data, place / "data")
     manager = KernelManager()
-    manager.start_kernel(cwd=str(place / "notebooks"))
+    manager.start_kernel(cwd=str(place / "notebooks"), extra_arguments=["--log-level=ERROR"])
     client = manager.client()
     client.start_channels(iopub=False, stdin=False, hb=False)
     number = -1
     try:
-        if _ask(client, manager, _LIMIT.format(limits.memory or 0), 120) is None:
+        if _ask(client, manager, _FIRST.format(limits.memory or 0), 180) is None:
             raise KernelDied
         for number, code in enumerate(cells):
             left = end - time.monotonic()
@@ -236,9 +236,11 @@ def _interrupt(client, manager):
     raise KernelDied
 
 
-# Memory is limited from within, before anything of the student runs, and cannot be raised again. RLIMIT_DATA counts
-# what a process can write to; RLIMIT_AS would count torch's libraries too, which take gigabytes of mere addresses.
-_LIMIT = """
+# Before anything of the student runs. Memory is limited from within, and the limit cannot be raised again: RLIMIT_DATA
+# counts what a process can write to; RLIMIT_AS would count torch's libraries too, gigabytes of mere addresses. And
+# torch is imported, which takes seconds on a busy machine and cannot be repeated once it has been interrupted.
+_FIRST = """
+import labkit.course.exercises
 try:
     import resource
     if {0}:

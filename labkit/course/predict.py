@@ -45,6 +45,12 @@ class Prediction:
         entry = widgets.HBox([self.input, after]) if unit else self.input
         self.box = widgets.VBox([title, entry, row])
 
+    def bundle(self):
+        """What is shown: the widget, and in its place, on a page without a kernel, words that are always the same."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        words = f"Predict first. {self.question} (run this notebook to enter your prediction)"
+        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": words}
+
     def enter(self, value):
         """Put a value in, as typing it would; for tests, and for whoever cannot use a mouse."""
         self.input.value = str(value)
@@ -100,7 +106,7 @@ def predict(name, question, kind=float, unit=""):
     Raises TypeError for a kind that is none of these.
 
     >>> predict("how-many", "After how many steps?", int)  # doctest: +ELLIPSIS
-    VBox(...)
+    {...}
     >>> PREDICTIONS["how-many"].enter("1O"), PREDICTIONS["how-many"].lock()
     (None, False)
     """
@@ -111,7 +117,7 @@ def predict(name, question, kind=float, unit=""):
     same = before is not None and (before.question, before.kind) == (question, kind)
     if not same:
         PREDICTIONS[name] = Prediction(name, question, kind, unit)
-    display(PREDICTIONS[name].box)
+    display(PREDICTIONS[name].bundle(), raw=True)
 
 
 def answer(name, measured, unit="", digits=4, comment=""):

@@ -87,7 +87,7 @@ def test_what_would_spoil_an_edition_is_named(change, said):
 def test_slides_hold_the_tagged_cells_and_fetch_nothing():
     page = editions.slides_html(notebook())
     assert "Title, with" in page and "Say slowly" in page and "tetrahedron" not in page
-    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//[^"'> ]+""", page)
+    assert not re.findall(r"""(?:src=|href=|import.*from |import )["']?(?:https?:)?//[^"'> ]+""", page)
     assert 'src="reveal.js/dist/reveal.js"' in page and "require(" not in page
 
 

@@ -100,7 +100,7 @@ def test_twenty_hand_ins_get_the_marks_they_deserve(tmp_path):
         path = folder / f"{student}.ipynb" if number % 2 else folder / student / "07-lab.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(notebook) if isinstance(notebook, str) else nbformat.write(notebook, path)
-    table = grade.grade(folder, [source], limits=grade.Limits(cell=4, notebook=120, memory=8 << 30), workers=2)
+    table = grade.grade(folder, [source], limits=grade.Limits(cell=5, notebook=120, memory=8 << 30), workers=2)
     found = {s: tuple(rows.set_index("exercise").loc[list(STUBS), "status"]) for s, rows in table.groupby("student")}
     assert found == {student: statuses for student, (_, statuses) in HAND_INS.items()}
     marks, reasons = grade.write(table, folder)

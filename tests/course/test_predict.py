@@ -13,7 +13,7 @@ module = sys.modules["labkit.course.predict"]
 def shown(monkeypatch):
     monkeypatch.setattr(module, "PREDICTIONS", {})
     boxes = []
-    monkeypatch.setattr(module, "display", boxes.append)
+    monkeypatch.setattr(module, "display", lambda content, raw: boxes.append(content))
     return boxes
 
 
@@ -56,7 +56,9 @@ def test_nothing_can_be_entered_after_the_answer_and_running_again_changes_nothi
     answer("q", 3.0)
     predict("q", "What comes out?", float)
     assert capsys.readouterr().out == 2 * "No prediction was entered. It is: 3.\n"
-    assert shown[0] is shown[1] and module.PREDICTIONS["q"].input.disabled
+    assert (
+        shown[0] == shown[1] and "What comes out?" in shown[0]["text/plain"] and module.PREDICTIONS["q"].input.disabled
+    )
 
 
 def test_what_was_typed_and_not_locked_counts(capsys):

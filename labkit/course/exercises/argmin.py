@@ -109,7 +109,10 @@ EXERCISES = (
     Exercise(
         name="frame-moves",
         notebook="04",
-        stub="def frame_moves(means, prox, delta, U, direction):\n    return None  # your code: dU as means move along `direction`",
+        stub=(
+            "def frame_moves(means, prox, delta, U, direction):\n"
+            "    return None  # your code: dU, when the means move along this direction"
+        ),
         solution=frame_moves,
         inputs=_cases,
         tolerance=1e-4,
@@ -126,7 +129,10 @@ EXERCISES = (
     Exercise(
         name="gradient",
         notebook="04",
-        stub="def gradient(means, prox, delta, U, Y):\n    return None  # your code: the gradient of (Y * U).sum() in the means",
+        stub=(
+            "def gradient(means, prox, delta, U, Y):\n"
+            "    return None  # your code: the gradient of (Y * U).sum() in the means"
+        ),
         solution=gradient,
         inputs=_cases,
         tolerance=1e-4,
