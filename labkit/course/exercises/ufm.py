@@ -159,7 +159,7 @@ EXERCISES = (
         notebook="05",
         stub="my_tau = None  # your number here",
         solution=0.999 * (math.log(999 / 9) + 50 / 9),
-        tolerance=1e-4,
+        tolerance=6e-4,  # 10.25 is near enough
         mistakes=(
             (math.log(999 / 9) + 50 / 9, "nearly: the exponent has C/(C − 1) for a thousand classes too"),
             (0.999 * (math.log(100) + 50 / 9), "C − 1 competitors, not C: log 999 − log 9"),
