@@ -31,6 +31,7 @@ import ast
 import difflib
 import re
 import shutil
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 
@@ -50,11 +51,11 @@ OTHERS = (
 REVEAL = "reveal.js"  # the folder beside the slides
 
 
-def tags(cell):
+def tags(cell: nbformat.NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags", []))
 
 
-def calls(notebook, function):
+def calls(notebook: nbformat.NotebookNode, function: str) -> list[tuple[int, list[str]]]:
     """Calls of a function by its name in code cells: a list of (number of the cell, text of each argument).
 
     >>> cell = nbformat.v4.new_code_cell('check(my_nc1, "nc1")')
@@ -75,14 +76,14 @@ def calls(notebook, function):
     return found
 
 
-def named(notebook, function, place=0):
+def named(notebook: nbformat.NotebookNode, function: str, place: int = 0) -> list[str]:
     """Literal names that a function is called with: `named(notebook, "predict")`."""
     return [
         ast.literal_eval(a[place]) for _, a in calls(notebook, function) if len(a) > place and a[place][:1] in "'\""
     ]
 
 
-def problems(notebook):
+def problems(notebook: nbformat.NotebookNode) -> list[str]:
     """What would spoil an edition, as a list of sentences: misspelt tags, predictions without an answer, cells that
     predict, check or show an answer without the tag that says so.
     """
@@ -91,8 +92,10 @@ def problems(notebook):
         for tag in tags(cell) - {*TAGS, *SLIDES, *OTHERS}:
             if near := difflib.get_close_matches(tag, [*TAGS, *SLIDES, *OTHERS], 1, 0.75):
                 found.append(f"cell {number} has the tag {tag!r}; is {near[0]!r} meant?")
-    for function in ("predict", "answer", "check"):
-        for number, _ in calls(notebook, function):
+    for function, place in (("predict", 0), ("answer", 0), ("check", 1)):
+        for number, arguments in calls(notebook, function):
+            if len(arguments) <= place or arguments[place][:1] not in "'\"":  # another function of that name
+                continue
             if not tags(notebook.cells[number]) & {function, "hidden-check", "exercise"}:
                 found.append(f"cell {number} calls {function} and has no tag {function!r}")
     asked, told = named(notebook, "predict"), named(notebook, "answer")
@@ -101,7 +104,7 @@ def problems(notebook):
     return found
 
 
-def student(notebook):
+def student(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The student's edition of a notebook: see the table above. Raises ValueError for one with `problems`."""
     if wrong := problems(notebook):
         raise ValueError("; ".join(wrong))
@@ -117,12 +120,12 @@ def student(notebook):
     return edition
 
 
-def instructor(notebook):
+def instructor(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The instructor's edition: everything, with the solutions in place."""
     return _copy(notebook, "instructor")
 
 
-def slides(notebook):
+def slides(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The cells that are tagged for slides, with the metadata that nbconvert reads; code is folded away, its output
     stays.
     """
@@ -133,7 +136,7 @@ def slides(notebook):
     return edition
 
 
-def slides_html(notebook, reveal=REVEAL):
+def slides_html(notebook: nbformat.NotebookNode, reveal: str = REVEAL) -> str:
     """One page of slides, which reads reveal.js from the folder `reveal` beside it and nothing from anywhere else.
 
     nbconvert's page fetches require.js, and MathJax where it is told of none; reveal.js is loaded here by plain script
@@ -181,7 +184,9 @@ def _copy(notebook, edition):
     return notebook
 
 
-def build(sources, out="build/course", reveal=None):
+def build(
+    sources: Iterable[Path | str], out: Path | str = "build/course", reveal: Path | str | None = None
+) -> list[Path]:
     """Write the editions of all source notebooks (paths) under `out`; returns the paths written.
 
     reveal: a folder with reveal.js (its dist and plugin folders, as `npm pack reveal.js@4.6.1` has them, and

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class KernelDied(Exception):
     pass
 
 
-def asked(source):
+def asked(source: nbformat.NotebookNode) -> dict[str, str]:
     """The exercises of a source notebook: {name: expression of the attempt}, from its calls of `check`."""
     found = {}
     for _, arguments in calls(source, "check"):
@@ -54,7 +55,14 @@ def asked(source):
     return found
 
 
-def grade(folder, sources, *, limits=Limits(), workers=2, data=None):
+def grade(
+    folder: Path | str,
+    sources: Iterable[Path | str],
+    *,
+    limits: Limits = Limits(),
+    workers: int = 2,
+    data: Path | str | None = None,
+) -> pd.DataFrame:
     """Mark all hand-ins in a folder: a table with a row for each student and exercise, columns student, notebook,
     exercise, mark (1 or 0), status (one of the constants above) and reason.
 
@@ -76,7 +84,7 @@ def grade(folder, sources, *, limits=Limits(), workers=2, data=None):
     return pd.DataFrame(rows, columns=["student", "notebook", "exercise", "mark", "status", "reason"])
 
 
-def hand_ins(folder):
+def hand_ins(folder: Path | str) -> list[tuple[str, Path]]:
     """(student, path) of each notebook, in order of names."""
     folder = Path(folder)
     flat = [(path.stem, path) for path in folder.glob("*.ipynb")]
@@ -84,7 +92,7 @@ def hand_ins(folder):
     return sorted(flat + deep)
 
 
-def write(table, folder):
+def write(table: pd.DataFrame, folder: Path | str) -> tuple[Path, Path]:
     """marks.csv, students × exercises with a sum, and reasons.csv, the whole table; returns their paths."""
     wide = table.assign(column=table["notebook"].str[:2] + " " + table["exercise"])
     columns = wide["column"].drop_duplicates()
@@ -113,7 +121,12 @@ def _mark_file(path, known, limits, data):
     return stem, mark(notebook, known[stem], limits, data)
 
 
-def mark(notebook, source, limits=Limits(), data=None):
+def mark(
+    notebook: nbformat.NotebookNode,
+    source: nbformat.NotebookNode,
+    limits: Limits = Limits(),
+    data: Path | str | None = None,
+) -> dict[str, dict]:
     """{exercise: dict of status and reason} of one handed-in notebook."""
     exercises, cells = asked(source), _cells(notebook, source)
     marks = {name: {"status": MISSING, "reason": f"nothing is called {e}"} for name, e in exercises.items()}
@@ -189,7 +202,7 @@ def _check(client, manager, name, expression, limits):
     return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
 
 
-def recheck(expression, name, namespace, seconds):
+def recheck(expression: str, name: str, namespace: dict, seconds: float) -> str:
     """Called in the kernel of a hand-in: a mark as JSON, by a check that is imported afresh."""
     import contextlib
     import io

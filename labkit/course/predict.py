@@ -11,6 +11,7 @@ Core ipywidgets only (7.7 and later, so Colab too); an exception in `answer` is 
 
 import html
 import math
+from collections.abc import Sequence
 from numbers import Number
 
 import ipywidgets as widgets
@@ -97,7 +98,7 @@ class Prediction:
         self.message.value = text
 
 
-def predict(name, question, kind=float, unit=""):
+def predict(name: str, question: str, kind: type | Sequence = float, unit: str = "") -> None:
     """Ask for a prediction, and show where to enter it.
 
     name: what `answer` calls it. question: plain text. kind: float or int for a number, str for a sentence, or a list
@@ -120,7 +121,7 @@ def predict(name, question, kind=float, unit=""):
     display(PREDICTIONS[name].bundle(), raw=True)
 
 
-def answer(name, measured, unit="", digits=4, comment=""):
+def answer(name: str, measured: object, unit: str = "", digits: int = 4, comment: str = "") -> None:
     """Print what was predicted beside what was measured, and lock the prediction for good.
 
     measured: a number (printed to so many digits), a choice or a sentence. comment: a line to print after it.

@@ -25,7 +25,7 @@ EMPTY, RIGHT, WRONG = "not attempted yet", "right", "not right yet"
 
 
 @functools.cache
-def exercises():
+def exercises() -> dict[str, Exercise]:
     """All exercises by name, in the order of the modules."""
     found = {}
     for part in PARTS:
@@ -36,7 +36,7 @@ def exercises():
     return found
 
 
-def find(name):
+def find(name: str | Exercise) -> Exercise:
     """The exercise of that name. Raises KeyError, with all names, for an unknown one."""
     if isinstance(name, Exercise):
         return name
@@ -45,12 +45,25 @@ def find(name):
     return exercises()[name]
 
 
-def check(attempt, exercise, *, seconds=SECONDS):
+def check(attempt: object, exercise: str | Exercise, *, seconds: float = SECONDS) -> None:
     """Try an attempt on several inputs, and print whether it is right; where it is wrong, why, and for one small input
     what was expected and what came out.
 
     attempt: the student's function, not called, or value. exercise: its name. Never raises; a loop that does not end is
     stopped after so many seconds (where the system has alarms, and in the main thread).
+
+    >>> check(lambda t: t / 2, "mean-age")
+    mean-age: not right yet.
+      for t = 1
+      expected: 0
+      yours:    0.5
+    >>> check(lambda t: 3 * (t - 1), "mean-age")
+    mean-age: not right yet. Always 9 times the right answer: a constant factor is wrong.
+      for t = 2
+      expected: 0.33333
+      yours:    3
+    >>> check(lambda t: (t - 1) / 3, "mean-age")
+    mean-age: right. Tried on 6 inputs.
     """
     try:
         exercise = find(exercise)
@@ -82,7 +95,7 @@ def check(attempt, exercise, *, seconds=SECONDS):
         print(example)
 
 
-def use(name):
+def use(name: str) -> object:
     """The student's function where it passed `check`, else labkit's solution; prints which of them goes on."""
     exercise = find(name)
     if name in _PASSED:
@@ -94,7 +107,7 @@ def use(name):
     return exercise.solution
 
 
-def records():
+def records() -> dict[str, dict]:
     """What `check` found in this kernel: a dict of plain values for each exercise, which JSON can hold."""
     return copy.deepcopy(RECORDS)
 

@@ -50,13 +50,13 @@ class Exercise:
     forbidden: str = "this uses the library's own answer ({}): write it yourself"
 
     @property
-    def attempt(self):
+    def attempt(self) -> str:
         """What the student's cell gives a value, as an expression: "my_nc1", "(my_width, my_gigabytes)"."""
         found = re.search(r"^(?:def )?(\w+(?:, \w+)*)", self.stub, re.MULTILINE).group(1)
         return f"({found})" if "," in found else found
 
     @property
-    def call(self):
+    def call(self) -> str:
         """The line that checks it."""
         return f'check({self.attempt}, "{self.name}")'
 

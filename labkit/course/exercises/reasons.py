@@ -15,7 +15,7 @@ import torch
 LOOSE = {torch.float32: 1e-3, torch.complex64: 1e-3, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 
 
-def numbers(answer):
+def numbers(answer: object) -> tuple[torch.Tensor, torch.dtype]:
     """An answer as a float64 tensor (…,), whatever it came as, and the dtype it came in.
 
     Raises TypeError for what is not numbers.
@@ -45,7 +45,7 @@ def numbers(answer):
     return tensor.cpu().double(), tensor.dtype
 
 
-def kind(answer):
+def kind(answer: object) -> str:
     """What an answer is, with its article: "a str", "an int".
 
     >>> kind([1])
@@ -55,7 +55,7 @@ def kind(answer):
     return "nothing" if answer is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def agree(actual, expected, tolerance):
+def agree(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
     """Whether two tensors hold the same numbers: same shape but for dimensions of one, largest difference at most
     `tolerance` times the largest number.
 
@@ -78,11 +78,17 @@ def agree(actual, expected, tolerance):
     return bool((actual - expected).abs().max() <= tolerance * expected.abs().max() + 1e-12)
 
 
-def all_agree(actual, expected, tolerance):
+def all_agree(actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> bool:
     return all(agree(a, e, tolerance) for a, e in zip(actual, expected, strict=True))
 
 
-def reason(actual, expected, sizes, tolerance, name="the answer"):
+def reason(
+    actual: list[torch.Tensor],
+    expected: list[torch.Tensor],
+    sizes: list[dict],
+    tolerance: float,
+    name: str = "the answer",
+) -> str | None:
     """Why answers are wrong, or None where nothing explains all of them.
 
     actual, expected: lists of tensors, one for each input. sizes: for each input a dict of what its sizes are called,
@@ -130,9 +136,11 @@ def _same_ndim(actual):
 
 
 def _ratios(actual, expected, tolerance):
-    """actual/expected for each input where it is one number throughout; None otherwise."""
-    ratios = []
-    for a, e in zip(actual, expected):
+    """{number of an input: actual/expected}, where that is one number throughout each; None otherwise. Inputs for which
+    zero is right tell nothing.
+    """
+    ratios = {}
+    for k, (a, e) in enumerate(zip(actual, expected)):
         a, e = a.squeeze(), e.squeeze()
         if not e.numel() or e.abs().max() == 0:
             if a.numel() and a.abs().max() > 0:
@@ -141,8 +149,8 @@ def _ratios(actual, expected, tolerance):
         ratio = ((a * e).sum() / (e * e).sum()).item()
         if ratio == 0 or not agree(a, ratio * e, tolerance):
             return None
-        ratios.append(ratio)
-    return ratios if len(ratios) == len(actual) else None
+        ratios[k] = ratio
+    return ratios or None
 
 
 def _candidates(size):
@@ -164,6 +172,8 @@ def _factor(actual, expected, sizes, tolerance, name):
     ratios = _ratios(actual, expected, max(tolerance, 1e-5))
     if ratios is None:
         return None
+    sizes = [sizes[k] for k in ratios] if sizes else []
+    ratios = list(ratios.values())
     close = lambda wanted: all(math.isclose(r, w, rel_tol=1e-4) for r, w in zip(ratios, wanted))
     if close([-1.0] * len(ratios)):
         return "the sign is wrong"
