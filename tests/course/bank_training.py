@@ -160,7 +160,6 @@ WRONG = {
         (lambda C, t: 2 * math.log1p((C - 1) * math.exp(-t * C / (C - 1))), "2 times"),
     ],
     "thousand-classes": [
-        10.25,
         (500, "logarithm"),
         (math.log(111) + 50 / 9, "exponent"),
         (5, "same"),

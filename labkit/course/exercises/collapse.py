@@ -122,7 +122,7 @@ EXERCISES = (
             (lambda f, l: nc1(f, l).sqrt(), "the root of NC1: one root too many"),
         ),
         sizes=lambda f, l: {"C": int(l.max()) + 1, "N": len(f), "d": f.shape[1]},
-        library=("labkit.metrics.nc1", "labkit.metrics.collapse"),
+        library=("labkit.metrics.nc1", "labkit.metrics.within", "labkit.streaming.collapse"),
     ),
     Exercise(
         name="nearest-mean",
