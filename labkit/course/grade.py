@@ -14,7 +14,6 @@ import ast
 import json
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -28,8 +27,10 @@ import pandas as pd
 from jupyter_client import KernelManager
 
 from labkit.course.editions import calls, tags
+from labkit.course.recheck import EMPTY, MISSING, PASSED, WRONG
 
-PASSED, WRONG, EMPTY, MISSING, TIME, UNREADABLE = "passed", "wrong", "empty", "missing", "time", "unreadable"
+TIME, UNREADABLE = "time", "unreadable"
+__all__ = ["EMPTY", "MISSING", "PASSED", "TIME", "UNREADABLE", "WRONG", "Limits", "asked", "grade", "mark", "write"]
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,8 @@ def _run(cells, skipped, exercises, marks, limits, end, place, data):
 
 
 def _check(client, manager, name, expression, limits):
-    question = (
-        f"__import__('labkit.course.grade', fromlist=['x']).recheck({expression!r}, {name!r}, globals(), {limits.cell})"
-    )
+    arguments = f"{expression!r}, {name!r}, globals(), {limits.cell}"
+    question = f"__import__('labkit.course.recheck', fromlist=['x']).recheck({arguments})"
     reply = _ask(client, manager, "pass", limits.cell + 5, {"mark": question})
     if reply is None:
         _interrupt(client, manager)
@@ -200,26 +200,6 @@ def _check(client, manager, name, expression, limits):
     if answer.get("status") != "ok":
         return {"status": WRONG, "reason": f"{answer.get('ename', 'no answer')}: {answer.get('evalue', '')}"}
     return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
-
-
-def recheck(expression: str, name: str, namespace: dict, seconds: float) -> str:
-    """Called in the kernel of a hand-in: a mark as JSON, by a check that is imported afresh."""
-    import contextlib
-    import io
-
-    for module in [m for m in sys.modules if m.startswith("labkit.course.exercises")]:
-        del sys.modules[module]
-    from labkit.course.exercises import checking
-
-    try:
-        attempt = eval(expression, namespace)
-    except Exception as error:
-        return json.dumps({"status": MISSING, "reason": f"{type(error).__name__}: {error}"})
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        checking.check(attempt, name, seconds=seconds)
-    record = checking.records()[name]
-    status = PASSED if record["passed"] else WRONG if record["attempted"] else EMPTY
-    return json.dumps({"status": status, "reason": record["reason"]})
 
 
 def _ask(client, manager, code, seconds, expressions=None):
@@ -254,6 +234,9 @@ def _interrupt(client, manager):
 # torch is imported, which takes seconds on a busy machine and cannot be repeated once it has been interrupted.
 _FIRST = """
 import labkit.course.exercises
+import labkit.course.recheck
+labkit.course.exercises.exercises()
+del labkit
 try:
     import resource
     if {0}:

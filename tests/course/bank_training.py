@@ -66,7 +66,7 @@ def implicit(z, targets, prox, tau, delta, solve=nearest.nearest_etf, **parts):
 
 
 def by_the_head(z, targets, prox, tau, delta):
-    head = heads.ImplicitETFHead(*prox.shape, tau, delta).double()
+    head = heads.ImplicitETFHead(*prox.shape, temperature=tau, delta=delta).double()
     head.frame.copy_(prox)
     return head(z, targets)
 
