@@ -56,7 +56,7 @@ HAND_INS = {
     "one-right": (lab(BOUND), (P, E, E)),
     "all-wrong": (lab(BOUND.replace("log1p", "log"), AGE.replace("- 1", "+ 1"), "my_probability = 0.5"), (W, W, W)),
     "loops-for-ever": (lab(BOUND, AGE, TOSS, first=["while True:\n    pass"]), (P, P, P)),
-    "attempt-loops": (lab(BOUND, "def my_age(t):\n    while True:\n        pass", TOSS), (P, W, P)),
+    "attempt-loops": (lab(BOUND, "def my_age(t):\n    while True:\n        pass", TOSS), (P, T, P)),
     "deaf-loop": (lab(BOUND, AGE, DEAF), (P, P, M)),
     "raises": (lab(BOUND, AGE, TOSS, first=["1 / 0", "raise SystemExit"]), (P, P, P)),
     "attempt-raises": (lab("def my_bound(C, tau):\n    raise ValueError", AGE, TOSS), (W, P, P)),
