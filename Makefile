@@ -17,7 +17,7 @@ run results bench: export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 run results bench: export MALLOC_TOP_PAD_ ?= 200000000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab check test test-browser test-versions notebooks results bench help
+.PHONY: run lab check test test-browser test-versions notebooks course results bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -50,6 +50,9 @@ test-versions: $(READY) ## tests with the oldest dependencies, and with other ip
 
 notebooks: $(READY) ## run all notebooks afresh and save them with their pictures (needs Chrome or Chromium)
 	@$(VENV) tools/notebooks.py save $(ARGS)
+
+course: $(READY) ## the student's and the instructor's edition of every notebook, in build/course
+	@$(VENV) -m labkit.course editions $(ARGS)
 
 results: $(READY) ## the UFM runs of the paper, into data/results/ufm; hours without a GPU, finished runs are skipped
 	@$(VENV) -m labkit.studies.sweep $(ARGS)

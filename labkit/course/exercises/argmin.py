@@ -1,0 +1,209 @@
+"""The notebook on differentiating through the argmin: the closed form's derivative, torque, the tangent share."""
+
+import math
+
+import torch
+
+from labkit.course.exercises.exercise import AUTOGRAD, Exercise, b, closed_form, p, polar, problem, randn
+
+
+def _sylvester(S, right):
+    """The solution X of S X + X S = right, for symmetric S."""
+    eigenvalues, V = torch.linalg.eigh((S + S.mT) / 2)
+    return V @ ((V.mT @ right @ V) / (eigenvalues[:, None] + eigenvalues)) @ V.mT
+
+
+def frame_moves(
+    means, prox, delta, U, direction, centre=True, factor=None, inside=True, outside=True, solve=True, sign=1
+):
+    C = means.shape[-1]
+    scale = 2 / math.sqrt(C - 1) if factor is None else factor(C)
+    dB = scale * (direction @ p(C) if centre else direction)
+    S = U.mT @ b(means, prox, delta)
+    right = U.mT @ dB - sign * dB.mT @ U
+    omega = _sylvester(S, right) if solve else right / 2
+    moved = U @ omega if inside else 0 * U
+    rest = dB - U @ (U.mT @ dB)
+    return moved + (rest @ torch.linalg.inv(S) if outside is True else rest if outside else 0)
+
+
+def gradient(means, prox, delta, U, Y, centre=True, factor=None, inside=True, outside=True, solve=True, project=True):
+    C = means.shape[-1]
+    scale = 2 / math.sqrt(C - 1) if factor is None else factor(C)
+    S = U.mT @ b(means, prox, delta)
+    right = U.mT @ Y - Y.mT @ U
+    X = _sylvester(S, right) if solve else right / 2
+    rest = Y - U @ (U.mT @ Y) if project else Y
+    rest = rest @ torch.linalg.inv(S) if outside is True else rest if outside else 0 * Y
+    whole = scale * ((U @ X if inside else 0) + rest)
+    return whole @ p(C) if centre else whole
+
+
+def _cases(g):
+    cases = []
+    for C, d, delta in ((3, 4, 0.1), (4, 6, 1e-3), (6, 6, 0.3), (5, 20, 0.05)):
+        means, prox = problem(C, d, g)
+        cases.append((means, prox, delta, closed_form(means, prox, delta), randn(d, C, g=g)))
+    return cases
+
+
+def _sizes(means, *_):
+    return {"C": means.shape[-1], "d": means.shape[-2]}
+
+
+def _known(f, what):
+    """The mistakes that the derivative and its transpose share."""
+    return (
+        (lambda *a: f(*a, centre=False), f"P is missing: {what} has to be centred"),
+        (lambda *a: f(*a, factor=lambda C: 1), "the factor 2/√(C − 1) is missing"),
+        (lambda *a: f(*a, factor=lambda C: 2), "the factor 1/√(C − 1) is missing"),
+        (lambda *a: f(*a, factor=lambda C: 1 / math.sqrt(C - 1)), "the factor 2 is missing"),
+        (lambda *a: f(*a, factor=lambda C: 2 / (C - 1)), "1/(C − 1) in place of 1/√(C − 1): the root is missing"),
+        (lambda *a: f(*a, factor=lambda C: 2 / math.sqrt(C)), "√C in place of √(C − 1)"),
+        (lambda *a: f(*a, outside=False), "the part outside the columns of U is missing, (I − UUᵀ)(…)S⁻¹"),
+        (
+            lambda *a: f(*a, inside=False),
+            "the part within the columns of U is missing, U times a skew-symmetric matrix",
+        ),
+        (lambda *a: f(*a, outside="plain"), "S⁻¹ is missing in the part outside the columns of U"),
+        (lambda *a: f(*a, solve=False), "no Sylvester equation is solved: halves of UᵀY − YᵀU are not its solution"),
+        (lambda *a: -f(*a), "the sign is wrong"),
+    )
+
+
+_LIBRARY = ("labkit.nearest.nearest_etf", "labkit.nearest.start_frame", "labkit.reference.proposition1_vjp", *AUTOGRAD)
+_BY_HAND = "this uses {}: write the derivative by hand, from U, S and the Sylvester equation"
+
+
+def without_torque(g, z, sign=-1, factor=1.0, solve=True):
+    S = z.mT @ z
+    right = z.mT @ g + sign * g.mT @ z
+    return g - factor * z @ (_sylvester(S, right) if solve else right / 2)
+
+
+def _moving(g):
+    return [
+        (s * randn(n, d, g=g), randn(n, d, g=g) * t)
+        for n, d, s, t in ((5, 2, 1.0, 1.0), (12, 4, 0.1, 1.0), (60, 16, 1.0, 3.0))
+    ]
+
+
+def tangent_share(U, Y):
+    inner = U.mT @ Y
+    return (Y - U @ (inner + inner.mT) / 2).norm() / Y.norm()
+
+
+def _skew(U, Y):
+    inner = U.mT @ Y
+    return (U @ (inner - inner.mT) / 2).norm()
+
+
+def _frames_and_gradients(g):
+    return [
+        (polar(randn(d, C, g=g)), s * randn(d, C, g=g))
+        for d, C, s in ((3, 2, 1.0), (4, 4, 1.0), (16, 10, 0.01), (40, 6, 5.0))
+    ]
+
+
+EXERCISES = (
+    Exercise(
+        name="frame-moves",
+        notebook="04",
+        stub=(
+            "def frame_moves(means, prox, delta, U, direction):\n"
+            "    return None  # your code: dU, when the means move along this direction"
+        ),
+        solution=frame_moves,
+        inputs=_cases,
+        tolerance=1e-4,
+        mistakes=(
+            *_known(frame_moves, "the direction"),
+            (lambda *a: frame_moves(*a, sign=-1), "UᵀdB − dBᵀU is skew-symmetric; a sum of the two is not"),
+            (lambda *a: gradient(*a), "the derivative backwards (of a cotangent); asked for is dU, forwards"),
+            (lambda H, prox, t, U, D: 2 / math.sqrt(H.shape[1] - 1) * D @ p(H.shape[1]), "that is dB, not yet dU"),
+        ),
+        sizes=_sizes,
+        library=_LIBRARY,
+        forbidden=_BY_HAND,
+    ),
+    Exercise(
+        name="gradient",
+        notebook="04",
+        stub=(
+            "def gradient(means, prox, delta, U, Y):\n"
+            "    return None  # your code: the gradient of (Y * U).sum() in the means"
+        ),
+        solution=gradient,
+        inputs=_cases,
+        tolerance=1e-4,
+        mistakes=(
+            *_known(gradient, "the gradient"),
+            (lambda *a: gradient(*a, project=False), "I − UUᵀ is missing: what lies in the columns of U counts twice"),
+            (lambda *a: frame_moves(*a), "the derivative forwards (of a direction); the gradient ends with P"),
+            (lambda H, prox, t, U, Y: Y, "Y itself: how the frame follows the means is missing"),
+        ),
+        sizes=_sizes,
+        library=_LIBRARY,
+        forbidden=_BY_HAND,
+    ),
+    Exercise(
+        name="without-torque",
+        notebook="04",
+        stub="def without_torque(g, z):\n    return None  # your code: g and z are (N, d)",
+        solution=without_torque,
+        inputs=_moving,
+        mistakes=(
+            (lambda g, z: g, "nothing has been taken out"),
+            (
+                lambda g, z: g - 2 * (g - without_torque(g, z)),
+                "twice too much is taken out: the torque now points the other way",
+            ),
+            (lambda g, z: g + (g - without_torque(g, z)), "the torque is added, not taken out: the sign of Ω"),
+            (
+                lambda g, z: g - (g - without_torque(g, z)) / 2,
+                "only half of the torque is taken out: solve S Ω + Ω S = zᵀg − gᵀz",
+            ),
+            (lambda g, z: g - without_torque(g, z), "that is the part with the torque; asked for is what is left"),
+            (lambda g, z: without_torque(g, z, sign=1), "Ω comes out symmetric: zᵀg − gᵀz, with a minus"),
+            (lambda g, z: without_torque(g, z, solve=False), "no Sylvester equation is solved: S = zᵀz is missing"),
+            (
+                lambda g, z: g - z @ torch.linalg.pinv(z) @ g,
+                "all linear maps are taken out, and not only rotations: Ω is skew-symmetric",
+            ),
+            (
+                lambda g, z: g - z @ (lambda m: (m - m.mT) / 2)(torch.linalg.pinv(z) @ g),
+                "the skew part of the best linear map is not the best skew map: solve the Sylvester equation",
+            ),
+            (lambda g, z: g.mT @ z - z.mT @ g, "that is the torque; asked for is the gradient without it"),
+        ),
+        sizes=lambda g, z: {"N": len(z), "d": z.shape[1]},
+    ),
+    Exercise(
+        name="tangent-share",
+        notebook="04",
+        stub="def tangent_share(U, Y):\n    return None  # your code: a number between 0 and 1",
+        solution=tangent_share,
+        inputs=_frames_and_gradients,
+        mistakes=(
+            (lambda U, Y: tangent_share(U, Y) ** 2, "the squared share: take the root"),
+            (lambda U, Y: tangent_share(U, Y) * Y.norm(), "the length of the tangent part; divide by ‖Y‖"),
+            (lambda U, Y: (1 - tangent_share(U, Y) ** 2).sqrt(), "the share of what is *not* tangent"),
+            (
+                lambda U, Y: _skew(U, Y) / Y.norm(),
+                "what lies outside the columns of U is tangent too, and is missing here",
+            ),
+            (
+                lambda U, Y: (Y - U @ (U.mT @ Y)).norm() / Y.norm(),
+                "what U times a skew-symmetric matrix adds is missing",
+            ),
+            (lambda U, Y: (Y - U @ (U.mT @ Y + Y.mT @ U)).norm() / Y.norm(), "the symmetric part is half of UᵀY + YᵀU"),
+            (
+                lambda U, Y: (Y - U @ (U.mT @ Y - Y.mT @ U) / 2).norm() / Y.norm(),
+                "the skew part is taken out; the symmetric one has to go",
+            ),
+            (lambda U, Y: Y - U @ (U.mT @ Y + Y.mT @ U) / 2, "the tangent part; asked for is its share of the length"),
+        ),
+        sizes=lambda U, Y: {"C": U.shape[1], "d": U.shape[0]},
+        library=("labkit.studies.ddn.influence",),
+    ),
+)

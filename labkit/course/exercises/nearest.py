@@ -1,0 +1,267 @@
+"""Notebook 03: the nearest simplex ETF."""
+
+import math
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from labkit.course.exercises.exercise import Exercise, b, closed_form, p, polar, problem, randn
+
+
+def _problems(g):
+    """Means off centre too, so that P is missed; sizes, δ and scales vary."""
+    cases = []
+    for C, d, delta in ((3, 4, 0.1), (4, 8, 0.01), (6, 6, 0.5), (10, 32, 0.05)):
+        means, prox = problem(C, d, g)
+        cases.append((means + 0.3 * randn(d, 1, g=g), prox, delta))
+    return cases
+
+
+def _problem_sizes(means, *_):
+    return {"C": means.shape[-1], "d": means.shape[-2]}
+
+
+def _converged(answer, means, prox, delta):
+    """What is wrong with an iteration that has the right directions and has not arrived."""
+    x = torch.as_tensor(answer).detach().double()
+    if x.shape != means.shape or not bool(x.isfinite().all()):
+        return None
+    s = torch.linalg.svdvals(x)
+    if (s - 1).abs().max() > 1e-5 and (polar(x) - closed_form(means, prox, delta)).norm() < 1e-3:
+        return f"not converged: the singular values still lie between {s.min():.3g} and {s.max():.3g}; take more steps"
+    return None
+
+
+def newton_schulz(means, prox, delta):
+    X = b(means, prox, delta)
+    X = X / X.norm()
+    for _ in range(60):
+        X = X @ (3 * torch.eye(X.shape[-1], dtype=X.dtype) - X.mT @ X) / 2
+    return X
+
+
+def distance_to_collapse(means):
+    return math.sqrt(max(0.0, 2 - 2 * torch.linalg.svdvals(means).sum().item() / math.sqrt(means.shape[-1] - 1)))
+
+
+class VectorsUsed(TorchFunctionMode):
+    """Notes whether singular vectors are multiplied with anything: then U* is being computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self._vectors = set(), set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if "matmul" in name or name in ("mm", "bmm", "einsum", "__matmul__", "__rmatmul__", "mul", "__mul__"):
+            flat = [a for x in args for a in (x if isinstance(x, (list, tuple)) else [x]) if torch.is_tensor(a)]
+            if any(a.untyped_storage().data_ptr() in self._vectors for a in flat):
+                self.used.add("U* from singular vectors")
+        result = function(*args, **(kwargs or {}))
+        if name in ("linalg_svd", "svd"):
+            self._kept = [*getattr(self, "_kept", []), result]  # so that no other tensor takes the same place in memory
+            self._vectors |= {result[k].untyped_storage().data_ptr() for k in (0, 2)}
+        return result
+
+
+def _etf_of(U):
+    return U @ p(U.shape[-1]) / math.sqrt(U.shape[-1] - 1)
+
+
+def even_delta(means, prox, steps=45, turned=False, linear=False):
+    near, far = _etf_of(polar(means @ p(means.shape[-1]))), _etf_of(prox)
+    low, high = 1e-6, 1e3
+    for _ in range(steps):
+        middle = (low + high) / 2 if linear else math.sqrt(low * high)
+        E = _etf_of(closed_form(means, prox, middle))
+        nearer = (E - near).norm() < (E - far).norm()
+        low, high = (middle, high) if nearer != turned else (low, middle)
+    return middle
+
+
+def _even_from_means(means, prox):
+    low, high = 1e-6, 1e3
+    for _ in range(45):
+        middle = math.sqrt(low * high)
+        U = closed_form(means, prox, middle)
+        low, high = (
+            (middle, high) if (_etf_of(U) - means).norm() < (_etf_of(U) - _etf_of(prox)).norm() else (low, middle)
+        )
+    return middle
+
+
+def _even_frames(means, prox):
+    near, low, high = polar(means), 1e-6, 1e3
+    for _ in range(45):
+        middle = math.sqrt(low * high)
+        U = closed_form(means, prox, middle)
+        low, high = (middle, high) if (U - near).norm() < (U - prox).norm() else (low, middle)
+    return middle
+
+
+def _unit_problems(g):
+    """Full rank (C = 10 has two dimensions more than it needs), and one class unseen."""
+    cases = [(problem(C, d, g, noise)[0],) for C, d, noise in ((3, 4, 0.7), (4, 8, 1.0), (10, 64, 0.5), (10, 12, 2.0))]
+    unseen = problem(6, 20, g)[0]
+    unseen[:, 1:] -= unseen[:, 1:].mean(-1, keepdim=True)
+    unseen[:, 0] = 0
+    return [*cases, (unseen / unseen.norm(),)]
+
+
+_DECOMPOSITIONS = tuple(
+    f"torch.linalg.{n}" for n in ("svd", "eigh", "eig", "qr", "inv", "pinv", "solve", "cholesky", "matrix_power")
+)
+_NEAREST = ("labkit.nearest.nearest_etf", "labkit.nearest.start_frame")
+
+
+EXERCISES = (
+    Exercise(
+        name="closed-form",
+        notebook="03",
+        stub="def closed_form(means, prox, delta):\n    return None  # your code: U of shape (d, C)",
+        solution=closed_form,
+        inputs=_problems,
+        explain=_converged,
+        mistakes=(
+            (lambda H, U, t: b(H, U, t), "B itself: its polar factor is asked for"),
+            (
+                lambda H, U, t: polar(2 / math.sqrt(H.shape[1] - 1) * H + t * U),
+                "P is missing: subtract the mean of the columns",
+            ),
+            (lambda H, U, t: polar(b(H, U, t / 2 * 1)), "δ counts half: B = 2/√(C − 1) H̃P + δ U_prox"),
+            (lambda H, U, t: polar(b(H, U, 2 * t)), "the factor 2 before H̃P is missing"),
+            (lambda H, U, t: polar(H @ p(H.shape[1]) + t * U), "the factor 2/√(C − 1) before H̃P is missing"),
+            (lambda H, U, t: polar(2 * H @ p(H.shape[1]) + t * U), "the factor 1/√(C − 1) before H̃P is missing"),
+            (lambda H, U, t: polar(b(H, U, t * (H.shape[1] - 1) / 1)), "1/(C − 1) twice: the root is missing"),
+            (
+                lambda H, U, t: polar(2 / (H.shape[1] - 1) * H @ p(H.shape[1]) + t * U),
+                "1/(C − 1) in place of 1/√(C − 1): the root is missing",
+            ),
+            (lambda H, U, t: polar(2 / math.sqrt(H.shape[1]) * H @ p(H.shape[1]) + t * U), "√C in place of √(C − 1)"),
+            (lambda H, U, t: polar(H @ p(H.shape[1])), "the proximal term δ U_prox is missing"),
+            (lambda H, U, t: polar(b(H, U, -t)), "the sign before δ U_prox is wrong"),
+            (lambda H, U, t: polar(b(H, U, 1.0)), "U_prox is not multiplied by δ"),
+            (
+                lambda H, U, t: (lambda l, _, r: l @ r.mT)(*torch.linalg.svd(b(H, U, t), full_matrices=False)),
+                "torch.linalg.svd returns R transposed already: left @ right, without .mT",
+            ),
+            (lambda H, U, t: torch.linalg.qr(b(H, U, t))[0], "that is QR; the polar factor is asked for"),
+            (lambda H, U, t: _etf_of(polar(b(H, U, t))), "the ETF U M̃; its frame U is asked for"),
+            (lambda H, U, t: polar(H), "U of the means alone: neither P nor δ U_prox is there"),
+            (
+                lambda H, U, t: polar(2 / math.sqrt(H.shape[1] - 1) * (H - H.mean(0)) + t * U),
+                "the mean is taken over the wrong dimension: classes are columns, so mean(-1, keepdim=True)",
+            ),
+        ),
+        sizes=_problem_sizes,
+        library=(*_NEAREST, "labkit.reference.trust_region"),
+    ),
+    Exercise(
+        name="distance",
+        notebook="03",
+        stub="def distance_to_collapse(means):\n    return None  # your code",
+        solution=distance_to_collapse,
+        inputs=_unit_problems,
+        watch=VectorsUsed,
+        mistakes=(
+            (lambda H: distance_to_collapse(H) ** 2, "that is the squared distance: take the root"),
+            (lambda H: 2 - 2 * torch.linalg.svdvals(H).sum(), "the squared distance, and 1/√(C − 1) is missing"),
+            (
+                lambda H: math.sqrt(abs(2 - torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1))),
+                "the factor 2 before the inner product is missing",
+            ),
+            (
+                lambda H: math.sqrt(abs(1 - torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1))),
+                "both terms have length 1, so it is 2 − 2 ⟨·,·⟩: a factor √2 is missing",
+            ),
+            (
+                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1]))),
+                "√C in place of √(C − 1)",
+            ),
+            (
+                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H).sum() / (H.shape[1] - 1))),
+                "1/(C − 1) in place of 1/√(C − 1): the root is missing",
+            ),
+            (
+                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H)[0] / math.sqrt(H.shape[1] - 1))),
+                "only the largest singular value; all of them add up",
+            ),
+            (
+                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H).square().sum() / math.sqrt(H.shape[1] - 1))),
+                "singular values squared: their sum is always 1 here",
+            ),
+            (lambda H: torch.linalg.svdvals(H).sum(), "that is the nuclear norm, not yet the distance"),
+            (
+                lambda H: torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1),
+                "that is the inner product, not yet the distance",
+            ),
+            (
+                lambda H: math.sqrt(2 + 2 * torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1)),
+                "the sign before the inner product is wrong",
+            ),
+        ),
+        sizes=_problem_sizes,
+        library=(*_NEAREST, "labkit.reference.trust_region", "scipy.linalg.polar"),
+        forbidden="this computes U* ({}): singular values alone are enough",
+    ),
+    Exercise(
+        name="newton-schulz",
+        notebook="03",
+        stub="def newton_schulz(means, prox, delta=0.01):\n    return None  # your code",
+        solution=newton_schulz,
+        inputs=_problems,
+        explain=_converged,
+        mistakes=(
+            (lambda H, U, t: b(H, U, t) / b(H, U, t).norm(), "B/‖B‖ is only the start: iterate"),
+            (lambda H, U, t: newton_schulz(H - U.new_tensor(0.0), U, 0.0 * t), "the proximal term δ U_prox is missing"),
+            (
+                lambda H, U, t: polar(2 / math.sqrt(H.shape[1] - 1) * H + t * U),
+                "P is missing: subtract the mean of the columns",
+            ),
+            (lambda H, U, t: polar(b(H, U, 2 * t)), "the factor 2 before H̃P is missing"),
+            (lambda H, U, t: polar(H @ p(H.shape[1]) + t * U), "the factor 2/√(C − 1) before H̃P is missing"),
+            (lambda H, U, t: polar(2 * H @ p(H.shape[1]) + t * U), "the factor 1/√(C − 1) before H̃P is missing"),
+            (lambda H, U, t: polar(b(H, U, 1.0)), "U_prox is not multiplied by δ"),
+            (lambda H, U, t: polar(b(H, U, 0.01)), "δ = 0.01 is written into the code: take the argument"),
+            (
+                lambda H, U, t: torch.zeros_like(H),
+                "the iteration ends at zero: is it X(3I − XᵀX)/2, with the half once?",
+            ),
+        ),
+        sizes=_problem_sizes,
+        library=(
+            *_NEAREST,
+            *_DECOMPOSITIONS,
+            "torch.svd",
+            "torch.qr",
+            "numpy.linalg.svd",
+            "numpy.linalg.eigh",
+            "scipy.linalg.polar",
+        ),
+        forbidden="this uses {}: matrix products and one norm are all that is allowed",
+    ),
+    Exercise(
+        name="even-delta",
+        notebook="03",
+        stub="def even_delta(means, prox):\n    return None  # your code",
+        solution=even_delta,
+        inputs=lambda g: [problem(C, d, g, n) for C, d, n in ((3, 4, 0.5), (4, 16, 0.7), (10, 32, 0.5), (12, 20, 0.5))],
+        tolerance=1e-3,
+        mistakes=(
+            (lambda H, U: 2 / (H.shape[1] - 1), "2/(C − 1) is the estimate, not the answer: bisect"),
+            (
+                lambda H, U: even_delta(H, U, turned=True),
+                "it runs to the end of the interval: the comparison is turned round",
+            ),
+            (lambda H, U: 1e3, "it runs to the end of the interval: the comparison is turned round"),
+            (lambda H, U: 1e-6, "it runs to the end of the interval: the comparison is turned round"),
+            (lambda H, U: even_delta(H, U, steps=10), "too few halvings: the interval is still wide"),
+            (_even_from_means, "the distance to the class means is compared; take the nearest ETF"),
+            (_even_frames, "the frames U are compared; compare the ETFs U M̃ (turned)"),
+            (lambda H, U: math.log(even_delta(H, U)), "the logarithm of δ"),
+            (lambda H, U: _etf_of(closed_form(H, U, even_delta(H, U))), "the ETF at that δ; the number δ is asked for"),
+            (lambda H, U: 1 / (H.shape[1] - 1), "1/(C − 1) is no answer; bisect"),
+        ),
+        sizes=_problem_sizes,
+    ),
+)
