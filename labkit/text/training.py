@@ -4,7 +4,6 @@ The loop is as short as can be, and asks nothing of a model but model(tokens).lo
 several (torchrun), by Hugging Face accelerate.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from labkit.history import History, provenance, written_whole
+from labkit.history import History, differences, plain, provenance, written_whole
 from labkit.text.corpora import Batches
 
 CHECKPOINT, HISTORY = "last.pt", "history.parquet"
@@ -74,7 +73,7 @@ class Trainer:
         self.name, self.steps, self.every, self.accumulate = name, steps, every, accumulate
         self.schedule, self.clip, self.seed, self.progress = schedule, clip, seed, progress
         self.folder = None if folder is None else Path(folder)
-        self.settings = json.loads(json.dumps({"head": name, "seed": seed, "steps": steps, **(settings or {})}))
+        self.settings = plain({"head": name, "seed": seed, "steps": steps, **(settings or {})})
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.step, self.rows = 0, []
         if self.folder is not None and (self.folder / CHECKPOINT).is_file():
@@ -152,7 +151,7 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.on.device, weights_only=True)
             if state["settings"] != self.settings:
-                raise ValueError(f"its settings are {state['settings']}, and here they are {self.settings}")
+                raise ValueError(f"its settings are others: {differences(state['settings'], self.settings)}")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.rows = state["step"], state["rows"]

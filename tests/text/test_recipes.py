@@ -34,29 +34,28 @@ def test_steps_are_those_of_a_loop_written_out():
     batches = Batches([text], 2, context=8, seed=1)
 
     def optimizer(of):
-        return torch.optim.AdamW(decay_groups(of, 0.5), lr=0.01)
+        return torch.optim.SGD(decay_groups(of, 0.5), lr=0.1, momentum=0.9)  # Adam would blow up the rounding of zeros
 
     schedule = lambda step: training.cosine(step, 4, 2, 0.1)
     options = dict(name="aglu", steps=4, every=4, accumulate=3, schedule=schedule, clip=0.5)
     history = training.Trainer(model, optimizer(model), batches, dict, **options).run()
 
-    adam, losses = optimizer(reference), []
+    sgd, losses = optimizer(reference), []
     for step, factor in enumerate((0.5, 1.0, 1.0, 0.55)):
-        adam.param_groups[0]["lr"] = adam.param_groups[1]["lr"] = 0.01 * factor
-        tokens, targets = map(
-            torch.cat, zip(*(batches.batch(3 * step + part) for part in range(3)))
-        )  # six rows at once
+        sgd.param_groups[0]["lr"] = sgd.param_groups[1]["lr"] = 0.1 * factor
+        parts = [batches.batch(3 * step + part) for part in range(3)]
+        tokens, targets = map(torch.cat, zip(*parts))  # six rows at once
         loss = -reference(tokens).logits.log_softmax(-1).gather(-1, targets[..., None]).mean()
         loss.backward()
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in reference.parameters()))
         for p in reference.parameters():
             p.grad *= min(1.0, 0.5 / norm)
-        adam.step()
-        adam.zero_grad()
+        sgd.step()
+        sgd.zero_grad()
         losses.append(loss.item())
     assert history.frame["batch_loss"].iloc[-1] == pytest.approx(np.mean(losses), rel=1e-5)
     for (name, p), q in zip(model.named_parameters(), reference.parameters()):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_and_only_with_the_same_settings(corpus):
