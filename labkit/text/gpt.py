@@ -41,8 +41,8 @@ def gpt(
     branch by 1/√(2 · layers) smaller, biases 0; at one seed they are the same whatever the activation.
 
     >>> model = gpt("char", "aglu", vocabulary=65)
-    >>> sum(p.numel() for p in model.parameters()), model.transformer.h[0].mlp.act
-    (1016458, AGLU(kappa_init=(1.0, 1.3), lambda_init=(0.0, 1.0), num_channels=None, lambda_gradient='exact'))
+    >>> sum(p.numel() for p in model.parameters()), type(model.transformer.h[0].mlp.act).__name__
+    (1016330, 'AGLU')
     """
     checks.one_of("size", size, tuple(SIZES))
     checks.one_of("activation", activation, tuple(ACTIVATIONS))
