@@ -1,0 +1,114 @@
+"""GPT-2 from Hugging Face transformers, with any activation in its MLPs. Nothing is downloaded.
+
+gpt("gpt2-small", activation="aglu")            Radford et al. 2019, 124 439 808 parameters and 24 of twelve AGLUs
+gpt("char", vocabulary=65)                      about one million, for one core
+"""
+
+import sys
+from functools import partial
+
+import torch
+from torch import nn
+
+from labkit import checks
+from labkit.activations import AGLU, APA
+
+# layers, heads, width, tokens of context, vocabulary
+SIZES = {
+    "gpt2-small": dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257),
+    "char": dict(n_layer=5, n_head=4, n_embd=128, n_positions=128, vocab_size=256),
+}
+# GELU is GPT-2's own: the tanh form, here in one pass where transformers has eight.
+ACTIVATIONS = {"gelu": partial(nn.GELU, approximate="tanh"), "silu": nn.SiLU, "relu": nn.ReLU, "aglu": AGLU, "apa": APA}
+
+
+def gpt(
+    size: str = "gpt2-small",
+    activation: str = "gelu",
+    *,
+    vocabulary: int | None = None,
+    context: int | None = None,
+    dropout: float = 0.0,
+    **options,
+) -> nn.Module:
+    """A GPT2LMHeadModel with new weights: model(tokens (B, T)).logits is (B, T, vocabulary).
+
+    size: "gpt2-small" or "char" (5 layers of width 128). vocabulary, context: in place of the size's own.
+    activation: "gelu", "silu", "relu", "aglu" or "apa", in every MLP a module of its own, with its own κ and λ.
+    options: keyword arguments of the activation, such as kappa_init=(1.0, 1.0).
+
+    The embedding is the classifier (tied). Weights are drawn as in GPT-2: N(0, 0.02), the last layer of every residual
+    branch by 1/√(2 · layers) smaller, biases 0; at one seed they are the same whatever the activation.
+
+    >>> model = gpt("char", "aglu", vocabulary=65)
+    >>> sum(p.numel() for p in model.parameters()), type(model.transformer.h[0].mlp.act).__name__
+    (1016330, 'AGLU')
+    """
+    checks.one_of("size", size, tuple(SIZES))
+    checks.one_of("activation", activation, tuple(ACTIVATIONS))
+    sizes = dict(SIZES[size])
+    for name, key, value in (("vocabulary", "vocab_size", vocabulary), ("context", "n_positions", context)):
+        if value is not None:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            sizes[key] = value
+    library = import_transformers()
+    config = library.GPT2Config(
+        **sizes,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        use_cache=False,
+        bos_token_id=None,  # of the vocabulary of 50 257 tokens, which ours need not be
+        eos_token_id=None,
+    )
+    model = library.GPT2LMHeadModel(config)
+    for block in model.transformer.h:
+        block.mlp.act = ACTIVATIONS[activation](**options)
+    return model
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups for an optimiser: decay for matrices (and embeddings), none for norms, biases, κ and λ, as in
+    build-nanogpt.
+
+    >>> [len(group["params"]) for group in decay_groups(gpt("char", "aglu"), 0.1)]
+    [22, 52]
+    """
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def shapes_by_depth(model: nn.Module) -> dict[str, float]:
+    """The κ and λ of every layer, from the input on: {"kappa_1": …, "lambda_1": …, "kappa_2": …}; {} without any."""
+    found = {}
+    for module in (m for m in model.modules() if isinstance(m, (AGLU, APA))):
+        depth = len(found) // 2 + 1
+        found |= {f"kappa_{depth}": module.kappa.item(), f"lambda_{depth}": module.lam.item()}
+    return found
+
+
+def import_transformers():
+    """The transformers library, also beside a torchvision that cannot load its compiled part (transformers imports it).
+
+    Of such a torchvision only the declarations are missing, of operators that no language model calls.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        pass  # then transformers does without
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        for name in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            if not hasattr(torch.ops.torchvision, name):
+                torch.library.define(f"torchvision::{name}", schema)
+        for module in [name for name in sys.modules if name.startswith("torchvision.")]:
+            del sys.modules[module]  # half-imported
+    import transformers
+
+    return transformers
