@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from labkit import _fused, _polar, checks, etf, nearest
+from labkit import checks, etf, nearest
+from labkit._fast import fused as _fused
+from labkit._fast import polar as _polar
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import math
 
 import torch
 
-from labkit import _adaptive, checks
+from labkit import checks
+from labkit._fast import adaptive as _adaptive
 
 FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
 

@@ -8,7 +8,8 @@ import math
 
 import torch
 
-from labkit import _polar, checks
+from labkit import checks
+from labkit._fast import polar as _polar
 
 
 def simplex_basis(num_classes: int, dtype=None, device=None) -> torch.Tensor:

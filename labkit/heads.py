@@ -3,9 +3,9 @@
 A head takes features z (…, N, d) to logits (…, N, C), ⟨w_c, h⟩ + b_c of h = τ·z/‖z‖ and class vectors w_c of unit
 length. Same constructor, same call, same attributes: a training loop never asks which head it has.
 
-This file has them in their plain form, as the papers write them. `labkit._fused` has the same in fewer passes, and is
-used by itself where it serves; `fused=False` keeps to what can be read here, and tests hold the two equal. What all
-heads share is in `labkit._head`.
+This file has them in their plain form, as the papers write them. `labkit._fast.fused` has the same in fewer passes,
+and is used by itself where it serves; `fused=False` keeps to what can be read here, and tests hold the two equal. What
+all heads share is in `labkit._head`.
 """
 
 import math
@@ -13,7 +13,9 @@ import math
 import torch
 from torch import nn
 
-from labkit import _fused, _polar, checks, etf, nearest
+from labkit import checks, etf, nearest
+from labkit._fast import fused as _fused
+from labkit._fast import polar as _polar
 from labkit._head import HEADS, VARIANTS, Head, Steps, Variant, make, move, on_sphere, options_of, over_processes
 
 __all__ = ["HEADS", "MAIN", "PAPER", "VARIANTS", "ClassMeans", "CosineHead", "FixedETFHead", "Head", "ImplicitETFHead"]

@@ -14,7 +14,8 @@ import numbers
 
 import torch
 
-from labkit import _polar, checks, etf
+from labkit import checks, etf
+from labkit._fast import polar as _polar
 
 
 def full_precision(function):

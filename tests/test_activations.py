@@ -10,7 +10,7 @@ import pytest
 import torch
 from mpmath import mp, mpf
 
-from labkit import _adaptive
+from labkit._fast import adaptive as _adaptive
 from labkit.activations import AGLU, aglu, apa
 
 FUNCTIONS = pytest.mark.parametrize("function", [apa, aglu])

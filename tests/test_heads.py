@@ -200,7 +200,7 @@ def test_implicit_head_where_runs_miss_different_classes():
 
 def test_more_samples_than_a_block():
     # The passes go over the samples in blocks; this takes several, the last one short.
-    from labkit._fused import BLOCK
+    from labkit._fast.fused import BLOCK
 
     n = 2 * BLOCK // D + 3
     head = make("implicit")

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from labkit import _fused, etf, heads
+from labkit import etf, heads
+from labkit._fast import fused as _fused
 from labkit.heads import HEADS, MAIN, CosineHead, FixedETFHead, ImplicitETFHead, LinearHead, make
 
 D, C, N, TAU = 8, 4, 24, 5.0

@@ -9,7 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labkit import _polar, etf
+from labkit import etf
+from labkit._fast import polar as _polar
 from labkit.nearest import nearest_etf, start_frame
 
 # A dtype's rounding, and how far from orthonormal a frame may be, for each column.

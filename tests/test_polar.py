@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import _polar, etf, nearest
+from labkit import etf, nearest
+from labkit._fast import polar as _polar
 
 
 def matrix_with(singular, d, seed=0, dtype=torch.float64):
