@@ -155,12 +155,13 @@ def load(folder: str | Path, pattern: str = "*") -> History:
 def _attempt(name, run, device):
     """A run's name, and its History or what went wrong: one failure does not end the others."""
     try:
-        return name, _train(run, device)
+        return name, train(run, device)
     except Exception as error:  # reported by `sweep` when all are done
         return name, error
 
 
-def _train(run, device):
+def train(run: dict, device: str = "cpu") -> History:
+    """One run, from its settings as `expand` gives them."""
     options = {key: run[key] for key in OPTIONS if key in run}
     history = ufm.train_ufm(_spec(run), run["head"], seeds=[run["seed"]], device=device, **options)
     history.margins["margin"] = history.margins["margin"].round(5)  # compresses to a third
