@@ -9,15 +9,15 @@ ARGS      =
 
 # GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
 # processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
-run lab test test-browser test-versions notebooks results check: export GOMP_SPINCOUNT ?= 1000
+run lab test test-browser test-versions notebooks evidence check: export GOMP_SPINCOUNT ?= 1000
 # glibc hands memory back to the system after each large array and asks for it again at the next: a chain of passes over a million
 # numbers took twice as long (22.6 ms against 11.9, measured). Trainings keep it.
-run results bench: export MALLOC_TRIM_THRESHOLD_ ?= 4000000000
-run results bench: export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
-run results bench: export MALLOC_TOP_PAD_ ?= 200000000
+run evidence bench: export MALLOC_TRIM_THRESHOLD_ ?= 4000000000
+run evidence bench: export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
+run evidence bench: export MALLOC_TOP_PAD_ ?= 200000000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab check test test-browser test-versions notebooks course results bench help
+.PHONY: run lab check test test-browser test-versions notebooks course evidence bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -54,8 +54,8 @@ notebooks: $(READY) ## run all notebooks afresh and save them with their picture
 course: $(READY) ## the student's and the instructor's edition of every notebook, in build/course
 	@$(VENV) -m labkit.course editions $(ARGS)
 
-results: $(READY) ## the UFM runs of the paper, into data/results/ufm; hours without a GPU, finished runs are skipped
-	@$(VENV) -m labkit.studies.sweep $(ARGS)
+evidence: $(READY) ## the long runs behind the notebooks (evidence.toml): ARGS=--status says what is there
+	@$(VENV) -m labkit.studies.evidence --workers $(WORKERS) $(ARGS)
 
 bench: $(READY) ## all side-by-side measurements in benchmarks/, one after the other
 	@set -e; for file in benchmarks/[a-z]*.py; do \

@@ -19,7 +19,19 @@ import labkit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["run", "lab", "check", "test", "test-browser", "test-versions", "notebooks", "results", "bench", "help"]
+TARGETS = [
+    "run",
+    "lab",
+    "check",
+    "test",
+    "test-browser",
+    "test-versions",
+    "notebooks",
+    "course",
+    "evidence",
+    "bench",
+    "help",
+]
 
 # Where conda-forge has another name than PyPI, and what it does not have.
 CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido"}

@@ -65,9 +65,9 @@ class Run:
             return sweep.train(self.settings)
         from labkit.vision import build  # only here: UFMs need no image library
 
-        return build.run(
-            self.settings | {"head": [self.settings["head"]]}, self.settings["head"], self.settings["seed"], folder
-        )
+        head, seed = self.settings["head"], self.settings["seed"]
+        settings = {key: value for key, value in self.settings.items() if key != "seed"}
+        return build.run(settings | {"head": [head]}, head, seed, folder)
 
 
 def read(path: str | Path = LIST) -> list[Run]:
@@ -198,12 +198,8 @@ def _work_through(todo, table, chosen):
     waiting = [k for k, run in todo.items() if run.store(chosen.results).get(run.settings) is None]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORKERS": "1"}
     running, failed = {}, []
-    with tqdm(
-        total=sum(todo[k].hours for k in waiting),
-        desc="core-hours",
-        unit="h",
-        bar_format="{l_bar}{bar}| {n:.1f} of {total:.1f} h [{elapsed}] {postfix}",
-    ) as bar:
+    form = "{l_bar}{bar}| {n:.1f} of {total:.1f} core-hours, {elapsed} gone{postfix}"
+    with tqdm(total=sum(todo[k].hours for k in waiting), bar_format=form) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < chosen.workers:

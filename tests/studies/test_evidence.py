@@ -1,0 +1,127 @@
+"""`make evidence`: what is missing is made, what is there stays, damage is named, and a killed run is taken up again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit.history import History
+from labkit.studies import evidence
+from labkit.vision import build
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST = """
+[[runs]]
+name = "small-ufm"
+kind = "ufm"
+serves = "a test"
+heads = ["standard", "implicit"]
+seeds = [0]
+hours = 0.01
+settings = {{ iterations = 3, spec = {{ num_classes = 3, num_samples = 12, dim = 4 }} }}
+
+[[runs]]
+name = "digits"
+kind = "images"
+serves = "a test"
+recipe = "digits"
+heads = ["fixed"]
+seeds = [1]
+hours = 0.01
+settings = {{ epochs = {epochs}, count = 300 }}
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A list of three runs, and where its results go."""
+    (tmp_path / "list.toml").write_text(LIST.format(epochs=2))
+    return tmp_path
+
+
+def arguments(place):
+    return ["--list", str(place / "list.toml"), "--results", str(place / "results"), "--runs", str(place / "runs")]
+
+
+def told(place, capsys):
+    capsys.readouterr()
+    assert evidence.main([*arguments(place), "--status"]) == 0
+    return [line.split()[:4] for line in capsys.readouterr().out.splitlines()[1:3]]
+
+
+def test_what_is_missing_is_made_once_and_damage_is_named(place, capsys):
+    assert told(place, capsys) == [["small-ufm", "0", "0", "2"], ["digits", "0", "0", "1"]]
+    assert evidence.main(arguments(place)) == 0
+    assert told(place, capsys) == [["small-ufm", "2", "0", "0"], ["digits", "1", "0", "0"]]
+    made = place / "results/digits/fixed-seed-1.parquet"
+    history = History.load(made)
+    assert (
+        history.frame["iteration"].max() == 2
+        and history.settings["hours"] >= 0
+        and history.settings["serves"] == "a test"
+    )
+    assert history.settings["run"]["epochs"] == 2 and history.settings["device"]
+    before = made.stat().st_mtime_ns
+    assert evidence.main(arguments(place)) == 0 and made.stat().st_mtime_ns == before
+    made.write_bytes(made.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match="fixed-seed-1.parquet .*done again"):
+        assert evidence.main([*arguments(place), "--status"]) == 0
+
+
+def test_a_killed_run_loses_at_most_an_epoch(place, until):
+    (place / "list.toml").write_text(LIST.format(epochs=400))
+    command = [sys.executable, "-m", "labkit.studies.evidence", *arguments(place), "--only", "digits", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    kept = lambda: sorted((place / "runs/digits").rglob("history.parquet"))
+    until(kept, "a first epoch", 80, 0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    lock = next((place / "runs/digits").rglob("lock"))
+    done = History.load(kept()[0]).frame["iteration"].max()
+
+    until(lambda: _free(lock), "the run to see that its parent has gone", 40, 0.5)
+    reached = History.load(kept()[0]).frame["iteration"].max()
+    assert reached >= done
+    (run,) = [run for run in evidence.read(place / "list.toml") if run.entry == "digits"]
+    settings = {key: value for key, value in run.settings.items() if key != "seed"} | {"head": ["fixed"]}
+    trainer = build.make(settings, "fixed", 1, run.folder(place / "runs"))
+    assert trainer.epoch >= reached - 1
+
+
+def _free(lock):
+    try:
+        with evidence.filelock.FileLock(lock, timeout=0):
+            return True
+    except evidence.filelock.Timeout:
+        return False
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        (('kind = "ufm"', 'kind = "sound"'), r"entry 1 \(small-ufm\): kind must be one of"),
+        (
+            ('"standard", "implicit"', '"standard", "explicit"'),
+            r"entry 1 \(small-ufm\): head must be one of .*'explicit'",
+        ),
+        (("hours = 0.01\nsettings = { epochs", "settings = { epochs"), r"entry 2 \(digits\): missing: hours"),
+        (("epochs = 2", "epochs = -2"), r"entry 2 \(digits\): epochs must be"),
+        (('name = "digits"', 'name = "digits"\nwish = 1'), r"entry 2 \(digits\): unknown: wish"),
+    ],
+)
+def test_a_bad_list_names_the_entry(place, change, error):
+    text = (place / "list.toml").read_text()
+    assert change[0] in text
+    (place / "list.toml").write_text(text.replace(*change))
+    with pytest.raises(ValueError, match=error):
+        evidence.read(place / "list.toml")
+
+
+def test_the_list_of_the_project_is_sound():
+    runs = evidence.read(ROOT / "evidence.toml")
+    assert {run.kind for run in runs} == {"ufm", "images"} and all(run.hours > 0 for run in runs)
