@@ -174,10 +174,10 @@ def test_mixing_is_torchvisions():
 
 def test_errors():
     for options, message in [
-        (dict(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),
-        (dict(batch_size=2.5), "batch_size must be a whole number of at least 1, got 2.5"),
-        (dict(seed=-1), "seed must be a whole number of at least 0, got -1"),
-        (dict(order="random"), "order must be one of 'shuffled', .*'sequential'; got 'random'"),
+        (dict(batch_size=0), "batch_size must be an integer of at least 1, got 0"),
+        (dict(batch_size=2.5), "batch_size must be an integer of at least 1, got 2.5"),
+        (dict(seed=-1), "seed must be an integer of at least 0, got -1"),
+        (dict(order="random"), "order must be one of 'shuffled', 'stratified', .*'sequential'; got 'random'"),
         (dict(rank=2, processes=2), "rank must be one of 0 … 1 for processes=2, got 2"),
         (dict(batch_size=104, drop_last=True), "an epoch has no batch: 103 images, batch_size=104, drop_last=True"),
         (

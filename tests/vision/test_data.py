@@ -243,7 +243,7 @@ def test_downloads_only_when_asked(tmp_path, monkeypatch):
     write_parquet(tmp_path / "cifar100-test.parquet", [encoded(pixels()[0])], [99])
     assert len(data.load("cifar100", "test", tmp_path, download=True)) == 1  # it is there already
     for name in ("digits", "imagenet"):
-        with pytest.raises(ValueError, match=f"download=True is for cifar10, cifar100, stl10; got '{name}'"):
+        with pytest.raises(ValueError, match=f"download=True is for mnist, cifar10, cifar100, stl10; got '{name}'"):
             data.load(name, "test", tmp_path, download=True)
 
 
@@ -307,8 +307,8 @@ def test_present(tmp_path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="name must be one of 'digits', 'cifar10', .*; got 'mnist'"):
-        data.load("mnist", "train")
+    with pytest.raises(ValueError, match="name must be one of 'digits', 'mnist', .*; got 'emnist'"):
+        data.load("emnist", "train")
     with pytest.raises(ValueError, match="split must be one of 'train', 'test'; got 'valid'"):
         data.load("digits", "valid")
 
