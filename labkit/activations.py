@@ -122,7 +122,8 @@ class APA(_Adaptive):
 class AGLU(_Adaptive):
     """z · η(z; κ, λ) with κ and λ learnt; as `APA`, but κ is drawn from (1, 1.3) (supplement, Tables 2 and 5).
 
-    >>> AGLU(kappa_init=(1, 1), lambda_init=(1, 1))(torch.tensor([2.0])).item() == torch.tensor([2.0]).sigmoid() * 2
+    >>> silu = AGLU(kappa_init=(1, 1), lambda_init=(1, 1))
+    >>> silu(torch.tensor([-2.0, 2.0])).tolist() == aglu(torch.tensor([-2.0, 2.0]), 1.0, 1.0).tolist()
     True
     """
 

@@ -66,7 +66,7 @@ def points(dtype):
         lambda: r.gauss(0, 2),
         lambda: r.choice((-1, 1)) * 10 ** r.uniform(-3, 1.47),
     ):
-        rows += [(spread(), r.uniform(-2, 2), 10 ** r.uniform(-8, 1)) for _ in range(800)]
+        rows += [(spread(), r.uniform(-2, 2), 10 ** r.uniform(-8, 1)) for _ in range(300)]
     # Where η is too small for a normal number and z²q²·η is not: its digits must not be lost with those of η.
     smallest = math.log(-math.log(torch.finfo(dtype).tiny))
     for _ in range(200):
