@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # for lab.py, which lies here
 pytest.register_assert_rewrite("lab")
 from lab import CHROMIUM_OPTIONS, COUNT_CONTEXTS, Lab, Tab  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SCREENSHOTS = ROOT / "build/screenshots"
 MEASURED = pytest.StashKey()
