@@ -290,18 +290,6 @@ def _flat(settings):
     return {k: str(v) if isinstance(v, list) else v for part in inner for k, v in part.items()}
 
 
-def stored(part: str) -> Path:
-    """Where our own results are, such as "results/ufm": under data/ here, in the installed package, or in the checkout;
-    FileNotFoundError, which says where it looked, for none.
-    """
-    package = Path(__file__).resolve().parent
-    looked = [folder / part for folder in (Path("data").absolute(), package / "stored", package.parent / "data")]
-    for path in looked:
-        if path.exists():
-            return path
-    raise FileNotFoundError(f"there is no {part} at {' or '.join(map(str, looked))}")
-
-
 def sample_margins(head, seeds, margins):
     """The tidy table of margins, given as (S, N), of one head."""
     margins = np.asarray(margins)

@@ -1,1 +1,18 @@
 """Questions with stored answers: sweeps, claims, and the runs behind the notebooks."""
+
+from pathlib import Path
+
+
+def stored() -> Path:
+    """The tables and results that labkit comes with: data/ of a checkout, or a copy of it inside an installation.
+
+    Raises FileNotFoundError where labkit is neither in a checkout nor installed with its data.
+
+    >>> (stored() / "paper" / "guiding-table1.csv").exists()
+    True
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "stored", package.parent / "data"):
+        if (folder / "paper").is_dir():
+            return folder
+    raise FileNotFoundError(f"labkit was installed without its data: there is no {folder}")

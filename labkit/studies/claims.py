@@ -13,8 +13,7 @@ import pandas as pd
 
 from labkit import etf
 from labkit.heads import MAIN
-from labkit.history import stored
-from labkit.studies import sweep
+from labkit.studies import stored, sweep
 from labkit.ufm import classes_of
 
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
@@ -242,7 +241,7 @@ def markdown(table):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", help="of the runs; by default those that came with labkit")
-    print(markdown(claims(sweep.load(parser.parse_args().folder or stored("results/ufm")).frame)))
+    print(markdown(claims(sweep.load(parser.parse_args().folder or stored() / "results" / "ufm").frame)))
 
 
 if __name__ == "__main__":
