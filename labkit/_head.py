@@ -3,12 +3,14 @@
 import contextlib
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from labkit import checks, etf, nearest
+from labkit import checks, etf
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
 
@@ -61,14 +63,14 @@ class Head(nn.Module):
 
     def __init__(
         self,
-        dim,
-        num_classes,
-        temperature=5.0,
+        dim: int,
+        num_classes: int,
+        temperature: float = 5.0,
         *,
-        learn_temperature=False,
-        ignore_index=-100,
-        fused=None,
-        generators=None,
+        learn_temperature: bool = False,
+        ignore_index: int = -100,
+        fused: bool | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ):
         super().__init__()
         checks.classes(num_classes, dim, smallest_dim=1)
@@ -94,15 +96,15 @@ class Head(nn.Module):
         z, targets, shape = self._take(features, targets)
         return self._classify(z, targets).reshape(*shape, self.num_classes)
 
-    @nearest.full_precision
+    @_polar.full_precision
     def _classify(self, z, targets):
         return self.classify(z, targets)
 
-    def classify(self, z, targets):
+    def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         """`forward` of features (…, N, d) and targets, whose shapes are known to be right; ignored labels are C."""
         return self.logits(z, self.weight, self.bias)
 
-    def logits(self, z, weight, bias):
+    def logits(self, z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
         """⟨w_c, h⟩ + b_c."""
         weight, bias = weight.to(z.dtype), None if bias is None else bias.to(z.dtype)
         if (radius := self._radius(z)) is not None:
@@ -231,22 +233,24 @@ class Steps:
             self._gathering = False
 
 
-def on_sphere(z, temperature):
+def on_sphere(z: torch.Tensor, temperature: torch.Tensor | float):
     """τ·z/‖z‖; zero for rows shorter than 1e-12."""
     z = z / z.detach().abs().amax(-1, keepdim=True).clamp(min=1)  # the squares of very large numbers overflow
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     return z * (temperature / norm.masked_fill(norm < 1e-12, math.inf))
 
 
-def over_processes(tensor):
+def over_processes(tensor: torch.Tensor):
     """The tensor, added up over all processes where there are several; so is its gradient."""
     spread = torch.distributed.is_available() and torch.distributed.is_initialized()
     if spread and torch.distributed.get_world_size() > 1:
-        return torch.distributed.nn.functional.all_reduce(tensor)
+        from torch.distributed.nn.functional import all_reduce  # not there until it is asked for
+
+        return all_reduce(tensor)
     return tensor
 
 
-def move(module, **buffers):
+def move(module: torch.nn.Module, **buffers: Any):
     """Give buffers new values: in place, but not in a compiled graph, whose backward may read the old ones again."""
     for name, value in buffers.items():
         if torch.compiler.is_compiling():
@@ -255,7 +259,7 @@ def move(module, **buffers):
             getattr(module, name).copy_(value)
 
 
-def options_of(name: str, **options) -> dict:
+def options_of(name: str, **options: Any) -> dict:
     """The options of a head that VARIANTS calls `name`, defaults and given ones. Raises ValueError for unknown ones.
 
     >>> options_of("fixed_haar")["frame"]
@@ -268,7 +272,14 @@ def options_of(name: str, **options) -> dict:
     return known | VARIANTS[name].options | options
 
 
-def make(name: str, dim: int, num_classes: int, temperature: float = 5.0, generators=None, **options) -> Head:
+def make(
+    name: str,
+    dim: int,
+    num_classes: int,
+    temperature: float = 5.0,
+    generators: Sequence[torch.Generator] | None = None,
+    **options: Any,
+) -> Head:
     """The head that VARIANTS calls `name`; options: more of its constructor's, of which unknown ones are refused.
 
     >>> make("fixed_haar", 16, 4).weight.shape

@@ -22,7 +22,9 @@ from labkit._fast import adaptive as _adaptive
 FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
 
 
-def apa(z, kappa, lam, *, lambda_gradient: str = "exact") -> torch.Tensor:
+def apa(
+    z: torch.Tensor, kappa: torch.Tensor | float, lam: torch.Tensor | float, *, lambda_gradient: str = "exact"
+) -> torch.Tensor:
     """η(z; κ, λ) = (λ e^{−κz} + 1)^{−1/λ} for each number in z; shape and dtype of z.
 
     z: floating point, any shape.
@@ -41,7 +43,9 @@ def apa(z, kappa, lam, *, lambda_gradient: str = "exact") -> torch.Tensor:
     return _activate(z, kappa, lam, False, lambda_gradient)
 
 
-def aglu(z, kappa, lam, *, lambda_gradient: str = "exact") -> torch.Tensor:
+def aglu(
+    z: torch.Tensor, kappa: torch.Tensor | float, lam: torch.Tensor | float, *, lambda_gradient: str = "exact"
+) -> torch.Tensor:
     """z · η(z; κ, λ), with the arguments, result and errors of `apa`.
 
     "paper" is here −(z/λ)·η/(λ + e^{κz}) (Eq. 6, supplement of Alexandridis et al. 2024).
@@ -57,8 +61,8 @@ class _Adaptive(torch.nn.Module):
 
     def __init__(
         self,
-        kappa_init=None,
-        lambda_init=(0.0, 1.0),
+        kappa_init: tuple[float, float] | None = None,
+        lambda_init: tuple[float, float] = (0.0, 1.0),
         num_channels: int | None = None,
         lambda_gradient: str = "exact",
         *,
@@ -260,10 +264,16 @@ def _apply(function, *inputs):
     return (function if _traced() else _light(function)).apply(*inputs)
 
 
-def derivatives(z, kappa, lam, gated, lambda_gradient="exact"):
+def derivatives(
+    z: torch.Tensor, kappa: torch.Tensor | float, lam: torch.Tensor | float, gated: bool, lambda_gradient: str = "exact"
+):
     """AGLU (gated) or APA at each z (n,), and its derivatives: {"value", "z", "kappa", "lam"}, each (n,).
 
     By automatic differentiation through labkit; lambda_gradient as for `apa`.
+
+    >>> z = torch.tensor([0.0], dtype=torch.float64)
+    >>> round(derivatives(z, 1.0, 1.0, gated=False)["z"].item(), 9)  # the slope of a sigmoid at 0
+    0.25
     """
     # A channel for each z, so that the gradients of κ and λ come one for each z and not as a sum.
     point = [z.unsqueeze(0), torch.full_like(z, kappa), torch.full_like(z, lam)]

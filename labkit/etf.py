@@ -12,7 +12,9 @@ from labkit import checks
 from labkit._fast import polar as _polar
 
 
-def simplex_basis(num_classes: int, dtype=None, device=None) -> torch.Tensor:
+def simplex_basis(
+    num_classes: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> torch.Tensor:
     """Orthonormal basis Q of the vectors that sum to zero (Helmert's), shape (C, C-1).
 
     QᵀQ = I and QQᵀ = P = I − 11ᵀ/C, so √(C/(C−1))·Qᵀ is a simplex ETF in the fewest dimensions there are.
@@ -47,7 +49,9 @@ def ring(num_classes: int) -> torch.Tensor:
     return math.sqrt(num_classes / (num_classes - 1)) * torch.nn.functional.normalize(torch.stack(waves), dim=-1)
 
 
-def canonical_frame(dim: int, num_classes: int, dtype=None, device=None) -> torch.Tensor:
+def canonical_frame(
+    dim: int, num_classes: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> torch.Tensor:
     """The canonical orthonormal frame: the first C columns of the d×d identity, shape (d, C).
 
     Raises ValueError for C < 2 or d < C.
@@ -61,7 +65,13 @@ def canonical_frame(dim: int, num_classes: int, dtype=None, device=None) -> torc
     return torch.eye(dim, num_classes, dtype=dtype, device=device)
 
 
-def haar_frame(dim: int, num_classes: int, generator=None, dtype=None, device=None) -> torch.Tensor:
+def haar_frame(
+    dim: int,
+    num_classes: int,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
     """A uniformly random orthonormal frame (Haar measure on the Stiefel manifold), shape (d, C).
 
     QR of a Gaussian matrix with the signs of R's diagonal moved into Q (Mezzadri, 2007); without that step LAPACK's
@@ -79,7 +89,11 @@ def haar_frame(dim: int, num_classes: int, generator=None, dtype=None, device=No
 
 
 def simplex_etf(
-    num_classes: int, dim: int | None = None, frame: torch.Tensor | None = None, dtype=None, device=None
+    num_classes: int,
+    dim: int | None = None,
+    frame: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> torch.Tensor:
     """Simplex ETF with unit columns, shape (…, d, C):  √(C/(C−1)) · U (I − 11ᵀ/C)   (Eq. 1, Markou et al. 2024).
 
@@ -124,7 +138,9 @@ def of_frame(frame: torch.Tensor) -> torch.Tensor:
     return math.sqrt(C / (C - 1)) * (frame - frame.mean(-1, keepdim=True))
 
 
-def frame_of(dim: int, num_classes: int, kind: str = "canonical", generator=None) -> torch.Tensor:
+def frame_of(
+    dim: int, num_classes: int, kind: str = "canonical", generator: torch.Generator | None = None
+) -> torch.Tensor:
     """A frame to start from, shape (d, C): `canonical_frame` or `haar_frame`; in d = C−1 dimensions V Qᵀ, where V is
     such a frame of d columns and Q is `simplex_basis`.
 
@@ -143,7 +159,7 @@ def frame_of(dim: int, num_classes: int, kind: str = "canonical", generator=None
     return v @ simplex_basis(num_classes).mT if small else v
 
 
-def check_frame(name, frame, only_etf=False):
+def check_frame(name: str, frame: torch.Tensor, only_etf: bool = False):
     """Refuse a frame (…, d, C) whose columns are not orthonormal; in d = C−1 dimensions, or where `only_etf` matters,
     one whose columns are not after centring.
     """

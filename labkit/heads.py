@@ -9,6 +9,8 @@ all heads share is in `labkit._head`.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +37,17 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
     1.0
     """
 
-    def __init__(self, dim, num_classes, temperature=5.0, *, normalized=True, start="unit", generators=None, **common):
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        temperature: float = 5.0,
+        *,
+        normalized: bool = True,
+        start: str = "unit",
+        generators: Sequence[torch.Generator] | None = None,
+        **common: Any,
+    ):
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         checks.one_of("start", start, ("unit", "released"))
         self.normalized, self.bias = normalized, None
@@ -50,6 +62,7 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
 
     @property
     def weight(self):
+        """(…, C, d), rows at unit length where the head normalises."""
         weight = self._parameters.get("weight")
         if weight is None:
             raise AttributeError("weight")
@@ -63,14 +76,15 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
                 weight.data.div_(length.masked_fill(there, 1.0))
         return weight
 
-    def state_dict(self, *args, **more):
+    def state_dict(self, *args: Any, **more: Any):
+        """As of any module; the weights in it are at the length that `weight` has."""
         _ = self.weight  # read, it goes back to unit length
         return super().state_dict(*args, **more)
 
-    def normalize(self, features):
+    def normalize(self, features: torch.Tensor):
         return super().normalize(features) if self.normalized else features
 
-    def classify(self, z, targets):
+    def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         return super().classify(z, targets) if self.normalized else z @ self.weight.to(z.dtype).mT
 
 
@@ -85,14 +99,24 @@ class FixedETFHead(Head, name="fixed", label="fixed ETF", colour="#0072B2", dash
     tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
     """
 
-    def __init__(self, dim, num_classes, temperature=5.0, *, frame="canonical", bias=None, generators=None, **common):
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        temperature: float = 5.0,
+        *,
+        frame: str = "canonical",
+        bias: str | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        **common: Any,
+    ):
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         checks.one_of("bias", bias, (None, "batch_mean"))
         self.register_buffer("weight", etf.of_frame(self._frames(frame, generators)).mT.contiguous())
         self.follows = bias == "batch_mean"
         self.bias = torch.zeros(*self.batch_shape, self.num_classes) if self.follows else None
 
-    def classify(self, z, targets):
+    def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         logits = self.logits(z, self.weight, None)
         if self.follows:
             bias = -logits.detach().mean(-2)  # the mean of ⟨w_c, h⟩ is ⟨w_c, mean of h⟩
@@ -128,17 +152,17 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
 
     def __init__(
         self,
-        dim,
-        num_classes,
-        temperature=5.0,
+        dim: int,
+        num_classes: int,
+        temperature: float = 5.0,
         *,
-        delta=1e-3,
-        frame="canonical",
-        backprop_through_etf=True,
-        alpha=None,
-        eval_bias="running",
-        generators=None,
-        **common,
+        delta: float = 1e-3,
+        frame: str = "canonical",
+        backprop_through_etf: bool = True,
+        alpha: float | None = None,
+        eval_bias: str = "running",
+        generators: Sequence[torch.Generator] | None = None,
+        **common: Any,
     ):
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         checks.positive("delta", delta)
@@ -158,7 +182,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         """−W μ_G with the running global mean, shape (…, C)."""
         return -(self.weight @ self.class_means.global_mean.unsqueeze(-1)).squeeze(-1)
 
-    def classify(self, z, targets):
+    def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         if not self.training:
             return super().classify(z, targets)
         if targets is None:
@@ -175,7 +199,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         weight, bias = self.step(over_processes(share.mT @ h), over_processes(share.sum(-2)))
         return h @ weight.to(z.dtype).mT + bias.to(z.dtype).unsqueeze(-2)
 
-    def step(self, sums, counts):
+    def step(self, sums: torch.Tensor, counts: torch.Tensor):
         """Class sums (…, C, d) and counts (…, C) of a batch → running means → nearest ETF → W (…, C, d), b (…, C).
 
         Differentiable in the sums. Raises ValueError for sums that are not finite; nothing moves then.
@@ -214,7 +238,14 @@ class ClassMeans(nn.Module):
     global_mean (…, d), of the last batch alone where `last` is set, seen (…, C), step.
     """
 
-    def __init__(self, dim, num_classes, batch_shape=(), alpha=None, last=False):
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        batch_shape: tuple[int, ...] = (),
+        alpha: float | None = None,
+        last: bool = False,
+    ):
         super().__init__()
         if alpha is not None:
             checks.positive("alpha", alpha)
@@ -226,7 +257,7 @@ class ClassMeans(nn.Module):
         self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    def forward(self, sums, counts):
+    def forward(self, sums: torch.Tensor, counts: torch.Tensor):
         """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
         step = self.step + 1
         alpha = float(self.alpha) if self.alpha else (2 / (step + 1).double()).clamp(min=1e-4)
@@ -252,7 +283,16 @@ class CosineHead(Head, name="cosine", label="cosine classifier", colour="#000000
     tensor([[0., 0., 0., 0.]], grad_fn=<ViewBackward0>)
     """
 
-    def __init__(self, dim, num_classes, temperature=16.0, *, squashed=True, generators=None, **common):
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        temperature: float = 16.0,
+        *,
+        squashed: bool = True,
+        generators: Sequence[torch.Generator] | None = None,
+        **common: Any,
+    ):
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         size = 1 / math.sqrt(self.dim)
         start = lambda g: torch.empty(self.num_classes, self.dim).uniform_(-size, size, generator=g)
@@ -260,9 +300,10 @@ class CosineHead(Head, name="cosine", label="cosine classifier", colour="#000000
 
     @property
     def weight(self):
+        """(…, C, d), rows at unit length."""
         return on_sphere(self.directions, 1.0)
 
-    def normalize(self, features):
+    def normalize(self, features: torch.Tensor):
         if not self.squashed:
             return super().normalize(features)
         largest = features.detach().abs().amax(-1, keepdim=True).clamp(min=1)  # see `on_sphere`

@@ -13,7 +13,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -79,9 +79,13 @@ class History:
     settings: dict of plain values (anything JSON holds), kept inside the file.
     margins: DataFrame with columns head, seed, sample, margin; empty where none were measured. Further columns, which
         the frame has too, tell runs apart that share head and seed.
+
+    >>> frame = pd.DataFrame({"head": "fixed", "seed": 0, "iteration": [0, 1], "loss": [2.0, 1.0]})
+    >>> History(frame, {"lr": 0.1}).final()["loss"].tolist()
+    [1.0]
     """
 
-    def __init__(self, frame, settings=None, margins=None):
+    def __init__(self, frame: pd.DataFrame, settings: dict | None = None, margins: pd.DataFrame | None = None):
         self.frame = frame.reset_index(drop=True)
         self.settings = dict(settings or {})
         self.margins = pd.DataFrame(columns=MARGIN_COLUMNS) if margins is None else margins
@@ -95,7 +99,7 @@ class History:
         """The columns that tell runs apart."""
         return [column for column in self.margins.columns if column not in ("sample", "margin")]
 
-    def where(self, **values):
+    def where(self, **values: Any):
         """The part in which each named column has the given value, or one of a list: where(size="UFM-10", seed=[0,
         1]).
         """
@@ -106,7 +110,9 @@ class History:
         return type(self)(frame, self.settings, margins)
 
     @classmethod
-    def concat(cls, histories: Iterable["History"], columns: Iterable[dict] | None = None, always=()) -> "History":
+    def concat(
+        cls, histories: Iterable["History"], columns: Iterable[dict] | None = None, always: Iterable[str] = ()
+    ) -> "History":
         """Several runs as one table; their settings are kept as a list under "runs".
 
         columns: for each run a dict of what may tell it apart. Those in which runs differ, and those in `always`,
@@ -290,14 +296,14 @@ def _flat(settings):
     return {k: str(v) if isinstance(v, list) else v for part in inner for k, v in part.items()}
 
 
-def sample_margins(head, seeds, margins):
+def sample_margins(head: str, seeds: Iterable[int], margins: np.ndarray):
     """The tidy table of margins, given as (S, N), of one head."""
     margins = np.asarray(margins)
     seed, sample = np.repeat(list(seeds), margins.shape[1]), np.tile(np.arange(margins.shape[1]), len(margins))
     return pd.DataFrame(dict(zip(MARGIN_COLUMNS, (head, seed, sample, margins.ravel()))))
 
 
-def provenance(device="cpu"):
+def provenance(device: torch.device | str = "cpu"):
     """What a result was made with: versions, machine and date, as plain values for History.settings."""
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -235,7 +235,7 @@ def class_sums(features: Tensor, targets: Tensor, num_classes: int) -> Means:
     return sums.reshape(*batch, num_classes, d), counts.reshape(*batch, num_classes)
 
 
-def of_class(means, targets):
+def of_class(means: torch.Tensor, targets: torch.Tensor | None):
     """The mean of each sample's class: (…, C, k) -> (…, N, k)."""
     *batch, num_classes, k = means.shape
     index = _numbered_on(targets, batch, num_classes)
@@ -251,7 +251,7 @@ def _numbered_on(targets, batch, num_classes):
     return (labels + num_classes * torch.arange(runs, device=labels.device).unsqueeze(-1)).reshape(-1)
 
 
-def over_processes(*tensors):
+def over_processes(*tensors: torch.Tensor):
     """The tensors, each added up in place over all processes where there are several."""
     if (
         torch.distributed.is_available()

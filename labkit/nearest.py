@@ -8,7 +8,6 @@ Both ‖U M̃‖_F and ‖U‖_F are constant on orthonormal frames, so this is 
 B = (2/√(C−1)) H̃ P + δ U_prox. Its solution is the polar factor of B.
 """
 
-import functools
 import math
 import numbers
 
@@ -16,22 +15,6 @@ import torch
 
 from labkit import checks, etf
 from labkit._fast import polar as _polar
-
-
-def full_precision(function):
-    """function(…) as it is without autocast, whose half precision is not enough for the arithmetic here. The device is
-    that of the first tensor among the first two arguments.
-    """
-
-    @functools.wraps(function)
-    def inner(*arguments, **more):
-        device = next(a for a in arguments if isinstance(a, torch.Tensor)).device.type
-        if not torch.is_autocast_enabled(device):
-            return function(*arguments, **more)
-        with torch.autocast(device, enabled=False):
-            return function(*arguments, **more)
-
-    return inner
 
 
 def nearest_etf(
@@ -79,7 +62,7 @@ def nearest_etf(
     return _solve(means, prox, delta, determined)
 
 
-@full_precision
+@_polar.full_precision
 def _solve(means, prox, delta, determined):
     d, C = means.shape[-2:]
     single = means.dtype != torch.float64 and C >= _polar.MANY_CLASSES
@@ -147,7 +130,7 @@ def _completed_polar(matrix, aim, rounding):
     return left @ right
 
 
-def centred(columns):
+def centred(columns: torch.Tensor):
     """columns · P, (…, d, C)."""
     return columns - columns.mean(-1, keepdim=True)
 

@@ -4,24 +4,33 @@ Written from the formulas of that paper; the public implementation's licence (CC
 """
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 
 from labkit import checks
 
 
-def layer_scale(shape):
-    """s = √(out/in), divided by √(k_h·k_w) for a convolution; shape is (out, in) or (out, in, k_h, k_w)."""
+def layer_scale(shape: tuple[int, ...]):
+    """s = √(out/in), divided by √(k_h·k_w) for a convolution; shape is (out, in) or (out, in, k_h, k_w).
+
+    >>> layer_scale((4, 1)), layer_scale((4, 1, 2, 2))
+    (2.0, 1.0)
+    """
     out, fan_in, *kernel = shape
     return math.sqrt(out / fan_in) / math.sqrt(math.prod(kernel))
 
 
 @torch.no_grad()
-def agd_init_(weight, generator=None):
+def agd_init_(weight: torch.Tensor, generator: torch.Generator | None = None):
     """Fill weight, (out, in) or (out, in, k_h, k_w), with s times an orthogonal matrix for each kernel position;
     returns it.
 
     Drawn on the CPU, so that a seed gives the same start on every device.
+
+    >>> weight = agd_init_(torch.empty(4, 1))
+    >>> round(weight.norm().item(), 4)  # one column of length 1, times √(4/1)
+    2.0
     """
     _check_layer(weight.shape, 0)
     out, fan_in, *kernel = weight.shape
@@ -51,11 +60,11 @@ class AGD(torch.optim.Optimizer):
     >>> optimizer.step()
     """
 
-    def __init__(self, params, gain: float = 10.0, batch_dims: int = 0):
+    def __init__(self, params: Iterable, gain: float = 10.0, batch_dims: int = 0):
         self.batch_dims = batch_dims
         super().__init__(params, dict(gain=gain))
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict):
         """One more group of layers; η is that of all groups together, and so changes."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -64,7 +73,7 @@ class AGD(torch.optim.Optimizer):
             _check_layer(p.shape, self.batch_dims)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable | None = None):
         """Take one step; returns the closure's loss where one is given. Parameters without gradient stand still."""
         loss = None
         if closure is not None:

@@ -10,7 +10,7 @@ import torch
 from labkit import checks
 
 
-def objective(means, prox, delta, frame):
+def objective(means: torch.Tensor, prox: torch.Tensor | None, delta: float, frame: torch.Tensor):
     """Value of Eq. 7 (Markou et al. 2024): ‖H̃ − U M̃‖²_F + (δ/2)‖U − U_prox‖²_F, shape (…); all arguments (…, d,
     C).
     """
@@ -19,12 +19,25 @@ def objective(means, prox, delta, frame):
     return (means - etf).square().sum((-2, -1)) + delta / 2 * (frame - prox).square().sum((-2, -1))
 
 
-def trust_region(means, prox, delta, start=None, min_gradient_norm=1e-10, max_iterations=500):
+def trust_region(
+    means: torch.Tensor,
+    prox: torch.Tensor | None,
+    delta: float,
+    start: torch.Tensor | None = None,
+    min_gradient_norm: float = 1e-10,
+    max_iterations: int = 500,
+):
     """Solve Eq. 7 by the Riemannian trust-region method of pymanopt, as the paper does.
 
     means, prox: (d, C), no batch dimensions. start: frame to start from, prox when omitted. Returns U (d, C), in the
     dtype of means; the work is in float64. δ = 0 is allowed here (Eq. 6; the answer then depends on start).
     Needs the extra `book` (pymanopt).
+
+    >>> means = torch.tensor([[2.0, -2.0], [0.0, 0.0]], dtype=torch.float64)
+    >>> prox = torch.eye(2, dtype=torch.float64)
+    >>> u = trust_region(means / means.norm(), prox, 1e-3)
+    >>> (u.mT @ u).round(decimals=6).abs().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     import pymanopt  # here, so that the library does without it
 
@@ -54,7 +67,9 @@ def trust_region(means, prox, delta, start=None, min_gradient_norm=1e-10, max_it
     return torch.from_numpy(solver.run(problem, initial_point=first).point).to(means.device, means.dtype)
 
 
-def proposition1_vjp(means, prox, delta, U, grad_U):
+def proposition1_vjp(
+    means: torch.Tensor, prox: torch.Tensor | None, delta: float, U: torch.Tensor, grad_U: torch.Tensor
+):
     """Gradient with respect to means by the paper's Proposition 1, with its dense matrices, shape (d, C).
 
     Row-major vectorisation throughout; f is Eq. 7, J(U) = UᵀU − I, and U must solve Eq. 7:

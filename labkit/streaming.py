@@ -83,7 +83,7 @@ KEEP = 1 << 30  # bytes of features that are kept from the first pass, so that a
 
 
 @torch.no_grad()
-def collapse(read: Callable, head, *, keep: int = KEEP, margins: bool = False) -> dict:
+def collapse(read: Callable, head: torch.nn.Module, *, keep: int = KEEP, margins: bool = False) -> dict:
     """Measures of the samples that `read()` yields, in batches of features z (n, d) and labels (n,); a dict of floats.
 
     read: called once for each pass, with the same samples in the same batches every time.
@@ -148,7 +148,7 @@ def collapse(read: Callable, head, *, keep: int = KEEP, margins: bool = False) -
 
 
 @torch.no_grad()
-def accuracy(read: Callable, head) -> dict[str, float]:
+def accuracy(read: Callable, head: torch.nn.Module) -> dict[str, float]:
     """Mean cross entropy and share of correct guesses, as {"loss", "accuracy"}; `read` and `head` as in `collapse`."""
     totals = torch.zeros(3, dtype=torch.float64, device=head.weight.device)
     for z, labels in read():

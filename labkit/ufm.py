@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ class UFM:
         sizes[(sizes - exact).argsort(stable=True)[:left]] += 1  # the largest remainders round up
         return torch.arange(self.num_classes).repeat_interleave(sizes)
 
-    def features(self, generator=None):
+    def features(self, generator: torch.Generator | None = None):
         """Features to start from, shape (N, d): orthogonal, at AGD's scale for an N×d layer (`optim.agd_init_`)."""
         return agd_init_(torch.empty(self.num_samples, self.dim), generator)
 
@@ -82,13 +83,21 @@ UFM_200 = UFM(200, 5000, 1024)
 UFM_1000 = UFM(1000, 10000, 1024)
 
 
-def classes_of(size):
-    """C from a model's name, "UFM-100" or "UFM-20-1000x80": 100, 20."""
+def classes_of(size: str):
+    """C from a model's name, "UFM-100" or "UFM-20-1000x80": 100, 20.
+
+    >>> classes_of("UFM-100")
+    100
+    """
     return int(size.split("-")[1])
 
 
-def log_points(iterations, per_decade=10):
-    """Iterations to log at: all of the first ones, then evenly on a logarithmic axis, and the last."""
+def log_points(iterations: int, per_decade: int = 10):
+    """Iterations to log at: all of the first ones, then evenly on a logarithmic axis, and the last.
+
+    >>> log_points(5)
+    [0, 1, 2, 3, 4, 5]
+    """
     count = max(2, round(per_decade * math.log10(max(iterations, 1))) + 1)
     points = np.unique(np.round(np.geomspace(1, max(iterations, 1), count)).astype(int))
     return [0, *points[points <= iterations].tolist()]
@@ -102,10 +111,23 @@ class Trainer:
     AGD takes the N×d features for one layer whatever the batch. A sample outside the batch has a gradient of zero, and
     as AGD keeps no momentum it stands still; the length of the step, which is that of the whole matrix, falls to those
     inside.
+
+    >>> trainer = Trainer(UFM(3, 12, 4), "fixed")
+    >>> trainer.step()
+    >>> trainer.iteration, tuple(trainer.features.shape)
+    (1, (1, 12, 4))
     """
 
     def __init__(
-        self, spec, head="standard", seeds=(0,), temperature=5.0, gain=10.0, device="cpu", batch_size=None, **options
+        self,
+        spec: "UFM",
+        head: str = "standard",
+        seeds: Iterable[int] = (0,),
+        temperature: float = 5.0,
+        gain: float = 10.0,
+        device: torch.device | str = "cpu",
+        batch_size: int | None = None,
+        **options: Any,
     ):
         options = heads.options_of(head, **options)
         if (
@@ -224,17 +246,17 @@ class Trainer:
 
 
 def train_ufm(
-    spec,
-    head="standard",
-    iterations=2000,
-    seeds=(0,),
-    temperature=5.0,
-    gain=10.0,
-    log_at=None,
-    device="cpu",
-    progress=False,
-    batch_size=None,
-    **options,
+    spec: "UFM",
+    head: str = "standard",
+    iterations: int = 2000,
+    seeds: Iterable[int] = (0,),
+    temperature: float = 5.0,
+    gain: float = 10.0,
+    log_at: Iterable[int] | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    batch_size: int | None = None,
+    **options: Any,
 ):
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 

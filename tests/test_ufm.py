@@ -14,6 +14,7 @@ from labkit.heads import HEADS, MAIN
 from labkit.history import History
 from labkit.ufm import UFM, UFM_10, Trainer, log_points, train_ufm
 
+pytestmark = pytest.mark.timeout(400)  # UFM-10 at full size
 SMALL = UFM(4, 40, 16)
 RESULTS = Path(__file__).resolve().parent.parent / "data/results"
 COLUMNS = [

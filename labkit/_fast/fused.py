@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from labkit.nearest import full_precision
+from labkit._fast.polar import full_precision
 
 BLOCK = 1 << 20  # numbers in a block of features: 4 MB in float32, about what stays in the caches
 

@@ -8,7 +8,9 @@ There are two ways to do this: one eigendecomposition, or iterations made of mat
 where an eigendecomposition of a large matrix costs far more than a few products.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,6 +19,22 @@ import torch
 MANY_CLASSES = 64
 # Worst condition number for an eigendecomposition of BᵀB: five digits of U in float32, nine of the gradient in float64.
 WORST_CONDITION = {torch.float32: 20.0, torch.float64: 3e3}
+
+
+def full_precision(function: Callable):
+    """function(…) as it is without autocast, whose half precision is not enough for the arithmetic here. The device is
+    that of the first tensor among the arguments.
+    """
+
+    @functools.wraps(function)
+    def inner(*arguments, **more):
+        device = next(a for a in arguments if isinstance(a, torch.Tensor)).device.type
+        if not torch.is_autocast_enabled(device):
+            return function(*arguments, **more)
+        with torch.autocast(device, enabled=False):
+            return function(*arguments, **more)
+
+    return inner
 
 
 def transformed():
@@ -42,6 +60,7 @@ class Polar(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], u, v, singular)
 
     @staticmethod
+    @full_precision
     def backward(ctx, grad, *_):
         b, u, v, singular = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -138,6 +157,7 @@ class Sylvester(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], output)
 
     @staticmethod
+    @full_precision
     def backward(ctx, grad):
         s, x = ctx.saved_tensors
         w = Sylvester.apply(s, grad)  # the map from X to S X + X S is its own adjoint
