@@ -137,17 +137,14 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
     backprop_through_etf: False makes U* a constant for the gradient (no indirect path in Figure 1).
     eval_bias: μ_G in evaluation: its "running" mean, or that of the "last" batch, as in the guiding paper's code.
 
-    In training mode a call needs targets. It moves the running means, the frame U and the step count, which are all in
-    the state_dict; once for a call, also where torch.utils.checkpoint computes it again. Calls inside `gather` are one
-    step. In eval mode nothing moves, targets are not needed, and weight and bias are those of the running state.
-    With torch.distributed at work, means and gradient are those of the batches of all processes together, and every
-    process has to take part in every training step.
+    In training mode a call needs targets. It moves the running means, the frame U and the step count (all in the
+    state_dict), once also where torch.utils.checkpoint computes it again; calls inside `gather` are one step. In eval
+    mode nothing moves, and targets are not needed. With torch.distributed at work, means and gradient are those of the
+    batches of all processes together, and every process has to take part in every training step.
 
     >>> head = ImplicitETFHead(dim=8, num_classes=4)
-    >>> head(torch.randn(20, 8), torch.arange(20) % 4).shape
-    torch.Size([20, 4])
-    >>> int(head.class_means.step)
-    1
+    >>> head(torch.randn(20, 8), torch.arange(20) % 4).shape, int(head.class_means.step)
+    (torch.Size([20, 4]), 1)
     """
 
     def __init__(
@@ -239,12 +236,7 @@ class ClassMeans(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_classes: int,
-        batch_shape: tuple[int, ...] = (),
-        alpha: float | None = None,
-        last: bool = False,
+        self, dim: int, num_classes: int, batch_shape: tuple = (), alpha: float | None = None, last: bool = False
     ):
         super().__init__()
         if alpha is not None:
