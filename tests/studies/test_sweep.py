@@ -87,7 +87,7 @@ def test_on_a_dask_cluster():
 def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
     first = sweep(GRID, tmp_path, jobs=1, progress=False)
     stamps = {f: (tmp_path / f).stat().st_mtime_ns for f in FILES}
-    monkeypatch.setattr(module, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained again"))
     again = sweep(GRID, tmp_path, jobs=1, progress=False)
     pd.testing.assert_frame_equal(again.frame, first.frame)
     pd.testing.assert_frame_equal(again.margins, first.margins, check_dtype=False)
