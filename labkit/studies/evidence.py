@@ -190,10 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{table['left'].sum():.1f} core-hours are left")
     if chosen.status:
         return 0
-    return _work_through(todo, table, chosen)
+    return _work_through(todo, chosen)
 
 
-def _work_through(todo, table, chosen):
+def _work_through(todo, chosen):
     """Each run in a process of its own, of one thread and low priority, `workers` at a time."""
     waiting = [k for k, run in todo.items() if run.store(chosen.results).get(run.settings) is None]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORKERS": "1"}
