@@ -138,7 +138,7 @@ def kept(function, z):
 def test_memory_kept(dtype):
     z = torch.randn(8, 16, 50, 50).to(dtype).requires_grad_()
     for function in (AGLU(), APA(num_channels=16), lambda z: aglu(z, torch.tensor(1.0, requires_grad=True), 0.5)):
-        assert 1 <= kept(function, z) < 1.01
+        assert kept(function, z) == pytest.approx(1 if dtype == torch.bfloat16 else 2, abs=0.01)  # z, and s
     assert kept(lambda z: z * torch.exp(torch.exp(z)), z) > 2.9  # the measure sees what is kept
 
 

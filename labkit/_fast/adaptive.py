@@ -5,6 +5,7 @@ a new array, and take longer to get the memory than to compute. There the second
 passes block by block, in arrays that are used again. Tests hold the two equal.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -76,76 +77,96 @@ def _eta(s, lam, power):
 # --- block by block -----------------------------------------------------------------------------------------------
 
 BLOCK = 1 << 16  # numbers: enough for two threads (torch gives none less than 2^15), and few enough for the caches
-SHIFT = 40.0  # gradients start from 2^40·η, as η can be too small for a normal number where z²q²·η is not
+SHIFT = 24  # gradients start from 2^k·η, 2^k about 2^24/λ: η can be too small for a normal number where z²q²·η is not
 
 # E = 2^x is computed as it is for x between the first two: below, λE would be no normal number; above, it could
 # overflow. The next two bound λ: beyond, η is what it is there to the last digit. The last: what rounding takes of s/v.
 RANGES = {torch.float32: (-96.0, 64.0, 1e-9, 1e18, 6e-7), torch.float64: (-900.0, 900.0, 1e-18, 1e18, 2e-15)}
 
 # As a tensor a number that meets an array costs less in a call.
-ZERO, ONE, TWELVE, SHIFTED, BACK = (
-    {dtype: torch.tensor(x, dtype=dtype) for dtype in RANGES} for x in (0.0, 1.0, 12.0, SHIFT, 2.0**-SHIFT)
-)
+ZERO, TWELVE = ({dtype: torch.tensor(x, dtype=dtype) for dtype in RANGES} for x in (0.0, 12.0))
 START = {dtype: torch.tensor(-2 * (1 + RANGES[dtype][-1]), dtype=dtype) for dtype in RANGES}
 
 
-def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: bool) -> torch.Tensor:
-    """As `value` with power 1, for z that is not empty."""
-    flat, restored = _layout(z, kappa, lam)
+def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: bool, keep: bool) -> tuple:
+    """As `value` with power 1, for z that is not empty; and, if the gradients are to have it, s in the order of z's
+    memory. For z of a half type it is None: it would be twice as large as z.
+    """
+    dtype, (flat, restored) = kappa.dtype, _layout(z, kappa, lam)
     flat_z = flat(z)
     out = torch.empty_like(flat_z)
-    for (e, s), out_b, z_b, _, slope, lam_b, rate in _blocks(2, kappa.dtype, out, flat_z, *_constants(kappa, lam)):
-        z_b = z_b.to(kappa.dtype)
-        _powers_into(z_b, slope, lam_b, e, s, s)
-        eta = torch.exp2(_times(s, rate, s), out=s)
-        torch.mul(eta, z_b, out=out_b) if gated else out_b.copy_(eta)
-    return restored(out)
+    kept = torch.empty_like(flat_z) if keep and z.dtype == dtype else None
+    kappa, lam = _constants(kappa, lam)
+    constants = kappa * (-1 / math.log(2)), lam, (-1 / math.log(2)) / lam
+    wanted = (z.dtype != dtype) + (kept is None)
+    for room, out_b, s, z_b, slope, lam_b, rate in _blocks(wanted, dtype, out, kept, flat_z, *constants):
+        z_b, eta = z_b.to(dtype), out_b if z.dtype == dtype else room[0]
+        s = _logarithm(z_b, slope, lam_b, eta, room[-1] if s is None else s)
+        torch.exp2(_times(s, rate, eta), out=eta)
+        if gated:
+            torch.mul(eta, z_b, out=out_b)
+        elif eta is not out_b:
+            out_b.copy_(eta)
+    return restored(out), kept
 
 
-def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool) -> tuple:
-    """As `gradients` with power 1, for z that is not empty."""
-    dtype = kappa.dtype
-    flat, restored = _layout(z, kappa, lam)
+def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, kept: torch.Tensor | None) -> tuple:
+    """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
+    dtype, shapes, (flat, restored) = kappa.dtype, (kappa.shape, lam.shape), _layout(z, kappa, lam)
     flat_z = flat(z)
-    of_z, of_kappa, of_lam = torch.empty_like(flat_z), torch.zeros_like(kappa), torch.zeros_like(lam)
-    sums = _per_channel(of_kappa), _per_channel(of_lam)
-    for (q, u, s, p, w), of_z_b, of_kappa_b, of_lam_b, z_b, grad_b, kappa_b, slope, lam_b, rate in _blocks(
-        5, dtype, of_z, *sums, flat_z, flat(grad), *_constants(kappa, lam)
+    of_z, (kappa, lam) = torch.empty_like(flat_z), _constants(kappa, lam)
+    channels = isinstance(lam, torch.Tensor)
+    least = lam.min().item() if channels else lam
+    power = min(max(SHIFT - round(math.log2(least)), 0), 60)
+    shift, back = _number(power, dtype), 2.0**-power
+    sums = torch.zeros(2, 1, flat_z.shape[1], 1, dtype=dtype).unbind() if channels else (None, None)
+    totals = [0.0, 0.0]  # of all blocks, where there are no channels
+    arrays, inverse = (of_z, *sums, kept, flat_z, flat(grad)), 1 / lam
+    constants = kappa, lam, inverse * (-1 / math.log(2)), kappa * inverse
+    room = 4 if kept is not None else 5
+    for (v, p, w, b, *more), of_z_b, of_kappa, of_lam, s, z_b, grad_b, *numbers in _blocks(
+        room, dtype, *arrays, *constants
     ):
+        kappa_b, lam_b, rate, share = numbers
         z_b = z_b.to(dtype)
-        _powers_into(z_b, slope, lam_b, q, u, s)
-        q.div_(u.add_(ONE[dtype]))
-        torch.exp2(_plus(SHIFTED[dtype], s, rate, p), out=p).mul_(grad_b)  # η times what came back to it
-        torch.mul(torch.mul(p, z_b, out=w) if gated else p, q, out=w)
-        if needs[0]:  # for AGLU p + κw, for APA κw
-            torch.mul(_plus(p, w, kappa_b, u) if gated else _times(w, kappa_b, u), BACK[dtype], out=of_z_b)
+        if s is None:
+            s = _logarithm(z_b, kappa_b * (-1 / math.log(2)), lam_b, v, *more)
+        torch.expm1(torch.neg(s, out=v), out=v)  # −u/(1+u)
+        torch.exp2(_plus(shift, s, rate, p), out=p).mul_(grad_b)  # 2^k·η times what came back to it
+        torch.mul(torch.mul(p, z_b, out=w) if gated else p, v, out=w)
+        if needs[0]:
+            _times(_plus(p, w, share, p, -1) if gated else _times(w, share, p), back if gated else -back, of_z_b)
         if needs[1]:
-            _add_sum(of_kappa_b, w, z_b, u)
+            totals[0] += _sum(w, z_b, of_kappa, p)
         if needs[2] and paper:
-            _add_sum(of_lam_b, w, u.fill_(-2), u)
+            totals[1] += _sum(w, p.fill_(-2), of_lam, p)
         elif needs[2]:
             # (s − v)/v = max(s·R, s/v − 1), where R = 1/2 + s/12 − s³/720 + … is 1/2 + s/(12 + s²/5), to 1e-6 or 1e-13
             # as long as the other loses its digits. Each falls short where it is not accurate.
-            torch.div(s, torch.addcmul(TWELVE[dtype], s, s, value=0.2, out=u), out=u)
-            torch.addcmul(s, s, u, value=2, out=u)
-            _plus(START[dtype], torch.div(s, q, out=s), 2 / lam_b, p)
-            _add_sum(of_lam_b, w, torch.maximum(u, p, out=u), u)
-    of_kappa.mul_(BACK[dtype])
-    of_lam.div_(lam * 2 ** (SHIFT + 1))
-    return tuple(g if need else None for g, need in zip((restored(of_z), of_kappa, of_lam), needs))
+            torch.div(s, torch.addcmul(TWELVE[dtype], s, s, value=0.2, out=b), out=b)
+            torch.addcmul(s, s, b, value=2, out=b)
+            torch.add(START[dtype], torch.div(s, v, out=v), alpha=-2, out=v)
+            totals[1] += _sum(w, torch.maximum(b, v, out=b), of_lam, p)
+    found = [restored(of_z)]
+    for total, of_channels, factor, shape in zip(totals, sums, (inverse, inverse * inverse / 2), shapes):
+        if channels:
+            total = (of_channels * factor).mul_(-back)
+            found.append(total.reshape(shape) if shape else total.sum())
+        else:
+            found.append(torch.scalar_tensor(total * factor * -back, dtype=dtype))
+    return tuple(g if need else None for g, need in zip(found, needs))
 
 
-def _powers_into(z, slope, lam, e, u, s):
-    """Write E, u and s; u and s may be one array."""
-    low, high, *_ = RANGES[z.dtype]
+def _logarithm(z, slope, lam, e, s):
+    """Write s, with e to work in. z may be of a half type."""
+    low, high, *_ = RANGES[e.dtype]
     least, most = torch.aminmax(_times(z, slope, e))
     outside = not (low <= least.item() and most.item() <= high)
     if outside:
         beyond = torch.relu(e - high).mul_(math.log(2))
         e.clamp_(low, high)
-    torch.log1p(_times(torch.exp2(e, out=e), lam, u), out=s)
-    if outside:
-        s.add_(beyond)  # to ln u, which s is to the last digit
+    torch.log1p(_times(torch.exp2(e, out=e), lam, e), out=s)
+    return s.add_(beyond) if outside else s  # to ln u, which s is to the last digit
 
 
 def _times(array, factor, out):
@@ -155,21 +176,26 @@ def _times(array, factor, out):
     return torch.mul(array, factor, out=out)
 
 
-def _plus(start, array, factor, out):
-    """start + array · factor."""
+def _plus(start, array, factor, out, sign=1):
+    """start ± array · factor; start is an array of that shape, or 0-dimensional."""
     if isinstance(factor, float):
-        return torch.add(start, array, alpha=factor, out=out)
-    if start.ndim == 0:  # addcmul with two of other shapes takes each number by itself
-        return torch.mul(array, factor, out=out).add_(start)
-    return torch.addcmul(start, array, factor, out=out)
+        return torch.add(start, array, alpha=sign * factor, out=out)
+    if start.ndim:
+        return torch.addcmul(start, array, factor, value=sign, out=out)
+    return torch.mul(array, factor, out=out).add_(start)  # addcmul with two of other shapes takes each by itself
 
 
-def _add_sum(total, a, b, room):
-    """Add the sum of a·b, or that of each channel, to total."""
-    if total.ndim:
-        total += torch.mul(a, b, out=room).sum((0, 2), keepdim=True)
-    else:
-        total += torch.dot(a, b) if a.ndim == 1 else torch.dot(a.view(-1), b.view(-1))
+def _sum(a, b, of_channels, room):
+    """The sum of a·b as a number; or, where there are channels, 0.0 and the sums added to `of_channels`."""
+    if of_channels is None:
+        return torch.dot(a, b).item()
+    of_channels += torch.mul(a, b, out=room).sum((0, 2), keepdim=True)
+    return 0.0
+
+
+@functools.cache
+def _number(value, dtype):
+    return torch.tensor(value, dtype=dtype)
 
 
 def _per_channel(t):
@@ -177,13 +203,11 @@ def _per_channel(t):
 
 
 def _constants(kappa, lam):
-    """κ, −κ/ln 2, λ and −1/(λ ln 2): numbers, or tensors of which one at least has shape (1, C, 1)."""
+    """κ and λ as numbers or, where one has a number for each channel, as tensors () or (1, C, 1)."""
     least, most = RANGES[lam.dtype][2:4]
     if kappa.ndim or lam.ndim:
-        kappa, lam = _per_channel(kappa), _per_channel(lam).clamp(least, most)
-    else:
-        kappa, lam = kappa.item(), min(max(lam.item(), least), most)
-    return kappa, kappa * (-1 / math.log(2)), lam, (-1 / math.log(2)) / lam
+        return _per_channel(kappa), _per_channel(lam).clamp(least, most)
+    return kappa.item(), min(max(lam.item(), least), most)
 
 
 def _layout(z, kappa, lam):
@@ -208,7 +232,7 @@ def _blocks(count: int, dtype: torch.dtype, first, *others) -> Iterator[tuple]:
     The arrays are new in each call, since calls come from several threads.
     """
     if first.numel() <= BLOCK:
-        yield torch.empty(count, *first.shape, dtype=dtype).unbind(), first, *others
+        yield [torch.empty(first.shape, dtype=dtype) for _ in range(count)], first, *others
         return
     room = torch.empty(count, BLOCK, dtype=dtype)
     for piece, *rest in _cut(first, *others):

@@ -109,16 +109,17 @@ def by_eigenvectors(b):
     # As lengths of B's columns in the basis V singular values err by eps, as roots of the eigenvalues by cond²·eps.
     left = b @ v
     singular = torch.linalg.vector_norm(left, dim=-2)
-    u = (left / singular.unsqueeze(-2)) @ v.mT
+    u = left @ (v / singular.unsqueeze(-2)).mT
     # One Newton–Schulz step, U (3 I − UᵀU)/2, squares what is left of the orthonormality error.
-    return 1.5 * u - 0.5 * u @ (u.mT @ u), v, singular
+    gram = u.mT @ u
+    return u @ polynomial(gram, gram, 1.5, -0.5), v, singular
 
 
 def _vjp_by_eigenvectors(u, v, singular, grad):
-    row, grad = singular.unsqueeze(-2), grad.to(u.dtype)
-    k = v.mT @ (u.mT @ grad @ v)
-    x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹, in the basis V
-    return grad @ ((v / row) @ v.mT) + u @ (v @ x @ v.mT)
+    row, u, grad = singular.unsqueeze(-2), u @ v, grad.to(u.dtype) @ v  # all in the basis V, where S is diagonal
+    k = u.mT @ grad
+    x = (k - k.mT) / (row + row.mT) - k / row  # X − UᵀY S⁻¹
+    return (grad / row + u @ x) @ v.mT
 
 
 def _vjp_by_products(b, u, grad):
