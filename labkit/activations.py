@@ -8,18 +8,16 @@ exp(−e^{−κz}). With E = e^{−κz}, u = λE, s = ln(1 + u), q = E/(1 + u) =
     ∂η/∂z = κηq        ∂η/∂κ = zηq        ∂η/∂λ = η (s − v)/λ²
 
 The difference s − v cancels where s is small, that is for small λ and for large κz alike. Kept for the backward pass
-are z and, on a CPU, s unless z is of a half type: at most twice the memory of z. The arithmetic is in `_fast.adaptive`.
+are z and, on a CPU, s unless z is of a half type: at most twice the memory of z. The arithmetic is in `_fast`.
 """
 
-import functools
 import math
 
 import torch
 
 from labkit import checks
-from labkit._fast import adaptive as _adaptive
-
-FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
+from labkit._fast import activation as _fast
+from labkit._fast.activation import FLOOR
 
 
 def apa(
@@ -93,7 +91,7 @@ class _Adaptive(torch.nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         lam = self.lam.to(_working_dtype(self.lam))  # not in float16, where FLOOR is 0
-        lam = torch.relu(lam) + FLOOR if self.floor == "released" else _apply(_Floor, lam)
+        lam = torch.relu(lam) + FLOOR if self.floor == "released" else _fast.Floor.apply(lam)
         return _activate(z, self.kappa, lam, self.gated, self.lambda_gradient, check=False)
 
     def extra_repr(self):
@@ -149,13 +147,11 @@ def _activate(z, kappa, lam, gated, lambda_gradient, check=True):
     checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
     dtype = _working_dtype(z)
     given, kappa, lam = lam, _like("kappa", kappa, z, dtype), _like("lam", lam, z, dtype)
-    if check and not _traced():
+    if check and not _fast.traced():
         for value in given.detach().flatten().tolist() if isinstance(given, torch.Tensor) else [given]:
             if not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
                 raise ValueError(f"lam must be positive and finite in {dtype}, got {value!r}")
-    if _plain(z):
-        return _ByBlocks.apply(z, kappa, lam, gated, lambda_gradient == "paper")
-    return _Activation.apply(z, kappa, lam, gated, lambda_gradient == "paper", 1.0)
+    return _fast.activate(z, kappa, lam, gated, lambda_gradient == "paper")
 
 
 def _like(name, value, z, dtype):
@@ -179,112 +175,6 @@ def _like(name, value, z, dtype):
 
 def _working_dtype(tensor):
     return tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-
-
-def _traced():
-    """Whether a compiler or a transform of torch.func looks on: then no value is known, and no memory is used again."""
-    # There is no public name for the second question; torch.autograd.Function.apply asks it this way.
-    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return compiled or torch._C._are_functorch_transforms_active()
-
-
-class _Floor(torch.autograd.Function):
-    """max(λ, FLOOR) with a gradient that is one-sided below FLOOR."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(lam):
-        return lam.clamp(min=FLOOR)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (lam,) = ctx.saved_tensors
-        return grad.masked_fill((lam < FLOOR) & (grad > 0), 0)
-
-
-class _Activation(torch.autograd.Function):
-    """η^power or, where gated, z · η^power; κ and λ broadcast to z and have the dtype to work in.
-
-    power is 1, except within derivatives: those start from √η, because η can be too small for a normal number where
-    z²q²·η is not.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z, kappa, lam, gated, paper, power):
-        return _adaptive.value(z, kappa, lam, gated, power)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.gated, ctx.paper, ctx.power = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return *_slopes(grad, *ctx.saved_tensors, ctx.needs_input_grad[:3], ctx.gated, ctx.paper, ctx.power), *[
-            None
-        ] * 3
-
-
-def _slopes(grad, z, kappa, lam, needs, gated, paper, power):
-    """The gradients of z, κ and λ as torch operations, which can be differentiated again."""
-    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    # To be differentiated again √η has to come from here: autograd's derivative of it in λ would cancel.
-    root = _Activation.apply(z.to(kappa.dtype), kappa, lam, False, False, power / 2) if again else None
-    return _adaptive.gradients(grad, z, kappa, lam, needs, gated, paper, power, root)
-
-
-class _ByBlocks(torch.autograd.Function):
-    """_Activation with power 1, of a plain tensor on a CPU where nothing looks on: quicker by far.
-
-    Without a setup_context: where there is one, each call looks up the signature of forward, 25 µs.
-    """
-
-    @staticmethod
-    def forward(ctx, z, kappa, lam, gated, paper):
-        out, kept = _adaptive.value_by_blocks(z, kappa, lam, gated, any(ctx.needs_input_grad))
-        ctx.save_for_backward(z, kappa, lam, kept)
-        ctx.gated, ctx.paper = gated, paper
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        *tensors, kept = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or not _plain(grad):
-            return *_slopes(grad, *tensors, needs, ctx.gated, ctx.paper, 1.0), None, None
-        return *_adaptive.gradients_by_blocks(grad, *tensors, needs, ctx.gated, ctx.paper, kept), None, None
-
-
-def _plain(tensor):
-    """Whether numbers can be computed block by block: those of a plain tensor on a CPU, where nothing looks on."""
-    if _traced() or torch._C._functorch.is_legacy_batchedtensor(tensor):  # the second with is_grads_batched
-        return False
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and tensor.numel() > 0
-
-
-@functools.cache
-def _light(function):
-    """The autograd function with setup_context made part of its forward, in which form torch.func does not take it."""
-
-    def forward(ctx, *inputs):
-        out = function.forward(*inputs)
-        function.setup_context(ctx, inputs, out)
-        return out
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    return type(function.__name__, (torch.autograd.Function,), members)
-
-
-def _apply(function, *inputs):
-    # Where there is a setup_context, each call looks up the signature of forward: 25 µs, a lot for a small layer.
-    return (function if _traced() else _light(function)).apply(*inputs)
 
 
 def derivatives(

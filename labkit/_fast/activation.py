@@ -1,0 +1,101 @@
+"""APA and AGLU as steps of autograd. The arithmetic is in `adaptive`."""
+
+import torch
+
+from labkit._fast import adaptive
+
+FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
+
+
+def activate(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: bool, paper: bool) -> torch.Tensor:
+    """η or, where gated, z·η; κ and λ broadcast to z and have the dtype to work in."""
+    if plain(z):
+        return ByBlocks.apply(z, kappa, lam, gated, paper)
+    return Activation.apply(z, kappa, lam, gated, paper, 1.0)
+
+
+def traced():
+    """Whether a compiler or a transform of torch.func looks on: then no value is known, and no memory is used again."""
+    # There is no public name for the second question; torch.autograd.Function.apply asks it this way.
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return compiled or torch._C._are_functorch_transforms_active()
+
+
+class Floor(torch.autograd.Function):
+    """max(λ, FLOOR) with a gradient that is one-sided below FLOOR."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(lam):
+        return lam.clamp(min=FLOOR)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (lam,) = ctx.saved_tensors
+        return grad.masked_fill((lam < FLOOR) & (grad > 0), 0)
+
+
+class Activation(torch.autograd.Function):
+    """η^power or, where gated, z · η^power; κ and λ broadcast to z and have the dtype to work in.
+
+    power is 1, except within derivatives: those start from √η, because η can be too small for a normal number where
+    z²q²·η is not.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z, kappa, lam, gated, paper, power):
+        return adaptive.value(z, kappa, lam, gated, power)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.gated, ctx.paper, ctx.power = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, grad):
+        found = slopes(grad, *ctx.saved_tensors, ctx.needs_input_grad[:3], ctx.gated, ctx.paper, ctx.power)
+        return *found, None, None, None
+
+
+def slopes(grad, z, kappa, lam, needs, gated, paper, power):
+    """The gradients of z, κ and λ as torch operations, which can be differentiated again."""
+    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    # To be differentiated again √η has to come from here: autograd's derivative of it in λ would cancel.
+    root = Activation.apply(z.to(kappa.dtype), kappa, lam, False, False, power / 2) if again else None
+    return adaptive.gradients(grad, z, kappa, lam, needs, gated, paper, power, root)
+
+
+class ByBlocks(torch.autograd.Function):
+    """Activation with power 1, of a plain tensor on a CPU where nothing looks on: quicker by far.
+
+    Without a setup_context: where there is one, each call looks up the signature of forward, 25 µs.
+    """
+
+    @staticmethod
+    def forward(ctx, z, kappa, lam, gated, paper):
+        out, kept = adaptive.value_by_blocks(z, kappa, lam, gated, any(ctx.needs_input_grad))
+        ctx.save_for_backward(z, kappa, lam, kept)
+        ctx.gated, ctx.paper = gated, paper
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        *tensors, kept = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() or not plain(grad):
+            return *slopes(grad, *tensors, needs, ctx.gated, ctx.paper, 1.0), None, None
+        return *adaptive.gradients_by_blocks(grad, *tensors, needs, ctx.gated, ctx.paper, kept), None, None
+
+
+def plain(tensor):
+    """Whether numbers can be computed block by block: those of a plain tensor on a CPU, where nothing looks on."""
+    if traced() or torch._C._functorch.is_legacy_batchedtensor(tensor):  # the second with is_grads_batched
+        return False
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and tensor.numel() > 0
