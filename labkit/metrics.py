@@ -36,7 +36,11 @@ def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Means:
 
 
 def means_of(sums: Tensor, counts: Tensor) -> Means:
-    """`class_means` from the sum of each class (…, C, d) and its number of samples (…, C)."""
+    """`class_means` from the sum of each class (…, C, d) and its number of samples (…, C).
+
+    >>> means_of(torch.tensor([[1.0], [6.0]]), torch.tensor([1, 2]))[1]  # the mean of all three samples
+    tensor([2.3333])
+    """
     if bool((counts == 0).any()):
         num_classes = counts.shape[-1]
         missing = (counts == 0).reshape(-1, num_classes).any(0).nonzero().flatten().tolist()
@@ -172,7 +176,11 @@ def nc4(logits: Tensor, features: Tensor, targets: Tensor, means: Means | None =
 
 
 def nearest_mean(features: Tensor, means: Tensor) -> Tensor:
-    """The class whose mean is nearest to each sample: (…, N) from features (…, N, d) and means (…, C, d)."""
+    """The class whose mean is nearest to each sample: (…, N) from features (…, N, d) and means (…, C, d).
+
+    >>> nearest_mean(torch.tensor([[0.4], [0.6]]), torch.tensor([[0.0], [1.0]], dtype=torch.float64))
+    tensor([0, 1])
+    """
     # ‖h − m‖² up to ‖h‖², which is the same for all classes
     distance = means.square().sum(-1).unsqueeze(-2) - 2 * features.double() @ means.mT
     return distance.argmin(-1)
@@ -226,6 +234,10 @@ def from_simplex(product: Tensor) -> Tensor:
 def class_sums(features: Tensor, targets: Tensor, num_classes: int) -> Means:
     """Sum of the features of each class and their number: (…, C, d) and (…, C), from features (…, N, d), targets (…, N)
     or (N,). By index-add: O(N d), where a product with one-hot labels costs O(N C d).
+
+    >>> class_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1]), 2)
+    (tensor([[1.],
+            [6.]]), tensor([1, 2]))
     """
     *batch, n, d = features.shape
     runs = math.prod(batch)

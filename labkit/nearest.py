@@ -131,7 +131,12 @@ def _completed_polar(matrix, aim, rounding):
 
 
 def centred(columns: torch.Tensor):
-    """columns · P, (…, d, C)."""
+    """columns · P, (…, d, C).
+
+    >>> centred(torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
+    tensor([[-1.,  1.],
+            [ 0.,  0.]])
+    """
     return columns - columns.mean(-1, keepdim=True)
 
 

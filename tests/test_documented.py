@@ -11,8 +11,8 @@ MODULES = ["etf", "nearest", "heads", "activations", "ufm", "optim", "metrics", 
 
 # Pieces that modules of the core put together; what users call has an example.
 PIECES = {
-    *("check_frame", "centred", "ClassMeans", "objective", "proposition1_vjp"),
-    *("class_sums", "from_simplex", "margins_about", "means_of", "nearest_mean", "of_class", "of_spread"),
+    *("check_frame", "ClassMeans", "proposition1_vjp"),
+    *("from_simplex", "margins_about", "of_class", "of_spread"),
     *("over_processes", "pair_variance", "whitening", "within"),
     *("provenance", "sample_margins", "written_whole"),
 }
