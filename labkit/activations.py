@@ -75,6 +75,8 @@ def aglu(
 class _Adaptive(torch.nn.Module):
     """What APA and AGLU share: κ, λ, and how λ is kept positive."""
 
+    channel_dim = 1  # of modules that were saved before there was a choice
+
     def __init__(
         self,
         kappa_init: tuple[float, float] | None = None,
@@ -111,7 +113,7 @@ class _Adaptive(torch.nn.Module):
             parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(low, high, generator=generator))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        options = self.gated, self.floor, self.lambda_gradient, getattr(self, "channel_dim", 1)
+        options = self.gated, self.floor, self.lambda_gradient, self.channel_dim
         return _learnt(z, self.kappa, self.lam, *options)
 
     def extra_repr(self):

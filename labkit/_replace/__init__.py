@@ -24,7 +24,8 @@ def replace(
     by: "use" finds the uses with torch.fx. Where each is a module of its own, these are replaced, and the model itself
         is returned. Where a module is used several times (one ReLU for two places of a block in torchvision's ResNets),
         or a function such as F.relu, the forward pass has to be written anew: an fx.GraphModule is returned, with the
-        same weights under the same names. It has no methods of the model but forward, and shares its parameters.
+        same weights under the same names. It shares the model's parameters, but has no method of it but forward, and
+        no hooks of its blocks.
         "module" replaces modules as they are, without a look at the forward pass: what uses one module twice has one
         set of parameters for both, and functions stay.
     example: inputs of the model, a tensor or a tuple. With them each new activation has parameters for each channel: it

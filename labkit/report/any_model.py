@@ -65,9 +65,9 @@ def collapse(
     """Measure how far the features of a network have collapsed.
 
     model: any torch module; its forward pass takes the inputs of a batch.
-    loader: batches (inputs, labels (n,)), or mappings with "labels"; the same samples each time it is read, so without
-        shuffled augmentation. It is read twice, unless the features fit into `keep` bytes: then they are kept from the
-        first pass.
+    loader: batches (inputs, labels (n,)), where anything further is passed over, or mappings with "labels"; the same
+        samples each time it is read, so without random augmentation. It is read twice, unless the features fit into
+        `keep` bytes: then they are kept from the first pass.
     layers: names of `model.named_modules()` whose outputs are measured too. pool makes one vector of each sample's
         output: maps (n, d, h, w) are averaged over places and tokens (n, t, d) over tokens, see `capture.pooled`.
     classifier: the module with a weight (C, d), and a bias or none, or its name; else the last nn.Linear that runs.
@@ -82,8 +82,8 @@ def collapse(
 
     The model is in evaluation mode meanwhile, without gradients, and afterwards as it was. Sums are in float64 whatever
     the features are. In several processes each reads a share, and all get the measures of all samples; a sampler that
-    repeats samples to fill up makes them count twice. numerical_rank takes C×d×d numbers, and is left out, with a
-    warning, where these are more than `keep` bytes.
+    repeats samples to fill up makes them count twice. numerical_rank takes C×d×d numbers for each layer, and is left
+    out, with a warning, where these are more than a layer's share of `keep` bytes.
 
     Raises ValueError where no classifier is found, unless layers are named and num_classes is given, for a layer that
     is not there or runs more than once, for a class without a sample, and where the second pass brings other samples;
@@ -100,7 +100,8 @@ def collapse(
         first, second = _twice(lambda: watch.read(loader), keep)
         sums, total = _first_pass(first, watch, num_classes)
         classes = len(total)
-        found = {name: Layer(name, sums[name], total, watch, centre, keep, ood_loader is not None) for name in sums}
+        share = keep // len(sums)
+        found = {name: Layer(name, sums[name], total, watch, centre, share, ood_loader is not None) for name in sums}
         for batch in second():
             for name, layer in found.items():
                 layer.add(batch.features[name], batch.labels, batch.guess)

@@ -99,13 +99,17 @@ class Watch:
                         f"layer {name!r} ran more than once in a forward pass, so that its output is not one thing; "
                         "name a layer that runs once"
                     )
-                outputs[name] = output[0] if isinstance(output, (tuple, list)) else output
+                output = _tensor(output[0] if isinstance(output, (tuple, list)) else output, name)
+                found = self.pool(output)  # at once: what comes next may change it in place
+                shared = found.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
+                outputs[name] = found.clone() if shared else found
 
             return hook
 
         def before(module, args):
             linear.pop(module, None)  # so that the last to run comes last
-            linear[module] = [args[0] if args else None, None]
+            found = args[0] if args else None
+            linear[module] = [found, None, getattr(found, "_version", None)]
 
         def after(module, args, output):
             linear[module][1] = output
@@ -131,11 +135,12 @@ class Watch:
         missing = [name for name in self.layers if name not in outputs]
         if missing:
             raise ValueError(f"layers that did not run in the forward pass: {', '.join(map(repr, missing))}")
-        features = {name: self.pool(_tensor(output, name)) for name, output in outputs.items()}
-        features = {name: features[name] for name in self.layers}  # in the order that was asked for
+        features = {name: outputs[name] for name in self.layers}  # in the order that was asked for
         guess = None
         if self.module in linear:
-            found, logits = linear[self.module]
+            found, logits, version = linear[self.module]
+            if getattr(found, "_version", None) != version:
+                raise ValueError(f"what went into {self.name!r} was changed in place afterwards, and is lost")
             features[self.before] = self._seen(_tensor(found, self.before))
             guess = logits.argmax(-1)
         n = None if labels is None else len(labels)

@@ -48,7 +48,7 @@ class Layer:
         else:
             warnings.warn(
                 f"numerical_rank of {name!r} would take {classes}×{d}×{d} numbers, "
-                f"more than keep={keep} bytes: left out",
+                f"more than its share of keep, {keep} bytes: left out",
                 stacklevel=4,
             )
         self.pooled = zeros(d, d) if covariance and self.scatter is None else None

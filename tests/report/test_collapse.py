@@ -88,6 +88,29 @@ def test_layers_by_name():
         found["nc9"]
 
 
+class ChangesInPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, C)
+
+    def forward(self, x):
+        h = x + 1
+        out = self.fc(h)
+        h.relu_()
+        return out
+
+
+def test_what_comes_next_may_work_in_place():
+    x, y = samples()
+    model = nn.Sequential(nn.Linear(8, D), nn.ReLU(inplace=True), nn.Linear(D, C)).double()
+    found = labkit.collapse(model, loader(x, y), ["0"]).wide()
+    with torch.no_grad():
+        assert found.loc["nc1", "0"] == pytest.approx(metrics.nc1(model[0](x), y).item(), rel=1e-9)
+        assert found.loc["nc1", "before 2"] == pytest.approx(metrics.nc1(model[0](x).relu(), y).item(), rel=1e-9)
+    with pytest.raises(ValueError, match="'fc' was changed in place"):
+        labkit.collapse(ChangesInPlace().double(), loader(x, y))
+
+
 def test_uniformity_where_classes_outnumber_dimensions():
     x, y = samples()
     torch.manual_seed(0)
