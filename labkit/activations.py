@@ -9,19 +9,29 @@ exp(−e^{−κz}). With E = e^{−κz}, u = λE, s = ln(1 + u), q = E/(1 + u) =
 
 The difference s − v cancels where s is small, that is for small λ and for large κz alike. Kept for the backward pass
 are z and, on a CPU, s unless z is of a half type: at most twice the memory of z. The arithmetic is in `_fast`.
+
+torch.jit.trace and torch.export take the plain formula: its values are the same, but what autograd makes of it loses
+digits of ∂η/∂λ for small λ. `replace` puts other activations into any network.
 """
 
 import math
 
 import torch
+import torch.fx
 
 from labkit import checks
 from labkit._fast import activation as _fast
 from labkit._fast.activation import FLOOR
+from labkit._replace import no_weight_decay, parameter_groups, replace  # noqa: F401
 
 
 def apa(
-    z: torch.Tensor, kappa: torch.Tensor | float, lam: torch.Tensor | float, *, lambda_gradient: str = "exact"
+    z: torch.Tensor,
+    kappa: torch.Tensor | float,
+    lam: torch.Tensor | float,
+    *,
+    lambda_gradient: str = "exact",
+    channel_dim: int = 1,
 ) -> torch.Tensor:
     """η(z; κ, λ) = (λ e^{−κz} + 1)^{−1/λ} for each number in z; shape and dtype of z.
 
@@ -29,6 +39,7 @@ def apa(
     kappa, lam: number, tensor of shape (), or of shape (C,), one for each channel, where z has shape (N, C, …); λ > 0.
     lambda_gradient: "exact", or "paper" for −(1/λ)·η/(λ + e^{κz}), study only: the supplement differentiates the base
         and forgets that the exponent depends on λ too. Its sign is opposite to that of the derivative.
+    channel_dim: 1, or -1 where z has shape (N, …, C).
 
     Half types are computed in float32. Differentiable any number of times (under torch.compile once, as all is there).
     Raises TypeError for z that is not floating point, ValueError for λ that is not positive and finite and for a number
@@ -38,11 +49,16 @@ def apa(
     >>> apa(torch.tensor([-2.0, 0.0, 2.0]), kappa=1.0, lam=1.0)  # the sigmoid
     tensor([0.1192, 0.5000, 0.8808])
     """
-    return _activate(z, kappa, lam, False, lambda_gradient)
+    return _activate(z, kappa, lam, False, lambda_gradient, channel_dim=channel_dim)
 
 
 def aglu(
-    z: torch.Tensor, kappa: torch.Tensor | float, lam: torch.Tensor | float, *, lambda_gradient: str = "exact"
+    z: torch.Tensor,
+    kappa: torch.Tensor | float,
+    lam: torch.Tensor | float,
+    *,
+    lambda_gradient: str = "exact",
+    channel_dim: int = 1,
 ) -> torch.Tensor:
     """z · η(z; κ, λ), with the arguments, result and errors of `apa`.
 
@@ -51,11 +67,13 @@ def aglu(
     >>> aglu(torch.tensor([-2.0, 0.0, 2.0]), kappa=1.0, lam=1.0)  # SiLU
     tensor([-0.2384,  0.0000,  1.7616])
     """
-    return _activate(z, kappa, lam, True, lambda_gradient)
+    return _activate(z, kappa, lam, True, lambda_gradient, channel_dim=channel_dim)
 
 
 class _Adaptive(torch.nn.Module):
     """What APA and AGLU share: κ, λ, and how λ is kept positive."""
+
+    channel_dim = 1  # of modules that were saved before there was a choice
 
     def __init__(
         self,
@@ -67,8 +85,10 @@ class _Adaptive(torch.nn.Module):
         floor: str = "one-sided",
         generator: torch.Generator | None = None,
         inplace: bool = False,
+        channel_dim: int = 1,
     ):
         super().__init__()
+        checks.one_of("channel_dim", channel_dim, (1, -1))
         checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
         checks.one_of("floor", floor, ("one-sided", "released"))
         if num_channels is not None and not (type(num_channels) is int and num_channels > 0):
@@ -78,6 +98,7 @@ class _Adaptive(torch.nn.Module):
         if self.lambda_init[0] < 0 or self.lambda_init[1] == 0:
             raise ValueError(f"lambda_init must be a range (low, high) with low ≥ 0 and high > 0, got {lambda_init!r}")
         self.num_channels, self.lambda_gradient, self.floor = num_channels, lambda_gradient, floor
+        self.channel_dim = channel_dim
         shape = () if num_channels is None else (num_channels,)
         self.kappa = torch.nn.Parameter(torch.empty(shape))
         self.lam = torch.nn.Parameter(torch.empty(shape))
@@ -90,12 +111,11 @@ class _Adaptive(torch.nn.Module):
             parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(low, high, generator=generator))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        lam = self.lam.to(_working_dtype(self.lam))  # not in float16, where FLOOR is 0
-        lam = torch.relu(lam) + FLOOR if self.floor == "released" else _fast.Floor.apply(lam)
-        return _activate(z, self.kappa, lam, self.gated, self.lambda_gradient, check=False)
+        options = self.gated, self.floor, self.lambda_gradient, self.channel_dim
+        return _learnt(z, self.kappa, self.lam, *options)
 
     def extra_repr(self):
-        names = "kappa_init", "lambda_init", "num_channels", "lambda_gradient", "floor"
+        names = "kappa_init", "lambda_init", "num_channels", "lambda_gradient", "floor", "channel_dim"
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
@@ -105,6 +125,7 @@ class APA(_Adaptive):
     kappa_init, lambda_init: ranges (low, high) of the uniform distributions they are drawn from (defaults: (0, 1) and
         (0, 1); supplement, Table 2), by the global generator or by `generator`; low = high sets a value.
     num_channels: C of z (N, C, …), or None for one pair for all, which does better in the supplement's Table 7.
+    channel_dim: 1, or -1 for z (N, …, C).
     lambda_gradient: "exact" or "paper", as for `apa`.
     floor: how λ stays positive. "one-sided": λ is max(lam, FLOOR). Where lam is below FLOOR its gradient passes if a
         descent step raises lam, and is 0 if it lowers it further: lam can come back, and does not drift away.
@@ -132,6 +153,13 @@ class AGLU(_Adaptive):
     gated, kappa_range = True, (1.0, 1.3)
 
 
+@torch.fx.wrap  # a step of its own in a graph, into which no value of a parameter is written
+def _learnt(z, kappa, lam, gated, floor, lambda_gradient, channel_dim):
+    lam = lam.to(_working_dtype(lam))  # not in float16, where FLOOR is 0
+    lam = torch.relu(lam) + FLOOR if floor == "released" else _fast.floor(lam)
+    return _activate(z, kappa, lam, gated, lambda_gradient, check=False, channel_dim=channel_dim)
+
+
 def _range(name, values):
     try:
         low, high = map(float, values)
@@ -142,8 +170,11 @@ def _range(name, values):
     return low, high
 
 
-def _activate(z, kappa, lam, gated, lambda_gradient, check=True):
+def _activate(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1):
     checks.floating("z", z)
+    checks.one_of("channel_dim", channel_dim, (1, -1))
+    if channel_dim == -1 and z.ndim > 2:
+        return _activate(z.movedim(-1, 1), kappa, lam, gated, lambda_gradient, check).movedim(1, -1)
     checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
     dtype = _working_dtype(z)
     given, kappa, lam = lam, _like("kappa", kappa, z, dtype), _like("lam", lam, z, dtype)
@@ -168,7 +199,7 @@ def _like(name, value, z, dtype):
             f"{name} must be a number, or a tensor of shape () or, for z of shape (N, C, …), (C,); "
             f"got {name} of shape {tuple(value.shape)}, z of shape {tuple(z.shape)}"
         )
-    if len(value) != z.shape[1]:
+    if not torch.jit.is_tracing() and len(value) != z.shape[1]:
         raise ValueError(f"{name} has {len(value)} channels, but z of shape {tuple(z.shape)} has {z.shape[1]}")
     return value.reshape(1, -1, *[1] * (z.ndim - 2))
 

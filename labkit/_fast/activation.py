@@ -9,9 +9,16 @@ FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradien
 
 def activate(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: bool, paper: bool) -> torch.Tensor:
     """η or, where gated, z·η; κ and λ broadcast to z and have the dtype to work in."""
+    if torch.jit.is_tracing():  # which could not save an autograd.Function; its derivatives are those of the formula
+        return Activation.forward(z, kappa, lam, gated, paper, 1.0)
     if plain(z):
         return ByBlocks.apply(z, kappa, lam, gated, paper)
     return Activation.apply(z, kappa, lam, gated, paper, 1.0)
+
+
+def floor(lam: torch.Tensor) -> torch.Tensor:
+    """max(λ, FLOOR), with a gradient that is one-sided below FLOOR."""
+    return Floor.forward(lam) if torch.jit.is_tracing() else Floor.apply(lam)
 
 
 def traced():

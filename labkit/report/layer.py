@@ -1,0 +1,136 @@
+"""The second pass over the features of one layer, whose class means are known."""
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from labkit import metrics
+from labkit.report import measures
+
+CHUNK = 1 << 22  # numbers of features that are looked at together in float64
+
+
+def wide(features: Tensor) -> Tensor:
+    """The features in float64; on the CPU where the device has none (mps)."""
+    return (features.cpu() if features.device.type == "mps" else features).double()
+
+
+def several() -> bool:
+    """Whether this is one of several processes."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+class Layer:
+    """Sums over batches, from which `finished` makes the measures of a layer."""
+
+    def __init__(self, name, sums, counts, watch, centre, keep, covariance):
+        self.name, self.counts, self.watch = name, counts.to(sums.device), watch
+        self.means, self.of_samples = metrics.means_of(sums, self.counts)
+        self.mu = measures.global_mean(self.means, self.of_samples, centre)
+        self.whiten = metrics.whitening(self.means, self.mu)
+        self.classified = watch.weight is not None and name == watch.before
+        self.weight = wide(watch.weight).to(sums.device) if self.classified else None
+        if self.classified and self.weight.shape[-1] != sums.shape[-1]:
+            raise ValueError(
+                f"{watch.name!r} has a weight of shape {tuple(self.weight.shape)}, "
+                f"but its features have {sums.shape[-1]} numbers"
+            )
+        (classes, d), on = sums.shape, sums.device
+        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=on)
+        self.inside, self.squares, self.shares, self.drift = zeros(()), zeros(classes), zeros(4), zeros(d)
+        self.least, self.margins, self.size, self.eps = zeros(()) + math.inf, [], zeros(()), 1e-5
+        self.scatter = None
+        if 8 * classes * d * d <= keep:
+            self.scatter = zeros(classes, d, d)
+        else:
+            warnings.warn(
+                f"numerical_rank of {name!r} would take {classes}×{d}×{d} numbers, "
+                f"more than its share of keep, {keep} bytes: left out",
+                stacklevel=4,
+            )
+        self.pooled = zeros(d, d) if covariance and self.scatter is None else None
+
+    def add(self, features, labels, guess):
+        if features.dtype in (torch.float16, torch.bfloat16):
+            self.eps = 1e-3
+        rows = max(1, CHUNK // features.shape[-1])
+        parts = labels.split(rows), [None] * len(labels) if guess is None else guess.split(rows)
+        for h, y, g in zip(features.split(rows), *parts):
+            h = wide(h)
+            self._add(h, y.to(h.device), None if g is None else g.to(h.device))
+
+    def _add(self, h, y, guess):
+        classes = len(self.counts)
+        y = y.long()
+        nearest = metrics.nearest_mean(h, self.means)
+        r = h - self.means[y]
+        self.drift += r.sum(0)
+        self.size += h.square().sum()
+        self.inside += (r @ self.whiten).square().sum()
+        squares = r.square().sum(-1, keepdim=True)
+        self.squares += metrics.class_sums(squares, y, classes)[0].squeeze(-1)
+        self.shares[0] += len(y)
+        self.shares[1] += (nearest == y).sum()
+        if guess is not None:
+            self.shares[2] += (guess == y).sum()
+            self.shares[3] += (guess != nearest).sum()
+        if self.weight is not None:
+            margins = metrics.margins_about(self.mu, self.weight, h, y)
+            self.least = torch.minimum(self.least, margins.amin())
+            self.margins.append(margins)
+        if self.scatter is not None:
+            order = y.argsort()
+            for c, part in enumerate(r[order].split(torch.bincount(y, minlength=classes).tolist())):
+                add_products(self.scatter[c], part)
+        elif self.pooled is not None:
+            add_products(self.pooled, r)
+
+    def finished(self):
+        """{measure: value}, of all processes."""
+        margin = sum((m.sum() for m in self.margins), torch.zeros_like(self.inside)).clone()
+        sums = [self.inside, self.squares, self.shares, self.drift, self.size, margin]
+        metrics.over_processes(*sums, *(m for m in (self.scatter, self.pooled) if m is not None))
+        if self.weight is not None and several():
+            torch.distributed.all_reduce(self.least, torch.distributed.ReduceOp.MIN)
+        samples, right, correct, elsewhere = self.shares.tolist()
+        expected = self.counts.sum().item()
+        # Residuals about the class means add up to zero, unless the means are those of other samples.
+        rounding = self.eps * samples * (self.size / samples).sqrt()
+        if samples != expected or torch.linalg.vector_norm(self.drift) > rounding:
+            raise ValueError(
+                f"the loader gave {samples:g} samples in its second pass after {expected:g}, or others than in its "
+                "first: it must give the same each time, without random augmentation; or raise keep="
+            )
+        values = {"nearest_mean_accuracy": right / samples}
+        if self.watch.module is not None:
+            values["nc4"] = elsewhere / samples
+        values |= measures.of_spread(self.inside, self.squares, self.counts, self.means, self.mu, self.whiten)
+        if self.scatter is not None:
+            values["numerical_rank"] = measures.numerical_rank(self.scatter, self.means, self.counts)
+        values |= measures.of_means(self.means, self.mu, self.weight, self.watch.bias if self.classified else None)
+        if self.weight is not None:
+            values |= {"cosine_margin": margin / samples, "smallest_margin": self.least, "accuracy": correct / samples}
+        return values
+
+    def has(self, score):
+        """Whether an out-of-distribution score can be taken: NECO needs dimensions to leave out, NCI weights."""
+        return len(self.means) - 1 < self.means.shape[-1] if score == "neco" else self.weight is not None
+
+    def covariance(self):
+        """Of all features, (d, d), about the mean of all samples."""
+        lower = self.pooled if self.scatter is None else self.scatter.sum(0)
+        inside = lower.tril() + lower.tril(-1).mT
+        centred = self.means - self.of_samples
+        return (inside + (centred * self.counts.unsqueeze(-1)).mT @ centred) / self.counts.sum()
+
+
+def add_products(total, r, width=128):
+    """Add rᵀr to total (d, d), of which only the lower triangle will be used: two thirds of the work."""
+    if not len(r):
+        return
+    rows = r.mT.contiguous()
+    for start in range(0, len(rows), width):
+        total[start : start + width, : start + width] += rows[start : start + width] @ rows[: start + width].mT
