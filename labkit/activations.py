@@ -8,10 +8,9 @@ exp(−e^{−κz}). With E = e^{−κz}, u = λE, s = ln(1 + u), q = E/(1 + u) =
     ∂η/∂z = κηq        ∂η/∂κ = zηq        ∂η/∂λ = η (s − v)/λ²
 
 The difference s − v cancels where s is small, that is for small λ and for large κz alike. Kept for the backward pass
-are z and, on a CPU, s unless z is of a half type: at most twice the memory of z. The arithmetic is in `_fast`.
-
-torch.jit.trace and torch.export take the plain formula: its values are the same, but what autograd makes of it loses
-digits of ∂η/∂λ for small λ. `replace` puts other activations into any network.
+are z and, on a CPU, s unless z is of a half type: at most twice the memory of z. The arithmetic is in `_fast`, but for
+torch.jit.trace and torch.export, which take the plain formula: its values are the same, but what autograd makes of it
+loses digits of ∂η/∂λ for small λ. `replace` puts other activations into any network.
 """
 
 import math
@@ -49,7 +48,7 @@ def apa(
     >>> apa(torch.tensor([-2.0, 0.0, 2.0]), kappa=1.0, lam=1.0)  # the sigmoid
     tensor([0.1192, 0.5000, 0.8808])
     """
-    return _activate(z, kappa, lam, False, lambda_gradient, channel_dim=channel_dim)
+    return _fast.checked(z, kappa, lam, False, lambda_gradient, channel_dim=channel_dim)
 
 
 def aglu(
@@ -67,7 +66,7 @@ def aglu(
     >>> aglu(torch.tensor([-2.0, 0.0, 2.0]), kappa=1.0, lam=1.0)  # SiLU
     tensor([-0.2384,  0.0000,  1.7616])
     """
-    return _activate(z, kappa, lam, True, lambda_gradient, channel_dim=channel_dim)
+    return _fast.checked(z, kappa, lam, True, lambda_gradient, channel_dim=channel_dim)
 
 
 class _Adaptive(torch.nn.Module):
@@ -97,8 +96,8 @@ class _Adaptive(torch.nn.Module):
         self.lambda_init = _range("lambda_init", lambda_init)
         if self.lambda_init[0] < 0 or self.lambda_init[1] == 0:
             raise ValueError(f"lambda_init must be a range (low, high) with low ≥ 0 and high > 0, got {lambda_init!r}")
-        self.num_channels, self.lambda_gradient, self.floor = num_channels, lambda_gradient, floor
-        self.channel_dim = channel_dim
+        self.num_channels, self.channel_dim = num_channels, channel_dim
+        self.lambda_gradient, self.floor = lambda_gradient, floor
         shape = () if num_channels is None else (num_channels,)
         self.kappa = torch.nn.Parameter(torch.empty(shape))
         self.lam = torch.nn.Parameter(torch.empty(shape))
@@ -111,8 +110,7 @@ class _Adaptive(torch.nn.Module):
             parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(low, high, generator=generator))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        options = self.gated, self.floor, self.lambda_gradient, self.channel_dim
-        return _learnt(z, self.kappa, self.lam, *options)
+        return _learnt(z, self.kappa, self.lam, self.gated, self.floor, self.lambda_gradient, self.channel_dim)
 
     def extra_repr(self):
         names = "kappa_init", "lambda_init", "num_channels", "lambda_gradient", "floor", "channel_dim"
@@ -155,9 +153,9 @@ class AGLU(_Adaptive):
 
 @torch.fx.wrap  # a step of its own in a graph, into which no value of a parameter is written
 def _learnt(z, kappa, lam, gated, floor, lambda_gradient, channel_dim):
-    lam = lam.to(_working_dtype(lam))  # not in float16, where FLOOR is 0
+    lam = lam.to(_fast.working_dtype(lam))  # not in float16, where FLOOR is 0
     lam = torch.relu(lam) + FLOOR if floor == "released" else _fast.floor(lam)
-    return _activate(z, kappa, lam, gated, lambda_gradient, check=False, channel_dim=channel_dim)
+    return _fast.checked(z, kappa, lam, gated, lambda_gradient, check=False, channel_dim=channel_dim)
 
 
 def _range(name, values):
@@ -168,44 +166,6 @@ def _range(name, values):
     if not -math.inf < low <= high < math.inf:
         raise ValueError(f"{name} must be a range (low, high) with low ≤ high, both finite, got {values!r}")
     return low, high
-
-
-def _activate(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1):
-    checks.floating("z", z)
-    checks.one_of("channel_dim", channel_dim, (1, -1))
-    if channel_dim == -1 and z.ndim > 2:
-        return _activate(z.movedim(-1, 1), kappa, lam, gated, lambda_gradient, check).movedim(1, -1)
-    checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
-    dtype = _working_dtype(z)
-    given, kappa, lam = lam, _like("kappa", kappa, z, dtype), _like("lam", lam, z, dtype)
-    if check and not _fast.traced():
-        for value in given.detach().flatten().tolist() if isinstance(given, torch.Tensor) else [given]:
-            if not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
-                raise ValueError(f"lam must be positive and finite in {dtype}, got {value!r}")
-    return _fast.activate(z, kappa, lam, gated, lambda_gradient == "paper")
-
-
-def _like(name, value, z, dtype):
-    """κ or λ as a tensor that broadcasts to z: shape () or (1, C, 1, …)."""
-    if not isinstance(value, torch.Tensor):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-        return torch.full((), value, dtype=dtype, device=z.device)
-    value = value.to(z.device, dtype)
-    if value.ndim == 0:
-        return value
-    if value.ndim > 1 or z.ndim < 2:
-        raise ValueError(
-            f"{name} must be a number, or a tensor of shape () or, for z of shape (N, C, …), (C,); "
-            f"got {name} of shape {tuple(value.shape)}, z of shape {tuple(z.shape)}"
-        )
-    if not torch.jit.is_tracing() and len(value) != z.shape[1]:
-        raise ValueError(f"{name} has {len(value)} channels, but z of shape {tuple(z.shape)} has {z.shape[1]}")
-    return value.reshape(1, -1, *[1] * (z.ndim - 2))
-
-
-def _working_dtype(tensor):
-    return tensor.dtype if tensor.dtype == torch.float64 else torch.float32
 
 
 def derivatives(

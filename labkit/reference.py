@@ -11,8 +11,7 @@ from labkit import checks
 
 
 def objective(means: torch.Tensor, prox: torch.Tensor | None, delta: float, frame: torch.Tensor):
-    """Value of Eq. 7 (Markou et al. 2024): ‖H̃ − U M̃‖²_F + (δ/2)‖U − U_prox‖²_F, shape (…); all arguments (…, d,
-    C).
+    """Value of Eq. 7 (Markou et al. 2024): ‖H̃ − U M̃‖²_F + (δ/2)‖U − U_prox‖²_F, shape (…), for (…, d, C) all.
 
     >>> eye = torch.eye(3)
     >>> objective((eye - 1 / 3) / 2**0.5, eye, 1.0, eye).item()  # a simplex ETF as class means, with its own frame

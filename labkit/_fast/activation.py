@@ -2,6 +2,7 @@
 
 import torch
 
+from labkit import checks
 from labkit._fast import adaptive
 
 FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradients are tested down to here
@@ -14,6 +15,45 @@ def activate(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: boo
     if plain(z):
         return ByBlocks.apply(z, kappa, lam, gated, paper)
     return Activation.apply(z, kappa, lam, gated, paper, 1.0)
+
+
+def checked(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1):
+    """`activate` with arguments as the public functions take them; check: whether to look at the values of λ."""
+    checks.floating("z", z)
+    checks.one_of("channel_dim", channel_dim, (1, -1))
+    if channel_dim == -1 and z.ndim > 2:
+        return checked(z.movedim(-1, 1), kappa, lam, gated, lambda_gradient, check).movedim(1, -1)
+    checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
+    dtype = working_dtype(z)
+    given, kappa, lam = lam, like("kappa", kappa, z, dtype), like("lam", lam, z, dtype)
+    if check and not traced():
+        for value in given.detach().flatten().tolist() if isinstance(given, torch.Tensor) else [given]:
+            if not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
+                raise ValueError(f"lam must be positive and finite in {dtype}, got {value!r}")
+    return activate(z, kappa, lam, gated, lambda_gradient == "paper")
+
+
+def like(name, value, z, dtype):
+    """κ or λ as a tensor that broadcasts to z: shape () or (1, C, 1, …)."""
+    if not isinstance(value, torch.Tensor):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+        return torch.full((), value, dtype=dtype, device=z.device)
+    value = value.to(z.device, dtype)
+    if value.ndim == 0:
+        return value
+    if value.ndim > 1 or z.ndim < 2:
+        raise ValueError(
+            f"{name} must be a number, or a tensor of shape () or, for z of shape (N, C, …), (C,); "
+            f"got {name} of shape {tuple(value.shape)}, z of shape {tuple(z.shape)}"
+        )
+    if not torch.jit.is_tracing() and len(value) != z.shape[1]:
+        raise ValueError(f"{name} has {len(value)} channels, but z of shape {tuple(z.shape)} has {z.shape[1]}")
+    return value.reshape(1, -1, *[1] * (z.ndim - 2))
+
+
+def working_dtype(tensor):
+    return tensor.dtype if tensor.dtype == torch.float64 else torch.float32
 
 
 def floor(lam: torch.Tensor) -> torch.Tensor:
