@@ -13,7 +13,7 @@ from lab import Explorer
 from notebooks import PLOTLY, figures, to_html
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATHS = sorted((ROOT / "notebooks").glob("0[0347]-*.ipynb"))
+PATHS = sorted((ROOT / "notebooks").glob("0[03457]-*.ipynb"))
 
 
 PLAYED = []  # names of notebooks whose figures were moved
