@@ -2,7 +2,7 @@
 # Another Python:  make run PYTHON=python3.12      More options for a tool:  make test ARGS='-k etf'
 
 PYTHON   ?= python3
-NOTEBOOK  = 05-ufm-10
+NOTEBOOK  = 04-ufm-10
 PRESET    = paper
 WORKERS   = 2
 ARGS      =

@@ -1,6 +1,6 @@
 """Run the notebooks, and save them as readers meet them.
 
-    python tools/notebooks.py run 05-ufm-10 --preset paper     build/05-ufm-10.ipynb and .html (`make run`)
+    python tools/notebooks.py run 04-ufm-10 --preset paper     build/04-ufm-10.ipynb and .html (`make run`)
     python tools/notebooks.py save [NAME ...]                  notebooks/NAME.ipynb in place (`make notebooks`)
     python tools/notebooks.py setup [NAME ...]                 put the cell that installs labkit first; runs nothing
 
@@ -153,7 +153,7 @@ def tidy(nb):
         if cell.cell_type != "code":
             continue
         bars = [out for out in cell.outputs if out.get("name") == "stderr"]
-        if bars and "NBVAL_CHECK_OUTPUT" in cell.source:
+        if bars and "nbval-check-output" in cell.metadata.get("tags", []):
             raise NotebookError(f"\nA checked cell must not write to stderr:\n{cell.source}\n{bars[0].text}")
         cell.outputs = [out for out in cell.outputs if out not in bars]
         for out in cell.outputs:
@@ -266,7 +266,7 @@ def setup(paths):
 
 
 def notebook(name):
-    """The path of a notebook given as 05-ufm-10 or by its path."""
+    """The path of a notebook given as 04-ufm-10 or by its path."""
     path = Path(name) if name.endswith(".ipynb") else ROOT / "notebooks" / f"{name}.ipynb"
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no notebook {os.path.relpath(path)}")

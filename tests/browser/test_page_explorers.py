@@ -137,8 +137,8 @@ def test_start_here(run):
 
 @pytest.fixture
 def training(run):
-    """The explorer of notebook 05."""
-    return run("05-ufm-10").explorer("temperature τ")
+    """The explorer of notebook 04."""
+    return run("04-ufm-10").explorer("temperature τ")
 
 
 def losses(figure):

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labkit.plots.ddn import alphas, relative_difference, study_panels
+from labkit.plots import player
+from labkit.plots.ddn import LIT, alphas, relative_difference, study_panels, two_paths
 from labkit.plots.ufm import ufm_panels
 from labkit.studies.ddn import WITH, WITHOUT, train_both
 from labkit.ufm import UFM
@@ -63,3 +64,13 @@ def test_figure_15_has_both_trainings():
     shown = {t.name: t for t in figure.data if t.showlegend}
     assert set(shown) == {"implicit, with DDN gradient", "implicit, without DDN gradient"}
     assert len({(t.line.color, t.line.dash) for t in shown.values()}) == 2
+
+
+def test_one_path_lights_up_at_a_time():
+    strong = lambda lit: {t.line.color for t in two_paths(lit).data if t.mode == "lines+markers" and t.line.width > 1}
+    assert [len(strong(lit)) for lit in LIT] == [1, 1, 1, 2]
+    assert strong("both") == strong("direct") | strong("indirect") and not strong("direct") & strong("indirect")
+    moving = player.play([two_paths(lit) for lit in LIT], list(LIT), "path")
+    assert [frame.name for frame in moving.frames] == list(LIT)
+    with pytest.raises(ValueError, match="one of forward, direct, indirect, both, got 'top'"):
+        two_paths("top")

@@ -108,7 +108,7 @@ def _frames_and_gradients(g):
 EXERCISES = (
     Exercise(
         name="frame-moves",
-        notebook="04",
+        notebook="05",
         stub=(
             "def frame_moves(means, prox, delta, U, direction):\n"
             "    return None  # your code: dU, when the means move along this direction"
@@ -128,7 +128,7 @@ EXERCISES = (
     ),
     Exercise(
         name="gradient",
-        notebook="04",
+        notebook="05",
         stub=(
             "def gradient(means, prox, delta, U, Y):\n"
             "    return None  # your code: the gradient of (Y * U).sum() in the means"
@@ -148,7 +148,7 @@ EXERCISES = (
     ),
     Exercise(
         name="without-torque",
-        notebook="04",
+        notebook="05",
         stub="def without_torque(g, z):\n    return None  # your code: g and z are (N, d)",
         solution=without_torque,
         inputs=_moving,
@@ -180,7 +180,7 @@ EXERCISES = (
     ),
     Exercise(
         name="tangent-share",
-        notebook="04",
+        notebook="05",
         stub="def tangent_share(U, Y):\n    return None  # your code: a number between 0 and 1",
         solution=tangent_share,
         inputs=_frames_and_gradients,

@@ -28,7 +28,7 @@ def _gates(g):
 
 def _failing(run):
     if not hasattr(run, "parameters") or not hasattr(run, "curves"):
-        return "asked for is the run that study.train_classifier returns"
+        return "asked for is the run that networks.train_classifier returns"
     start = run.parameters
     if "kappa" not in start or start["kappa"].isna().all():
         return 'this network has no κ: is the activation "aglu"?'
@@ -159,7 +159,7 @@ EXERCISES = (
     Exercise(
         name="failing-start",
         notebook="08",
-        stub="my_run = None  # your run here, from study.train_classifier",
+        stub="my_run = None  # your run here, from networks.train_classifier",
         judge=_failing,
     ),
     Exercise(

@@ -1,4 +1,4 @@
-"""Runs of UFMs, fresh and stored (05, 06), and a thousand classes and more (11)."""
+"""Runs of UFMs, fresh and stored (04, 06), and a thousand classes and more (11)."""
 
 import math
 
@@ -139,7 +139,7 @@ def _wide(answer):
 
 
 EXERCISES = (
-    Exercise(name="fair-direction", notebook="05", stub="my_history = None  # your History here", judge=_haar),
+    Exercise(name="fair-direction", notebook="04", stub="my_history = None  # your History here", judge=_haar),
     Exercise(
         name="probability-1000",
         notebook="06",

@@ -133,7 +133,7 @@ def _runs(g):
 EXERCISES = (
     Exercise(
         name="bound",
-        notebook="05",
+        notebook="04",
         stub="def my_bound(num_classes, temperature):\n    return None  # your code here",
         solution=bound,
         inputs=lambda g: [(2, 1.0), (3, 2.0), (10, 5.0), (100, 5.0), (1000, 3.0), (5, 0.3)],
@@ -156,7 +156,7 @@ EXERCISES = (
     ),
     Exercise(
         name="thousand-classes",
-        notebook="05",
+        notebook="04",
         stub="my_tau = None  # your number here",
         solution=0.999 * (math.log(999 / 9) + 50 / 9),
         tolerance=6e-4,  # 10.25 is near enough
@@ -176,7 +176,7 @@ EXERCISES = (
     ),
     Exercise(
         name="implicit-head",
-        notebook="05",
+        notebook="04",
         stub=(
             "def implicit_head(z, targets, prox, tau, delta):\n"
             "    return None  # your code: logits (N, C), from features (N, d) and the last frame (d, C)"
@@ -223,7 +223,7 @@ EXERCISES = (
     ),
     Exercise(
         name="training-loop",
-        notebook="05",
+        notebook="04",
         stub=(
             "def train(head, features, targets, optimizer, steps):\n"
             "    return None  # your code: the list of losses, each before its step"
