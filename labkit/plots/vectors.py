@@ -180,7 +180,7 @@ def nearest_panels(groups: Mapping, margins: np.ndarray, bound: float, title: st
     """
     colours, up = [class_colour(c) for c in range(len(margins))], [min(-0.1, 1.1 * margins.min()), 1.1 * bound]
     bars = dict(type="bar", x=np.arange(len(margins)), y=short(margins), marker=dict(color=colours), showlegend=False)
-    axes = dict(title="class", dtick=1), dict(title="to the nearest ETF", range=up)
+    axes = dict(title="class", dtick=1), dict(title="to the solution's vectors", range=up)
     right = panel("cosine margin of each class mean", [bars], *axes, bound, ((0.69, 1), (0, 1)))
     limit = max(1.0, *(np.abs(points).max() for points in groups.values()))
     left = scene(limit, (0.98, 0.88, 0.57), ((0, 0.62), (0, 1)), visible=False)

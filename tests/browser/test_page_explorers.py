@@ -75,7 +75,7 @@ def test_nearest_etf(run, measured):
     explorer = run("03-nearest-simplex-etf").explorer("proximal δ")
 
     def to_prox(figure):
-        return np.abs(points(figure, "nearest ETF") - points(figure, "prox ETF")).max()
+        return np.abs(points(figure, "solution") - points(figure, "prox ETF")).max()
 
     explorer.drag("proximal δ", 1.0)
     assert numbers(explorer.read_out("proximal δ")) == [1e3]
@@ -83,7 +83,7 @@ def test_nearest_etf(run, measured):
     explorer.drag("proximal δ", 0.0)
     assert numbers(explorer.read_out("proximal δ")) == [1e-6]
     figure = explorer.wait(lambda figure: to_prox(figure) > 0.1)
-    near, means = points(figure, "nearest ETF"), points(figure, "class means")
+    near, means = points(figure, "solution"), points(figure, "class means")
     np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
     left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
     polar = math.sqrt(4 / 3) * left @ right  # no other ETF is nearer
@@ -92,7 +92,7 @@ def test_nearest_etf(run, measured):
     assert fit == pytest.approx(((means - near) ** 2).sum() / 4, rel=0.01)
     measured("nearest ETF, " + latency(explorer, "proximal δ"))
     explorer.drag("classes C", 1.0)
-    explorer.wait(lambda figure: len(points(figure, "nearest ETF")) == 10)
+    explorer.wait(lambda figure: len(points(figure, "solution")) == 10)
     measured("nearest ETF of ten classes, " + latency(explorer, "proximal δ"))
 
 
