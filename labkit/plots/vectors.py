@@ -169,7 +169,7 @@ def grams(pictures: Mapping, across="class", up="class", height=340) -> go.Figur
 def etf_panels(points: np.ndarray, gram: np.ndarray, title: str, height=430) -> go.Figure:
     """Class vectors (3, C) in space, and the cosines (C, C) between them as numbers in colours."""
     table = panel("cosines between class vectors", [heatmap(gram, 2)], *square(dtick=1), at=((0.56, 0.98), (0, 1)))
-    left = scene(max(1.0, np.abs(points).max()), (0.98, 0.88, 0.57), ((0, 0.5), (0, 1)), visible=False)
+    left = scene(max(1.05, 1.05 * np.abs(points).max()), (0.98, 0.88, 0.57), ((0, 0.5), (0, 1)), visible=False)
     data = [sphere(), *arrows({"class vectors": points})]
     return board([table], 1, height, title, legend=None, data=data, scene=left)
 
