@@ -104,10 +104,12 @@ def add_setup(nb):
     are.
     """
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    folded = {"tags": ["setup"], "jupyter": {"source_hidden": True}}
     if found := tagged(nb, "setup"):
         found[0].source = setup_source()
+        found[0].metadata |= folded
         return
-    cell = nbformat.v4.new_code_cell(setup_source(), id="setup", metadata={"tags": ["setup"]}, execution_count=1)
+    cell = nbformat.v4.new_code_cell(setup_source(), id="setup", metadata=folded, execution_count=1)
     nb.cells.insert(nb.cells.index(code[0]), cell)
     for later in code:  # as if it had run with them
         for holder in (later, *later.outputs):
@@ -153,12 +155,14 @@ def tidy(nb):
         if cell.cell_type != "code":
             continue
         bars = [out for out in cell.outputs if out.get("name") == "stderr"]
-        if bars and "nbval-check-output" in cell.metadata.get("tags", []):
+        if bars and ("NBVAL_CHECK_OUTPUT" in cell.source or "nbval-check-output" in cell.metadata.get("tags", [])):
             raise NotebookError(f"\nA checked cell must not write to stderr:\n{cell.source}\n{bars[0].text}")
         cell.outputs = [out for out in cell.outputs if out not in bars]
         for out in cell.outputs:
             if WIDGET in out.get("data", {}):  # without a kernel it would be shown as an error
-                out.data = nbformat.from_dict({"text/plain": "(interactive: run this notebook to use it)"})
+                words = "".join(out.data.get("text/plain", ""))  # what a prediction asks stays
+                said = words if words.startswith("Predict first") else "(interactive: run this notebook to use it)"
+                out.data = nbformat.from_dict({"text/plain": said})
     # A cell's text comes in pieces, by the time that passed between them.
     CoalesceStreamsPreprocessor().preprocess(nb, {})
 

@@ -85,6 +85,7 @@ def run_panels(history: History, measures: Sequence[str], bounds: Mapping = {}, 
             room = 0.05 * (trained.max() - trained.min()) + 0.001
             up["range"] = [trained.min() - room, trained.max() + room]
         panels.append(panel(name, bands(table, "shown", measure), across | dict(title_standoff=4), up, bound))
+    columns = min(columns, len(panels))
     return board(panels, columns, 120 + 230 * -(-len(panels) // columns), title)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from labkit.plots.style import CLASS_COLOURS, GREY, board, layout, panel, short
+from labkit.plots.style import BLACK, CLASS_COLOURS, GREY, board, layout, line, log_axis, marks, panel, short
 
 EYE = (1.15, 1.0, 0.65)
 _GROUPS = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)]  # dash, symbol and width
@@ -83,7 +83,7 @@ def sphere() -> dict:
         path += [(np.zeros(6), np.linspace(start, end, 6)), (round_, np.full(41, end))]
     u, v = (np.concatenate(part) for part in zip(*path))
     points = np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)])
-    return in_space(points, "lines", "sphere", line=dict(color="#DCEAF4", width=1), showlegend=False, hoverinfo="skip")
+    return in_space(points, "lines", "sphere", line=dict(color="#C9DCEA", width=1), showlegend=False, hoverinfo="skip")
 
 
 def space(data: list, limit: float, height: int, title: str | None = None, eye=EYE) -> go.Figure:
@@ -169,7 +169,7 @@ def grams(pictures: Mapping, across="class", up="class", height=340) -> go.Figur
 def etf_panels(points: np.ndarray, gram: np.ndarray, title: str, height=430) -> go.Figure:
     """Class vectors (3, C) in space, and the cosines (C, C) between them as numbers in colours."""
     table = panel("cosines between class vectors", [heatmap(gram, 2)], *square(dtick=1), at=((0.56, 0.98), (0, 1)))
-    left = scene(max(1.0, np.abs(points).max()), (0.98, 0.88, 0.57), ((0, 0.5), (0, 1)), visible=False)
+    left = scene(max(1.05, 1.05 * np.abs(points).max()), (0.98, 0.88, 0.57), ((0, 0.5), (0, 1)), visible=False)
     data = [sphere(), *arrows({"class vectors": points})]
     return board([table], 1, height, title, legend=None, data=data, scene=left)
 
@@ -180,10 +180,53 @@ def nearest_panels(groups: Mapping, margins: np.ndarray, bound: float, title: st
     """
     colours, up = [class_colour(c) for c in range(len(margins))], [min(-0.1, 1.1 * margins.min()), 1.1 * bound]
     bars = dict(type="bar", x=np.arange(len(margins)), y=short(margins), marker=dict(color=colours), showlegend=False)
-    axes = dict(title="class", dtick=1), dict(title="to the nearest ETF", range=up)
+    axes = dict(title="class", dtick=1), dict(title="to the solution's vectors", range=up)
     right = panel("cosine margin of each class mean", [bars], *axes, bound, ((0.69, 1), (0, 1)))
     limit = max(1.0, *(np.abs(points).max() for points in groups.values()))
     left = scene(limit, (0.98, 0.88, 0.57), ((0, 0.62), (0, 1)), visible=False)
     listed = dict(x=0, y=1, font=dict(size=11))
     data = [sphere(), *arrows(groups)]
     return board([right], 1, height, title, legend=listed, data=data, scene=left, showlegend=True)
+
+
+TETRAHEDRON = (0.50, 0.24, 1.25)  # from here the four arms of `etf.ring(4)` are all seen, none behind another
+
+
+def _sphere_with(points, targets, vectors):
+    """Features (3, n) on the unit sphere in the colours of their classes (n,), and class vectors (3, C) with names."""
+    C = vectors.shape[1]
+    colours, names = [class_colour(c) for c in range(C)], [f"class {c}" for c in range(C)]
+    written = dict(text=names, textfont=dict(color=colours, size=13), hoverinfo="skip", showlegend=False)
+    labels = in_space(1.17 * vectors, "text", "names", **written)
+    return [sphere(), cloud(points, targets, showlegend=False), arrows({"class vectors": vectors})[1], labels]
+
+
+def collapse_3d(points: np.ndarray, targets, vectors: np.ndarray, height=400, title: str | None = None) -> go.Figure:
+    """Features (3, n) of classes (n,) on the unit sphere, with class vectors (3, C) as arrows that bear their names."""
+    page = layout(height, title, 0, 0, scene=scene(1.0, TETRAHEDRON, visible=False), showlegend=False)
+    page["margin"] |= dict(l=0, r=0)
+    return go.Figure(dict(data=_sphere_with(points, targets, vectors), layout=page))
+
+
+def collapse_stills(states: Mapping, height=300) -> go.Figure:
+    """`collapse_3d` for several (points, targets, vectors), {title: state}, side by side."""
+    scenes = [(_sphere_with(*state)[:3], title) for title, state in states.items()]
+    hidden = dict(xaxis_visible=False, yaxis_visible=False, zaxis_visible=False)
+    return side_by_side(scenes, 1.0, height, [1.2 * x for x in TETRAHEDRON]).update_scenes(**hidden)
+
+
+def collapse_panels(points, targets, vectors, steps, angles, step, ideal, title: str, height=450) -> go.Figure:
+    """`collapse_3d` at one step, and beside it the angles in degrees (steps, pairs) of all class vectors over steps.
+
+    ideal: the angle at which a dashed line is drawn.
+    """
+    shown = np.asarray(steps) + 1  # 0 has no place on a logarithmic axis
+    kept = dict(showlegend=False, hoverinfo="skip")
+    curves = [line(shown, angle, "pair", GREY, width=1.5, **kept) for angle in angles.T]
+    now = angles[list(steps).index(step)]
+    here = marks(np.full(len(now), step + 1), now, "this step", BLACK, 7, more=dict(showlegend=False))
+    axes = log_axis(shown) | dict(title="step + 1"), dict(range=[0, 185], dtick=30, ticksuffix="°")
+    right = panel("angle of each pair of class vectors", [*curves, here], *axes, ideal, ((0.70, 1), (0, 1)))
+    left = scene(1.0, TETRAHEDRON, ((0, 0.64), (0, 1)), visible=False)
+    data = _sphere_with(points, targets, vectors)
+    return board([right], 1, height, title, legend=None, data=data, scene=left)

@@ -110,10 +110,10 @@ class NearestETFExplorer(Explorer):
         title = (
             f"δ = {state['delta']:.1e}: objective {objective:.4g} = {found['fit']:.4g} (fit) + "
             f"{found['proximal']:.2g} (proximal); at U_prox {found['at_prox']:.4g}<br>"
-            f"nearest ETF: distance {found['to_means']:.3f} to the means, {found['to_prox']:.3f} to the prox ETF; "
+            f"solution: distance {found['to_means']:.3f} to the means, {found['to_prox']:.3f} to the prox ETF; "
             f"smallest margin {found['margins'].min():.3f}".replace("-0.", "−0.").replace("-1.", "−1.")
         )
-        names = {"class means": "means", "prox ETF": "prox", "nearest ETF": "near"}
+        names = {"class means": "means", "prox ETF": "prox", "solution": "near"}  # the nearest ETF only where δ → 0
         groups = {name: found[key][:3].numpy() for name, key in names.items()}
         bound = etf.cosine_margin_bound(state["num_classes"])
         return plots.vectors.nearest_panels(groups, found["margins"].numpy(), bound, title)

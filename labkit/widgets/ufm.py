@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from labkit import etf, metrics, plots, ufm
+from labkit import etf, plots, ufm
 from labkit.heads import HEADS, MAIN
 from labkit.history import History
 from labkit.widgets.base import Explorer, button, log_slider, menu, slider
@@ -229,47 +229,13 @@ def _heads():
     return menu("head", options, "implicit", "where the class vectors come from")
 
 
-class CollapseExplorer(Explorer):
-    """The features of a small UFM in 3-D at any step of its training, with the class vectors of the head."""
-
-    def __init__(self, spec=ufm.UFM(4, 200, 4), iterations=150, seed=0):
-        self.spec, self.seed, self.iterations = spec, seed, iterations
-        self._snapshots = {}
-        super().__init__()
-
-    def controls(self):
-        return {"head": _heads(), "iteration": slider("iteration", 0, 0, self.iterations, 1, "steps")}
-
-    def snapshots(self, head):
-        """One training, kept: for every iteration the features (N, d) on the unit sphere, class vectors (d, C), loss,
-        NC1.
-        """
-        if head not in self._snapshots:
-            trainer, kept = ufm.Trainer(self.spec, head, [self.seed]), []
-            for t in range(self.iterations + 1):
-                while trainer.iteration < t:
-                    trainer.step()
-                present, logits = trainer.present()
-                features = present.normalize(trainer.features.detach())[0] / present.temperature
-                # a canonical fixed ETF has no dimension for seeds
-                weight = present.weight.detach().expand(1, -1, -1)[0].mT
-                loss = torch.nn.functional.cross_entropy(logits[0], trainer.targets)
-                kept.append((features, weight, loss.item(), metrics.nc1(features, trainer.targets).item()))
-            self._snapshots[head] = kept
-        return self._snapshots[head]
-
-    def figure(self, head, iteration):
-        kept = self.snapshots(head)
-        features, weight, loss, nc1 = kept[iteration]
-        _, points, vectors = plots.vectors.project_3d(kept[-1][1], features.mT, weight)
-        title = f"iteration {iteration}: cross entropy {loss:.3f}, NC1 {nc1:.2e}"
-        return plots.vectors.features_3d(points.T, self.spec.targets().numpy(), vectors, title=title, limit=1.1)
-
-
-def watch_ufm(spec=ufm.UFM_10, heads=MAIN, iterations=100, seed=0, every=0.3):
+def watch_ufm(spec=ufm.UFM_10, heads=MAIN, iterations=100, seed=0, every=0.3, measures=None):
     """Train the heads side by side and redraw Figure 2's panels as they go, about each `every` seconds. Returns the
     History.
+
+    measures: names of the panels, as in `plots.ufm.run_panels`; those of Figure 2 when None.
     """
+    measures, bounds = measures or plots.ufm.FIGURE_2, plots.ufm.bounds_of(spec.num_classes, 5.0)
     trainers = [ufm.Trainer(spec, head, [seed]) for head in heads]
     live, drawn = LiveFigure(), -math.inf
     for t in (points := ufm.log_points(iterations)):
@@ -279,6 +245,6 @@ def watch_ufm(spec=ufm.UFM_10, heads=MAIN, iterations=100, seed=0, every=0.3):
             trainer.log()
         if time.monotonic() - drawn > every or t == points[-1]:
             history = History.concat(trainer.history() for trainer in trainers)
-            live.draw(plots.ufm.ufm_panels(history, spec.num_classes))
+            live.draw(plots.ufm.run_panels(history, measures, bounds))
             drawn = time.monotonic()
     return history

@@ -75,7 +75,7 @@ def test_nearest_etf(run, measured):
     explorer = run("03-nearest-simplex-etf").explorer("proximal δ")
 
     def to_prox(figure):
-        return np.abs(points(figure, "nearest ETF") - points(figure, "prox ETF")).max()
+        return np.abs(points(figure, "solution") - points(figure, "prox ETF")).max()
 
     explorer.drag("proximal δ", 1.0)
     assert numbers(explorer.read_out("proximal δ")) == [1e3]
@@ -83,7 +83,7 @@ def test_nearest_etf(run, measured):
     explorer.drag("proximal δ", 0.0)
     assert numbers(explorer.read_out("proximal δ")) == [1e-6]
     figure = explorer.wait(lambda figure: to_prox(figure) > 0.1)
-    near, means = points(figure, "nearest ETF"), points(figure, "class means")
+    near, means = points(figure, "solution"), points(figure, "class means")
     np.testing.assert_allclose(near @ near.T, np.eye(4) * 4 / 3 - 1 / 3, atol=1e-3)  # unit vectors, cosines −1/3
     left, _, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
     polar = math.sqrt(4 / 3) * left @ right  # no other ETF is nearer
@@ -92,7 +92,7 @@ def test_nearest_etf(run, measured):
     assert fit == pytest.approx(((means - near) ** 2).sum() / 4, rel=0.01)
     measured("nearest ETF, " + latency(explorer, "proximal δ"))
     explorer.drag("classes C", 1.0)
-    explorer.wait(lambda figure: len(points(figure, "nearest ETF")) == 10)
+    explorer.wait(lambda figure: len(points(figure, "solution")) == 10)
     measured("nearest ETF of ten classes, " + latency(explorer, "proximal δ"))
 
 
@@ -123,16 +123,30 @@ def test_apa(run, measured):
 
 def test_start_here(run):
     """The picture of a collapse: at its end the class vectors are the simplex ETF of four classes."""
-    explorer = run("00-start-here").explorer("iteration")
-    explorer.drag("iteration", 1.0)
-    last = numbers(explorer.read_out("iteration"))[0]
-    figure = explorer.wait(lambda figure: f"iteration {last:.0f}:" in figure.layout.title.text)
-    vectors = np.array([(t.x[-1], t.y[-1], t.z[-1]) for t in figure.data if t.mode == "lines"], float)
+    explorer = run("00-start-here").explorer("step")
+    explorer.drag("step", 0.0)
+    start = numbers(explorer.wait(lambda figure: "step 0:" in figure.layout.title.text).layout.title.text)
+    explorer.drag("step", 1.0)
+    assert explorer.read_out("step") == "1000"
+    figure = explorer.wait(lambda figure: "step 1000:" in figure.layout.title.text)
+    vectors = points(figure, "class vectors")
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(4) * 4 / 3 - 1 / 3, atol=0.02)
     end = numbers(figure.layout.title.text)
-    explorer.drag("iteration", 0.0)
-    start = numbers(explorer.wait(lambda figure: "iteration 0:" in figure.layout.title.text).layout.title.text)
     assert etf.cross_entropy_bound(4, 5.0) - 1e-3 <= end[1] < start[1]
+    assert end[2:4] == [0, 200] and end[4] == pytest.approx(math.degrees(math.acos(-1 / 3)), abs=0.1)
+
+
+def test_the_first_screen_is_the_figure(lab, tab):
+    """Opened and not run: the sphere and its slider are seen without scrolling. (A picture of them, as JupyterLab shows
+    nothing else of a notebook that it was not told to trust.)
+    """
+    notebook = lab.open(tab, "00-start-here")
+    figure = tab.page.locator(".jp-OutputArea img, .js-plotly-plot").first
+    figure.wait_for(timeout=60_000)
+    tab.page.wait_for_timeout(500)
+    box = figure.bounding_box()
+    notebook.close()
+    assert box["y"] > 0 and box["y"] + box["height"] <= 775
 
 
 @pytest.fixture

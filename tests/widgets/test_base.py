@@ -18,7 +18,7 @@ SMALL = ufm.UFM(3, 30, 8)
 EXPLORERS = {
     "etf": widgets.etf.ETFExplorer,
     "nearest": widgets.etf.NearestETFExplorer,
-    "collapse": lambda: widgets.ufm.CollapseExplorer(ufm.UFM(4, 20, 4), iterations=10),
+    "collapse": lambda: widgets.collapse.CollapseExplorer(per_class=5, iterations=10),
     "ufm": lambda: widgets.ufm.UFMExplorer(SMALL, iterations=20),
     "influence": widgets.ddn.InfluenceExplorer,
     "apa": widgets.activations.APAExplorer,

@@ -212,7 +212,7 @@ def test_the_nearest_figure_shows_what_was_solved():
     explorer = widgets.etf.NearestETFExplorer()
     state = {**explorer.state, "num_classes": 4, "delta": 0.1}
     found, figure = explorer.solve(**state), explorer.figure(**state)
-    for name, key in (("class means", "means"), ("prox ETF", "prox"), ("nearest ETF", "near")):
+    for name, key in (("class means", "means"), ("prox ETF", "prox"), ("solution", "near")):
         np.testing.assert_allclose(vectors_of(figure, name), found[key][:3], atol=1e-6)
     np.testing.assert_allclose(figure.data[-1].y, found["margins"], atol=1e-6)
     assert figure.layout.shapes[0].y0 == pytest.approx(4 / 3)

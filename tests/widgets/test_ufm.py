@@ -308,12 +308,6 @@ def test_an_error_in_training_is_seen(explorer, monkeypatch):
 # The other two
 
 
-def test_collapse_explorer_over_its_controls():
-    explorer = widgets.ufm.CollapseExplorer(ufm.UFM(4, 20, 4), iterations=10)
-    for head, iteration in itertools.product(positions(explorer.widgets["head"]), range(11)):
-        assert explorer.figure(head, iteration).data
-
-
 def test_watch_ufm(page):
     run = widgets.ufm.watch_ufm(SMALL, iterations=8, every=0)
     assert isinstance(run, History)
