@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 from labkit.course import editions
 from labkit.course.exercises import exercises
+from notebooks import other_parameters, tagged
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = [p for p in sorted(NOTEBOOKS.glob("*.ipynb")) if '"exercise"' in p.read_text(encoding="utf-8")]
@@ -54,12 +55,19 @@ def test_what_is_predicted_cannot_be_seen_before(notebook):
 
 
 def test_the_students_edition_runs_with_nothing_attempted(notebook):
-    said, names = ran(editions.student(notebook)), checked(notebook)
+    """With the parameters of a short run."""
+    edition, names = editions.student(notebook), checked(notebook)
+    (cell,) = tagged(edition, "parameters")
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in other_parameters(notebook).items())
+    said = ran(edition)
     assert all(f"{name}: not attempted yet." in said for name in names)
     assert all(f"{name}: going on with labkit's" in said for name in editions.named(notebook, "use"))
 
 
-def test_the_instructors_edition_runs_with_everything_right(notebook):
-    said = ran(editions.instructor(notebook))
+def test_the_instructors_edition_has_everything_right(notebook):
+    """As saved; the tag makes nbval run the cell again and compare."""
+    cells = editions.instructor(notebook).cells
+    said = "".join(out.get("text", "") for c in cells if c.cell_type == "code" for out in c.outputs)
     assert all(f"{name}: right." in said for name in checked(notebook))
     assert all(f"{name}: going on with your" in said for name in editions.named(notebook, "use"))
+    assert all("nbval-check-output" in editions.tags(cells[k]) for k, _ in editions.calls(notebook, "check"))
