@@ -6,6 +6,7 @@ NOTEBOOK  = 04-ufm-10
 PRESET    = paper
 WORKERS   = 2
 ARGS      =
+CONSTRAINTS ?= -c constraints.txt
 
 # GNU OpenMP threads wait by spinning, and so take the processor from whoever else needs it, a browser or a second kernel: with two
 # processes on two cores a training step took 40 times as long (measured). Spinning for a shorter while costs far less.
@@ -80,5 +81,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv: PyTorch, JupyterLab and what else labkit needs (once, a few minutes) ..."
 	@test -e $@ || "$(PYTHON)" -m venv --clear .venv
 	@rm -f $@
-	@$(VENV) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(VENV) -m pip install -qq --disable-pip-version-check $(CONSTRAINTS) -e '.[test]'
 	@touch $@

@@ -194,6 +194,12 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 900
 
 
+def test_the_tests_that_the_differences_name_exist():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/differences.md").read_text(encoding="utf-8")))
+    there = {name for path in ROOT.glob("tests/**/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert len(named) > 10 and named <= there
+
+
 # --- make and CI --------------------------------------------------------------------------------------------------
 
 # The environment less what the make that runs these tests hands down, which would reach the make under test.
