@@ -52,8 +52,13 @@ class Run:
         return f"{self.entry}: {self.settings['head']}, seed {self.settings['seed']}"
 
     def store(self, results: str | Path) -> Store:
-        """Where its result goes: UFMs to those of `labkit.studies.sweep`, images to a folder of the entry."""
-        return sweep.Runs(Path(results) / "ufm") if self.kind == "ufm" else Images(Path(results) / self.entry)
+        """Where its result goes: UFMs of the paper's sizes to those of `labkit.studies.sweep`, others to ufm-control, so
+        that nobody takes them for the paper's; images to a folder of the entry.
+        """
+        if self.kind == "images":
+            return Images(Path(results) / self.entry)
+        papers = sweep.size(ufm.UFM(**self.settings["spec"])) in sweep.SIZES
+        return sweep.Runs(Path(results) / ("ufm" if papers else "ufm-control"))
 
     def folder(self, runs: str | Path) -> Path:
         """Where it keeps what it needs until it has ended."""

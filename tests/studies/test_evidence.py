@@ -57,6 +57,7 @@ def test_what_is_missing_is_made_once_and_damage_is_named(place, capsys):
     assert told(place, capsys) == [["small-ufm", "0", "0", "2"], ["digits", "0", "0", "1"]]
     assert evidence.main(arguments(place)) == 0
     assert told(place, capsys) == [["small-ufm", "2", "0", "0"], ["digits", "1", "0", "0"]]
+    assert len(list((place / "results/ufm-control").glob("*.parquet"))) == 2  # apart from UFMs of the paper's sizes
     made = place / "results/digits/fixed-seed-1.parquet"
     history = History.load(made)
     assert (
