@@ -52,8 +52,8 @@ class Run:
         return f"{self.entry}: {self.settings['head']}, seed {self.settings['seed']}"
 
     def store(self, results: str | Path) -> Store:
-        """Where its result goes: UFMs of the paper's sizes to those of `labkit.studies.sweep`, others to ufm-control, so
-        that nobody takes them for the paper's; images to a folder of the entry.
+        """Where its result goes: UFMs of the paper's sizes to those of `labkit.studies.sweep`, others to ufm-control,
+        so that nobody takes them for the paper's; images to a folder of the entry.
         """
         if self.kind == "images":
             return Images(Path(results) / self.entry)
