@@ -23,14 +23,11 @@ from labkit._fast import activation as _fast
 from labkit._fast.activation import FLOOR
 from labkit._replace import no_weight_decay, parameter_groups, replace  # noqa: F401
 
+Parameter = torch.Tensor | float  # κ or λ
+
 
 def apa(
-    z: torch.Tensor,
-    kappa: torch.Tensor | float,
-    lam: torch.Tensor | float,
-    *,
-    lambda_gradient: str = "exact",
-    channel_dim: int = 1,
+    z: torch.Tensor, kappa: Parameter, lam: Parameter, *, lambda_gradient: str = "exact", channel_dim: int = 1
 ) -> torch.Tensor:
     """η(z; κ, λ) = (λ e^{−κz} + 1)^{−1/λ} for each number in z; shape and dtype of z.
 
@@ -52,12 +49,7 @@ def apa(
 
 
 def aglu(
-    z: torch.Tensor,
-    kappa: torch.Tensor | float,
-    lam: torch.Tensor | float,
-    *,
-    lambda_gradient: str = "exact",
-    channel_dim: int = 1,
+    z: torch.Tensor, kappa: Parameter, lam: Parameter, *, lambda_gradient: str = "exact", channel_dim: int = 1
 ) -> torch.Tensor:
     """z · η(z; κ, λ), with the arguments, result and errors of `apa`.
 
@@ -168,9 +160,7 @@ def _range(name, values):
     return low, high
 
 
-def derivatives(
-    z: torch.Tensor, kappa: torch.Tensor | float, lam: torch.Tensor | float, gated: bool, lambda_gradient: str = "exact"
-):
+def derivatives(z: torch.Tensor, kappa: Parameter, lam: Parameter, gated: bool, lambda_gradient: str = "exact"):
     """AGLU (gated) or APA at each z (n,), and its derivatives: {"value", "z", "kappa", "lam"}, each (n,).
 
     By automatic differentiation through labkit; lambda_gradient as for `apa`.
