@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from labkit import checks, etf
+from labkit import checks, etf, metrics
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
 
@@ -242,8 +242,7 @@ def on_sphere(z: torch.Tensor, temperature: torch.Tensor | float):
 
 def over_processes(tensor: torch.Tensor):
     """The tensor, added up over all processes where there are several; so is its gradient."""
-    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if spread and torch.distributed.get_world_size() > 1:
+    if metrics.several():
         from torch.distributed.nn.functional import all_reduce  # not there until it is asked for
 
         return all_reduce(tensor)

@@ -263,13 +263,19 @@ def _numbered_on(targets, batch, num_classes):
     return (labels + num_classes * torch.arange(runs, device=labels.device).unsqueeze(-1)).reshape(-1)
 
 
+def several() -> bool:
+    """Whether this is one of several processes.
+
+    >>> several()
+    False
+    """
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 def over_processes(*tensors: torch.Tensor):
     """The tensors, each added up in place over all processes where there are several."""
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
+    if several():
         for tensor in tensors:
             torch.distributed.all_reduce(tensor)
     return tensors

@@ -100,7 +100,7 @@ def collapse(read: Callable, head: torch.nn.Module, *, keep: int = KEEP, margins
     """
     weight = head.weight.double()
     num_classes = len(weight)
-    first, second = _twice(read, keep)
+    first, second = twice(read, keep, lambda batch: batch[0].nbytes)
     sums, counts = torch.zeros_like(weight), weight.new_zeros(num_classes)
     for z, labels in first():
         checks.labels(labels, num_classes, z.shape[:-1])
@@ -165,9 +165,9 @@ def _seen(head, z):
     return head.normalize(z if z.dtype == torch.float64 else z.float()).double()
 
 
-def _twice(read, limit):
-    """Two functions that give the batches of `read`: the second from memory where the first kept at most `limit`
-    bytes.
+def twice(read: Callable, limit: int, size_of: Callable, again: Callable = iter) -> tuple[Callable, Callable]:
+    """Two functions that give the batches of `read`; the second those in memory, by `again` of their list, where all
+    of them, of `size_of(batch)` bytes each, are at most `limit` bytes.
     """
     kept, size = [], 0
 
@@ -176,12 +176,12 @@ def _twice(read, limit):
         for batch in read():
             if kept is not None:
                 kept.append(batch)
-                size += batch[0].nbytes
+                size += size_of(batch)
                 if size > limit:
                     kept = None
             yield batch
 
-    return first, lambda: read() if kept is None else kept
+    return first, lambda: read() if kept is None else again(kept)
 
 
 def _in_order(parts):
@@ -189,7 +189,7 @@ def _in_order(parts):
     rank.
     """
     shares = [parts]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if metrics.several():
         shares = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(shares, parts)
     return np.concatenate([share for batch in zip(*shares) for share in batch])

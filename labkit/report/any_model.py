@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from labkit import checks, metrics
 from labkit.report import capture, measures
-from labkit.report.layer import CHUNK, Layer, several, wide
-from labkit.streaming import KEEP
+from labkit.report.layer import CHUNK, Layer, wide
+from labkit.streaming import KEEP, twice
 
 
 @dataclass
@@ -97,7 +97,7 @@ def collapse(
     checks.one_of("centre", centre, ("samples", "classes"))
     watch = capture.Watch(model, list(layers or []), classifier, pool, device)
     with capture.evaluation(model):
-        first, second = _twice(lambda: watch.read(loader), keep)
+        first, second = twice(lambda: watch.read(loader), keep, _bytes, _longer)
         sums, total = _first_pass(first, watch, num_classes)
         classes = len(total)
         share = keep // len(sums)
@@ -124,23 +124,8 @@ def collapse(
     return CollapseReport(table, int(total.sum()), classes, margins)
 
 
-def _twice(read, limit):
-    """Two functions that give the batches of `read`; the second from memory, where the features are at most `limit`
-    bytes.
-    """
-    kept, size = [], 0
-
-    def first():
-        nonlocal kept, size
-        for batch in read():
-            if kept is not None:
-                kept.append(batch)
-                size += sum(features.nbytes for features in batch.features.values())
-                if size > limit:
-                    kept = None
-            yield batch
-
-    return first, lambda: read() if kept is None else _longer(kept)
+def _bytes(batch):
+    return sum(features.nbytes for features in batch.features.values())
 
 
 def _longer(batches):
@@ -178,7 +163,7 @@ def _first_pass(first, watch, num_classes):
             sums[name] += more
         total = counts.double() if total is None else total + counts
     missing = [total is None]
-    if several():  # all learn of it, since they would wait for each other
+    if metrics.several():  # all learn of it, since they would wait for each other
         missing = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(missing, total is None)
     if any(missing):
@@ -223,7 +208,7 @@ def _out_of_distribution(found, inside, watch, loader, alpha):
 def _gathered(parts):
     """The scores of all processes."""
     mine = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-    if not several():
+    if not metrics.several():
         return mine
     shares = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shares, mine)

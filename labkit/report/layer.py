@@ -17,12 +17,6 @@ def wide(features: Tensor) -> Tensor:
     return (features.cpu() if features.device.type == "mps" else features).double()
 
 
-def several() -> bool:
-    """Whether this is one of several processes."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
 class Layer:
     """Sums over batches, from which `finished` makes the measures of a layer."""
 
@@ -93,7 +87,7 @@ class Layer:
         margin = sum((m.sum() for m in self.margins), torch.zeros_like(self.inside)).clone()
         sums = [self.inside, self.squares, self.shares, self.drift, self.size, margin]
         metrics.over_processes(*sums, *(m for m in (self.scatter, self.pooled) if m is not None))
-        if self.weight is not None and several():
+        if self.weight is not None and metrics.several():
             torch.distributed.all_reduce(self.least, torch.distributed.ReduceOp.MIN)
         samples, right, correct, elsewhere = self.shares.tolist()
         expected = self.counts.sum().item()

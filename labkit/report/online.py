@@ -90,9 +90,9 @@ class NeuralCollapse(streaming.NeuralCollapse):
         if self._own is not None:
             raise RuntimeError("sync() was called before: call unsync() first")
         self._own = self.counts, self.centres, self.squares, self.scatter
-        distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        if not metrics.several():
             return
+        distributed = torch.distributed
         dims = [None] * distributed.get_world_size()
         distributed.all_gather_object(dims, None if isinstance(self.counts, int) else self.centres.shape[-1])
         known = {dim for dim in dims if dim is not None}
