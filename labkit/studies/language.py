@@ -7,7 +7,6 @@
 A language model is a classifier of contexts: its classes are the tokens, its features what goes into the output layer.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from labkit import checks, metrics
 from labkit.history import History
 from labkit.report import collapse
 from labkit.text import corpora, recipes
-from labkit.text.writing import write
 from labkit.text.training import HISTORY
+from labkit.text.writing import write
 
 SAMPLES = 65_536  # places in the training text that a run is measured at
 LEAST = 20  # samples of a class, below which nothing is said of its spread
@@ -141,7 +140,8 @@ def train(
     data: str | Path | None = None,
     progress: bool = False,
 ) -> History:
-    """`labkit.text.recipes.run`, with `collapse_of` the training text in the last row of the History, and in its settings "tokens", the table by token, "alphabet", and "sample", what the model writes.
+    """`labkit.text.recipes.run`, with `collapse_of` the training text in the last row of the History, and in its
+    settings "tokens", the table by token, "alphabet", and "sample", what the model writes.
 
     For recipes on a text file; arguments as there. A run that was stopped goes on from its checkpoint in `folder`.
     """
