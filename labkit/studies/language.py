@@ -7,6 +7,7 @@
 A language model is a classifier of contexts: its classes are the tokens, its features what goes into the output layer.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import torch
 from torch import nn
 
 from labkit import checks, metrics
-from labkit.history import History
+from labkit.history import History, provenance
 from labkit.report import collapse
-from labkit.text import corpora, recipes
+from labkit.text import corpora, hellaswag, recipes
+from labkit.text.bigram import Bigram
+from labkit.text.gpt import gpt
 from labkit.text.training import HISTORY
 from labkit.text.writing import write
 
@@ -169,3 +172,33 @@ def tokens_of(history: History) -> pd.DataFrame:
     alphabet = history.settings["alphabet"]
     vocabulary = corpora.Bytes() if alphabet is None else corpora.Characters(alphabet)
     return table.assign(text=[vocabulary.decode([token]) for token in table["token"]])
+
+
+def hellaswag_floor(data: str | Path | None = None, progress: bool = False) -> History:
+    """What HellaSwag's 10 042 tasks make of models that cannot know the answer, byte by byte: an untrained GPT of size
+    "tiny", which guesses, and a bigram model counted from Tiny Shakespeare. One row each, with the accuracy by the mean and by
+    the sum of losses, its 95 % interval, the number of tasks, the prompt and the seconds that it took.
+
+    data: the folder of hellaswag_val_full.txt.bz2 and tinyshakespeare.txt.
+    """
+    folder = corpora.data_folder(data)
+    tasks = hellaswag.read(folder / "hellaswag_val_full.txt.bz2", hellaswag.VALIDATION)
+    text = corpora.read_text(folder / "tinyshakespeare.txt", "bytes")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        untrained = gpt("tiny")
+    rows = []
+    for name, model in (("untrained", untrained), ("bigram", Bigram(text.train, text.vocabulary.size))):
+        started = time.perf_counter()
+        found = hellaswag.score(model, text.vocabulary, tasks, progress=progress)
+        row = {"head": name, "seed": 0, "iteration": 0, "seconds": round(time.perf_counter() - started, 1)}
+        for line in found.table().to_dict("records"):
+            row |= {f"{line['by']}_{key}": line[key] for key in ("accuracy", "low", "high")}
+        rows.append(row | {"tasks": len(tasks), "cut": found.cut})
+    settings = {"prompt": tasks.prompt, "tokenizer": "bytes", "threads": torch.get_num_threads(), **provenance("cpu")}
+    return History(pd.DataFrame(rows), settings)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(hellaswag_floor(progress=True).save("data/results/hellaswag-floor.parquet"))

@@ -27,8 +27,8 @@ def study(
     """Train a UFM of each size C in d dimensions; one History, "num_classes" among the columns that tell runs apart.
 
     Measures beside those of `ufm.train_ufm`, all of the weights: minimal_margin, and log_energy, the hyperspherical
-    uniformity that rhubarbwu/neural-collapse has for GNC2; and self_duality, the mean cosine of a class's vector and its
-    centred mean. NC2 and NC3 are kept, to show what they no longer say.
+    uniformity that rhubarbwu/neural-collapse has for GNC2; and self_duality, the mean cosine of a class's vector and
+    its centred mean. NC2 and NC3 are kept, to show what they no longer say.
 
     >>> study([3], dim=2, seeds=[0], iterations=200).final()["minimal_margin"].round(2).item()
     1.5
