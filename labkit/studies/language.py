@@ -176,8 +176,8 @@ def tokens_of(history: History) -> pd.DataFrame:
 
 def hellaswag_floor(data: str | Path | None = None, progress: bool = False) -> History:
     """What HellaSwag's 10 042 tasks make of models that cannot know the answer, byte by byte: an untrained GPT of size
-    "tiny", which guesses, and a bigram model counted from Tiny Shakespeare. One row each, with the accuracy by the mean and by
-    the sum of losses, its 95 % interval, the number of tasks, the prompt and the seconds that it took.
+    "tiny", which guesses, and a bigram model counted from Tiny Shakespeare. One row each, with the accuracy by the mean
+    and by the sum of losses, its 95 % interval, the number of tasks, the prompt and the seconds that it took.
 
     data: the folder of hellaswag_val_full.txt.bz2 and tinyshakespeare.txt.
     """

@@ -68,7 +68,7 @@ class HellaSwagExplorer(Explorer):
     def __init__(self, model, tokenizer, tasks=hellaswag.MADE_UP):
         self.model, self.tokenizer, self.tasks = model, tokenizer, tasks
         self.answers = {}  # number of the item -> the first answer, which counts
-        self._scores = {}
+        self._scores, self._item = {}, 0
         super().__init__()
 
     def controls(self):
@@ -85,11 +85,16 @@ class HellaSwagExplorer(Explorer):
             self._scores[item] = hellaswag.score(self.model, self.tokenizer, one)
         return self._scores[item]
 
-    def present(self):
-        state = self.state
-        if state["answer"] is not None:
-            self.answers.setdefault(state["item"], state["answer"])
-        return self.figure(**state | {"answer": self.answers.get(state["item"])})
+    def redraw(self):
+        """Draw the item. Another item comes with the answer that it had; an answer once given stays."""
+        item, answer = self.state["item"], self.state["answer"]
+        if item == self._item and answer is not None:
+            self.answers.setdefault(item, answer)
+        self._item, before = item, self._quiet
+        self._quiet = True
+        self.widgets["answer"].value = self.answers.get(item)
+        self._quiet = before
+        super().redraw()
 
     def figure(self, item, answer):
         task = self.tasks.tasks[item]
@@ -109,13 +114,6 @@ class HellaSwagExplorer(Explorer):
         mine = sum(answer == self.tasks.tasks[k].label for k, answer in self.answers.items())
         theirs = sum(int(self.score(k).right("mean")) for k in self.answers)
         return f"so far: you {mine} of {len(self.answers)}, the model {theirs}"
-
-    def _changed(self, change):
-        if change["owner"] is self.widgets["item"] and not self._quiet:
-            self._quiet = True
-            self.widgets["answer"].value = self.answers.get(change["new"])
-            self._quiet = False
-        super()._changed(change)
 
 
 class ManyClassesExplorer(Explorer):
