@@ -91,9 +91,9 @@ class Run:
         head, seed = self.settings["head"], self.settings["seed"]
         settings = {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
         if self.kind == "text":
-            from labkit.text import recipes  # only here, as below: UFMs need neither library
+            from labkit.studies import language  # only here, as below: UFMs need neither library
 
-            return recipes.run(settings, head, seed, folder)
+            return language.train(settings, head, seed, folder)
         from labkit.vision import build
 
         return build.run(settings | {"head": [head]}, head, seed, folder)
@@ -210,11 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--workers", type=int, default=int(os.environ.get("WORKERS", 1)), help="runs at a time (%(default)s)"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these entries")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # one run of the list, in a process of its own
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run by its name, in a process of its own
     chosen = parser.parse_args(arguments)
     everything = read(chosen.list)
     if chosen.one is not None:
-        work(everything[chosen.one], chosen.results, chosen.runs)
+        (run,) = (run for run in everything if str(run) == chosen.one)
+        work(run, chosen.results, chosen.runs)
         return 0
     if unknown := set(chosen.only or ()) - {run.entry for run in everything}:
         parser.error(
@@ -240,8 +241,8 @@ def _work_through(todo, chosen):
             while waiting or running:
                 while waiting and len(running) < chosen.workers:
                     k = waiting.pop(0)
-                    command = [sys.executable, "-m", "labkit.studies.evidence", "--one", str(k), "--list", chosen.list]
-                    command += ["--results", chosen.results, "--runs", chosen.runs]
+                    command = [sys.executable, "-m", "labkit.studies.evidence", "--one", str(todo[k])]
+                    command += ["--list", chosen.list, "--results", chosen.results, "--runs", chosen.runs]
                     running[k] = subprocess.Popen(
                         command,
                         env=environment,
