@@ -7,6 +7,7 @@
 A language model is a classifier of contexts: its classes are the tokens, its features what goes into the output layer.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from labkit.text.writing import write
 SAMPLES = 65_536  # places in the training text that a run is measured at
 LEAST = 20  # samples of a class, below which nothing is said of its spread
 FREQUENT = 10  # tokens that count as frequent
+# 97.5 % of Student's t with 1, 2, … 9 degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 MEASURES = (  # of the report, as columns of a run's last row
     "accuracy nearest_mean_accuracy nc1 nc1_quotient cdnv nc2 nc2_means nc3 nc4 equinorm_weights equinorm_means "
     "cosine_margin smallest_margin"
@@ -172,6 +175,29 @@ def tokens_of(history: History) -> pd.DataFrame:
     alphabet = history.settings["alphabet"]
     vocabulary = corpora.Bytes() if alphabet is None else corpora.Characters(alphabet)
     return table.assign(text=[vocabulary.decode([token]) for token in table["token"]])
+
+
+def stored(folder: str | Path) -> list[History]:
+    """The runs of an entry of evidence.toml, each with its learning rate in a column `rate`; [] without any."""
+    found = [History.load(path) for path in sorted(Path(folder).glob("*.parquet"))]
+    for history in found:
+        history.frame["rate"] = history.settings["run"]["lr"]
+    return found
+
+
+def paired(ends: pd.DataFrame, one: str, other: str, measure: str = "validation_loss") -> dict:
+    """How much a measure differs between two activations at the same seeds: mean of one − other, its 95 % interval by
+    Student's t (for more than ten seeds a little too wide), in how many seeds it is below 0, and the number of seeds. NaN with fewer than two.
+
+    >>> ends = pd.DataFrame({"head": ["aglu", "gelu"] * 3, "seed": [0, 0, 1, 1, 2, 2], "loss": [1, 2, 1, 3, 2, 5]})
+    >>> paired(ends, "aglu", "gelu", "loss")
+    {'mean': -2.0, 'low': -4.484, 'high': 0.484, 'below': 3, 'seeds': 3}
+    """
+    table = ends.pivot(index="seed", columns="head", values=measure)
+    gap = (table[one] - table[other]).dropna()
+    half = STUDENT[min(len(gap), len(STUDENT) + 1) - 2] * gap.std() / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
+    values = {"mean": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half}
+    return {k: round(float(v), 3) for k, v in values.items()} | {"below": int((gap < 0).sum()), "seeds": len(gap)}
 
 
 def hellaswag_floor(data: str | Path | None = None, progress: bool = False) -> History:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from labkit import checks, metrics
-from labkit.history import History
+from labkit.history import History, provenance
 from labkit.report.measures import uniformity
 from labkit.ufm import UFM, Trainer, log_points
 
@@ -43,7 +43,7 @@ def study(
                 trainer.step()
             parts.append(measure(trainer).assign(num_classes=num_classes, dim=dim, iteration=step))
     table = pd.concat(parts).sort_values(["num_classes", "seed", "iteration"], kind="stable")
-    return History(table, s | {"dim": dim, "seeds": seeds}, pd.DataFrame(columns=KEYS))
+    return History(table, s | {"dim": dim, "seeds": seeds, **provenance("cpu")}, pd.DataFrame(columns=KEYS))
 
 
 KEYS = ["num_classes", "head", "seed", "sample", "margin"]
