@@ -187,7 +187,8 @@ def stored(folder: str | Path) -> list[History]:
 
 def paired(ends: pd.DataFrame, one: str, other: str, measure: str = "validation_loss") -> dict:
     """How much a measure differs between two activations at the same seeds: mean of one − other, its 95 % interval by
-    Student's t (for more than ten seeds a little too wide), in how many seeds it is below 0, and the number of seeds. NaN with fewer than two.
+    Student's t (for more than ten seeds a little too wide), in how many seeds it is below 0, and the number of seeds.
+    The interval is NaN with fewer than two.
 
     >>> ends = pd.DataFrame({"head": ["aglu", "gelu"] * 3, "seed": [0, 0, 1, 1, 2, 2], "loss": [1, 2, 1, 3, 2, 5]})
     >>> paired(ends, "aglu", "gelu", "loss")
