@@ -95,18 +95,9 @@ def margins_by_frequency(tables: Mapping[str, pd.DataFrame], height=420, title: 
         log_axis(everything["count"]) | dict(title="samples, of which it is the next character"),
         dict(title="mean cosine margin"),
     )
-    zero = [
-        line(
-            axes[0].get("range", [0, 6]) and [everything["count"].min(), everything["count"].max()],
-            [0, 0],
-            "",
-            GREY,
-            "dash",
-            1,
-        )
-    ]
-    zero[0] |= dict(showlegend=False, hoverinfo="skip")
-    return board([panel("", zero + traces, *axes)], 1, height, title)
+    ends = [everything["count"].min(), everything["count"].max()]
+    zero = line(ends, [0, 0], "", GREY, "dash", 1, showlegend=False, hoverinfo="skip")
+    return board([panel("", [zero, *traces], *axes)], 1, height, title)
 
 
 def next_tokens(
