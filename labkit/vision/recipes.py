@@ -284,7 +284,7 @@ RANGES = {  # other numbers: from the first to the second, the first excluded wh
 }  # fmt: skip
 
 
-def check(settings):
+def check(settings: dict) -> dict:
     """The settings, if they are complete and possible; ValueError, which names the field and the value, otherwise.
 
     >>> check(RECIPES["digits"] | {"weight_decay": -1})
