@@ -28,6 +28,8 @@ TARGETS = [
     "test-versions",
     "notebooks",
     "course",
+    "site",
+    "colab",
     "evidence",
     "bench",
     "help",
