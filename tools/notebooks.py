@@ -263,12 +263,12 @@ def write(path, text):
     new.replace(path)
 
 
-def run(path, preset, folder):
-    """`make run`: the notebook with another PRESET, and the same as a web page, in a folder of their own."""
-    print(f'{path.name} with PRESET = "{preset}":', flush=True)
+def run(path, values, folder):
+    """`make run`: the notebook with other parameters, and the same as a web page, in a folder of their own."""
+    print(f"{path.name} with {', '.join(f'{name} = {value!r}' for name, value in values.items())}:", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     ipynb, html = folder / path.name, folder / f"{path.stem}.html"
-    nb = execute(path, {"PRESET": preset}, ipynb)
+    nb = execute(path, values, ipynb)
     tidy(nb)
     try:
         add_pictures(nb)
@@ -276,7 +276,8 @@ def run(path, preset, folder):
         pass  # whoever has no Chrome, or none that starts, misses only the pictures for pages without scripts
     write(ipynb, nbformat.writes(nb) + "\n")
     write(html, to_html(nb, path.stem))
-    print(f"\n{results(nb)}\n\nnotebook: {os.path.relpath(ipynb)}\nweb page: {os.path.relpath(html)}")
+    print(f"\n{results(nb)}\n\nThe notebook as it was run: {os.path.relpath(ipynb)}")
+    print(f"Its figures, to zoom and turn in a browser; open next: {os.path.relpath(html)}")
 
 
 def save(paths):
@@ -327,6 +328,7 @@ def main():
     one = commands.add_parser("run", help="run one notebook; write it and a web page to build/")
     one.add_argument("notebook", type=notebook)
     one.add_argument("--preset", default="paper")
+    one.add_argument("--set", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="another parameter")
     many = commands.add_parser("save", help="run notebooks afresh and save them in place, with pictures")
     many.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")
     first = commands.add_parser(
@@ -336,7 +338,8 @@ def main():
     args = parser.parse_args()
     try:
         if args.command == "run":
-            run(args.notebook, args.preset, ROOT / "build")
+            more = {name: ast.literal_eval(value) for name, value in args.set}
+            run(args.notebook, {"PRESET": args.preset, **more}, ROOT / "build")
         else:
             {"save": save, "setup": setup}[args.command](args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")))
     except NotebookError as error:

@@ -164,8 +164,9 @@ def small(tmp_path):
 
 def test_run_writes_a_table_a_notebook_and_a_page(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "/nonexistent")  # readers need no Chrome
-    run(small, "paper", tmp_path / "build")
+    run(small, {"PRESET": "paper"}, tmp_path / "build")
     printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].endswith(f"open next: {os.path.relpath(tmp_path / 'build/small.html')}")
     assert "paper: 42" in printed.out and "3/3" in printed.err
     nb = nbformat.read(tmp_path / "build/small.ipynb", as_version=4)
     assert len(figures(nb)) == 2
