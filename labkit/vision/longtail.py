@@ -30,6 +30,19 @@ def step(largest, num_classes, imbalance):
     return [largest if c < num_classes // 2 else int(largest / imbalance) for c in range(num_classes)]
 
 
+def fitting(available, imbalance):
+    """`exponential` sizes with the largest first class for which no class needs more than its `available` (C,) images.
+
+    Of classes of one size that is their size, as in CIFAR-10-LT and CIFAR-100-LT.
+
+    >>> fitting([119, 122, 118], imbalance=4)
+    [119, 59, 29]
+    """
+    checks.positive("imbalance", imbalance)
+    share = [imbalance ** (c / (len(available) - 1)) for c in range(len(available))]
+    return exponential(int(min(n * s for n, s in zip(available, share))), len(available), imbalance)
+
+
 def subset(images, counts, seed=0):
     """counts[c] images of each class c, drawn at random by `seed`, in their old order; for an ImageSet or ImageFiles.
 
