@@ -186,7 +186,8 @@ def load(settings, root=None, download=False):
     name, count = settings["data"], settings["count"]
     if name in recipes.LISTS:
         folder = data.root_of(root) / name
-        train, test = (longtail.read_list(folder / part, folder) for part in recipes.LISTS[name])
+        names = [str(c) for c in range(recipes.LISTED_CLASSES[name])]
+        train, test = (longtail.read_list(folder / part, folder, names) for part in recipes.LISTS[name])
         parts = [train[:count], test[:count]]
     else:
         parts = [_load(name, split, root, count, download) for split in data.splits(name)]

@@ -31,7 +31,8 @@ class Outputs:
     """logits: float32 (N, C) of the test images in their order; labels: int64 (N,); train_counts: int64 (C,), images of
     each class in the training set.
 
-    weight: float32 (C, d), the classifier's. entropy: float64 (N,), of the last channel attention (see `attention_entropy`); of length 0 without attention.
+    weight: float32 (C, d), the classifier's.
+    entropy: float64 (N,), of the last channel attention (see `attention_entropy`); of length 0 without attention.
     cams: float32 (n, h, w), Grad-CAM maps of the first PICTURES test images of each class for the class that is
         guessed, and shown (n,), which images these are; of length 0 for networks without maps.
     measures: {"test_nc1": of the features as the backbone gives them, "test_nc1_normalised": at unit length}.
@@ -68,7 +69,7 @@ class Outputs:
 
     @classmethod
     def load(cls, path: str | Path) -> "Outputs":
-        """Read what `save` wrote. FileNotFoundError where there is no file; ValueError, naming it, for a damaged one."""
+        """What `save` wrote. FileNotFoundError where there is no file; ValueError, naming it, for a damaged one."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no outputs of a run at {path}")
