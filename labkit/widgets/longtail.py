@@ -4,6 +4,7 @@ and classes that fold together in a UFM.
 
 from functools import lru_cache
 
+import ipywidgets as widgets
 import numpy as np
 
 from labkit import calibration, plots
@@ -110,14 +111,21 @@ class ImbalanceExplorer(Explorer):
         super().__init__()
 
     def controls(self):
-        late = dict(continuous_update=False)
+        late, ratios = dict(continuous_update=False), [1, 2, 5, 10, 20, 50, 100, 200]
+        tip = "samples of a large class for each of a small one"
+        ratio = menu("large / small", ratios, 50, tip, widgets.SelectionSlider)
+        ratio.continuous_update = False
         return {
             "head": menu("head", list(HEADS), "standard", "how the classifier is made"),
-            "imbalance": menu(
-                "large / small", [1, 2, 5, 10, 20, 50, 100, 200], 50, "samples of a large class for each of a small one"
-            ),
+            "imbalance": ratio,
             "num_small": slider(
-                "small classes", 5, 0, self.num_classes - 1, 1, "how many of the classes are small", **late
+                "small classes",
+                self.num_classes // 2,
+                0,
+                self.num_classes - 1,
+                1,
+                "how many of the classes are small",
+                **late,
             ),
             "temperature": slider("temperature", 5.0, 2.0, 20.0, 1.0, "norm of the features", **late),
             "noise": slider(

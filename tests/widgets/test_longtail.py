@@ -36,9 +36,9 @@ def test_reliability_says_what_calibration_says():
         logits = calibration.correct_prior(RUNS[run].logits.double(), RUNS[run].train_counts, tau, "odds") / t
         found = calibration.calibration_error(logits, RUNS[run].labels, 10, mass)
         p = logits.softmax(-1)
-        accuracy = (p.argmax(-1) == RUNS[run].labels).double().mean()
+        accuracy = (p.argmax(-1) == RUNS[run].labels).double().mean().item()
         assert percents(figure) == pytest.approx(
-            [found["ece"], found["mce"], accuracy, p.max(-1).values.mean()], abs=6e-4
+            [found["ece"], found["mce"], accuracy, p.max(-1).values.mean().item()], abs=6e-4
         )
 
 

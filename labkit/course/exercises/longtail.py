@@ -138,15 +138,15 @@ EXERCISES = (
             (lambda *a: max(abs(gap) for _, gap in _bins(*a)), "that is the largest gap, MCE"),
             (
                 lambda *a: sum(w * gap for w, gap in _bins(*a)),
-                "gaps of different signs cancel: take their absolute values",
+                "gaps of different signs cancel, as in one bin: take the absolute value in each",
             ),
             (
                 lambda *a: -sum(w * gap for w, gap in _bins(*a)),
-                "gaps of different signs cancel: take their absolute values",
+                "gaps of different signs cancel, as in one bin: take the absolute value in each",
             ),
             (
                 lambda c, r, b: abs(r.double().mean() - c.mean()),
-                "one bin only: that is the difference of the two means",
+                "gaps of different signs cancel, as in one bin: take the absolute value in each",
             ),
             (lambda *a: sum(w * gap**2 for w, gap in _bins(*a)), "squared gaps; ECE has absolute ones"),
             (
