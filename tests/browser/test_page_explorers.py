@@ -248,3 +248,56 @@ def test_language(run, lab):
     classes.drag("C/d", 0.0)
     figure = classes.wait(lambda figure: "study: 4 classes in 4 dimensions" in figure.layout.title.text)
     assert figure.layout.shapes[0].x0 == 1.0
+
+
+OUTPUTS = """
+import torch
+from labkit import widgets
+from labkit.vision.outputs import Outputs
+
+labels, counts = torch.arange(300) % 5, torch.tensor([200, 90, 40, 12, 5])
+logits = 3 * torch.eye(5)[labels] + 2 * torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+none = torch.empty(0)
+logits = logits + (counts / counts.sum()).log()
+runs = {"one": Outputs(logits, labels, counts, torch.eye(5), none, none.reshape(0, 1, 1), none.long())}
+"""
+
+
+def test_long_tails(run, lab, measured):
+    """A temperature moves confidence and not accuracy; τ takes from frequent classes and gives to rare ones; small
+    classes of a UFM fold together as the ratio grows.
+    """
+    shows = ("ReliabilityExplorer(runs)", "PriorExplorer(runs)", "ImbalanceExplorer(5, 60)")
+    lab.write("long-tails", OUTPUTS, *(f"widgets.longtail.{show}" for show in shows))
+    notebook = run("long-tails")
+
+    reliable = notebook.explorer("temperature T")
+    first = numbers(reliable.figure().layout.title.text.split("accuracy")[1])  # accuracy, mean confidence
+    reliable.drag("temperature T", 1.0)
+    last = reliable.wait(lambda figure: "T = 10.00" in figure.layout.title.text)
+    accuracy, confidence = numbers(last.layout.title.text.split("accuracy")[1])
+    assert accuracy == first[0] and confidence < first[1] - 20
+    measured("reliability, " + latency(reliable, "temperature T"))
+
+    prior = notebook.explorer("constant")
+
+    def recalls(figure):
+        return np.array(next(trace.y for trace in figure.data if trace.name == "present τ"), float)
+
+    prior.drag("τ", 0.0)
+    before = recalls(prior.wait(lambda figure: "τ = 0.00" in figure.layout.title.text))
+    prior.drag("τ", 1.0)
+    after = recalls(prior.wait(lambda figure: "τ = 2.00" in figure.layout.title.text))
+    assert after[0] < before[0] and after[-1] > before[-1]
+
+    fold = notebook.explorer("small classes")
+
+    def small(figure):
+        cosines = np.array(next(trace for trace in figure.data if trace.type == "heatmap").z, float)
+        return cosines[-1, -2]
+
+    fold.drag("large / small", 0.0)
+    even = small(fold.wait(lambda figure: "classes 1 times" in figure.layout.title.text))
+    fold.drag("large / small", 1.0)
+    folded = small(fold.wait(lambda figure: "classes 200 times" in figure.layout.title.text))
+    assert even == pytest.approx(-0.25, abs=0.05) and folded > even + 0.2
