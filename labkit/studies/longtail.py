@@ -135,7 +135,7 @@ def heads_table(
     runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.0), kind="odds", bins: int = 15
 ) -> pd.DataFrame:
     """One row for each run and τ: run, head, seed, tau, overall, many, medium, few (shares), ece, ece_mass (bins of
-    equal mass), mce, test_nc1, entropy (of the last attention, NaN without).
+    equal mass), mce, confidence (its mean), test_nc1, entropy (of the last attention, NaN without).
     """
     rows = []
     for name, run in runs.items():
@@ -144,6 +144,7 @@ def heads_table(
             row = {"run": name, "head": run.settings["head"], "seed": run.settings["seed"], "tau": tau}
             row |= calibration.group_accuracy(logits, run.labels, run.train_counts)
             row |= calibration.calibration_error(logits, run.labels, bins)
+            row["confidence"] = logits.softmax(-1).amax(-1).mean().item()
             row["ece_mass"] = calibration.calibration_error(logits, run.labels, bins, equal_mass=True)["ece"]
             row |= {"test_nc1": run.measures["test_nc1_normalised"]}
             row["entropy"] = run.entropy.mean().item() if len(run.entropy) else math.nan
