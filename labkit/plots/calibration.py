@@ -231,6 +231,22 @@ def fold_curves(
     return board([part], 1, height, title)
 
 
+def by_depth(table: pd.DataFrame, height: int = 520) -> go.Figure:
+    """κ and λ by depth (Figure 1 of the supplement): of activations on the left and of gates on the right; lines
+    are medians
+    over seeds, bands ranges.
+
+    table: columns head (what a line is called), seed, kind, layer, kappa, lam.
+    """
+    panels, styles = [], style.ordered(dict.fromkeys(table["head"]))
+    for column, letter in (("kappa", "κ"), ("lam", "λ")):
+        for kind, name in (("activation", "AGLU"), ("gate", "APA gates")):
+            part = table[table["kind"] == kind]
+            traces = style.bands(part, "layer", column, styles=styles) if len(part) else []
+            panels.append(panel(f"{letter} of {name}", traces, dict(title="layer"), {}, say=None if traces else "none"))
+    return board(panels, 2, height)
+
+
 def cams(pictures: Mapping[str, tuple], height: int = 250, columns: int = 6) -> go.Figure:
     """Grad-CAM maps: {title: (map (h, w), picture uint8 (H, W, 3) or None)}, each map as strong as its largest number.
 
