@@ -205,6 +205,51 @@ def test_temperature(run, lab, measured):
         assert abs(float(explorer.read_out("temperature τ")) - (0.5 + 29.5 * share)) < 1
 
 
+def test_language(run, lab):
+    """A prompt that is typed is gone on with, an answer shows what the model says, and six classes on the sphere lie at
+    right angles.
+    """
+    lab.write(
+        "language",
+        "from labkit.text import corpora\n"
+        "from labkit.text.bigram import Bigram\n"
+        "from labkit.studies import many_classes\n"
+        "from labkit.widgets.language import HellaSwagExplorer, ManyClassesExplorer, PromptExplorer\n"
+        "import numpy as np\n"
+        "text = 'the queen and the king are quiet\\n' * 30\n"
+        "letters = corpora.Characters(text)\n"
+        "bytes_ = Bigram(np.array(corpora.Bytes().encode(text)), 256)",
+        "PromptExplorer(Bigram(letters.array(text), letters.size), letters, 'the⏎', length=20)",
+        "HellaSwagExplorer(bytes_, corpora.Bytes())",
+        "ManyClassesExplorer(many_classes.study([4, 5, 8], 4, [0], 10), iterations=300)",
+    )
+    notebook = run("language")
+    prompt = notebook.explorer("characters written")
+    box = prompt.control("prompt").locator("input")
+    box.fill("the q")
+    box.press("Enter")
+    figure = prompt.wait(lambda figure: "the q" in figure.layout.annotations[-1].text)
+    assert figure.layout.yaxis.ticktext[0] == "u" and figure.data[0].x[0] > 0.4
+    prompt.drag("characters written", 1.0)
+    prompt.wait(lambda figure: "after 20 characters" in figure.layout.title.text)
+
+    quiz = notebook.explorer("your answer")
+    assert quiz.figure().data == ()
+    quiz.control("your answer").locator("select").select_option("C")
+    figure = quiz.wait(lambda figure: "right is B, you said C" in figure.layout.title.text)
+    model = figure.layout.title.text.split("the model ")[1][0]
+    assert "ABCD"[int(np.argmin(figure.data[0].x))] == model  # the lowest loss
+
+    classes = notebook.explorer("C/d")
+    figure = classes.wait(lambda figure: "study: 8 classes in 4 dimensions" in figure.layout.title.text)
+    vectors = points(figure, "class vectors")
+    cosines = vectors @ vectors.T
+    np.testing.assert_allclose(np.sort(cosines[np.triu_indices(6, 1)]), [-1] * 3 + [0] * 12, atol=0.02)
+    classes.drag("C/d", 0.0)
+    figure = classes.wait(lambda figure: "study: 4 classes in 4 dimensions" in figure.layout.title.text)
+    assert figure.layout.shapes[0].x0 == 1.0
+
+
 OUTPUTS = """
 import torch
 from labkit import widgets
