@@ -131,16 +131,39 @@ def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     """The runs that differ in nothing but their head, its temperature and options, and the seed: of several such sets
     the one with the most heads, and then the most runs; {} where no two heads can be compared.
     """
+    return _largest_set(runs, lambda run: run.settings["head"], "head", "temperature", "head_options")
+
+
+ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_dropout")
+
+
+def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
+    """The same for runs that differ in nothing but activation, attention and seed; `network` says what they are."""
+    return _largest_set(runs, network, *ATTENTION)
+
+
+def network(run: Outputs) -> str:
+    """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"."""
+    settings = run.settings["run"]
+    name = "AGLU" if settings["activation"] == "aglu" else "ReLU"
+    if not settings["backbone"].startswith("se_"):
+        return name
+    if settings["gate"] != "apa":
+        return f"{name}, SE"
+    return "APA*" if name == "AGLU" else f"{name}, APA gate"
+
+
+def _largest_set(runs, kind, *free):
     sets = []
     for name, run in runs.items():
-        what = _what(run, "head", "seed", "temperature", "head_options")
+        what = _what(run, "seed", *free)
         mine = next((found for other, found in sets if other == what), None)
         if mine is None:
             sets.append((what, mine := {}))
         mine[name] = run
-    heads_in = lambda found: len({run.settings["head"] for run in found.values()})
-    best_set = max((found for _, found in sets), key=lambda found: (heads_in(found), len(found)), default={})
-    return best_set if heads_in(best_set) > 1 else {}
+    kinds = lambda found: len({kind(run) for run in found.values()})
+    most = max((found for _, found in sets), key=lambda found: (kinds(found), len(found)), default={})
+    return most if kinds(most) > 1 else {}
 
 
 def digits(names: Sequence[str] = HEADS, seeds: Iterable[int] = (0, 1, 2), settings: Mapping = DIGITS, progress=None):

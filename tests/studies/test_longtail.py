@@ -180,6 +180,36 @@ def test_heads_are_compared_at_one_setting():
     assert longtail.heads_of_one_setting(others) == {} and longtail.heads_of_one_setting({}) == {}
 
 
+def test_networks_are_compared_at_one_setting():
+    recipe = recipes.RECIPES["apa/cifar10-lt"] | {"epochs": 30}
+    plain = {"attention_norm": False, "attention_dropout": 0.0}
+    changes = {
+        "ReLU": {"backbone": "resnet32", "activation": "relu", "gate": None, **plain},
+        "AGLU": {"backbone": "resnet32", "gate": None, **plain},
+        "ReLU, SE": {"activation": "relu", "gate": "sigmoid", **plain},
+        "AGLU, SE": {"gate": "sigmoid", **plain},
+        "ReLU, APA gate": {"activation": "relu"},
+        "APA*": {},
+    }
+    runs = {
+        f"{name} {seed}": made_up("cosine", seed, settings=recipe | change)
+        for name, change in changes.items()
+        for seed in (0, 1)
+    }
+    assert {longtail.network(run) for run in runs.values()} == set(changes)
+    assert all(name.startswith(longtail.network(run)) for name, run in runs.items())
+    other = {
+        "other head": made_up("fixed", 0, settings=recipe),
+        "other epochs": made_up("cosine", 0, settings=recipe | {"epochs": 9}),
+    }
+    assert longtail.networks_of_one_setting(other | runs) == runs and longtail.networks_of_one_setting(other) == {}
+    found = {
+        row: longtail.rows_of(runs[f"{name} 0"].settings["run"], TABLE)
+        for row, name in ((9, "ReLU"), (11, "ReLU, SE"), (15, "ReLU, APA gate"), (16, "APA*"))
+    }
+    assert found == {9: [9, 10], 11: [11, 12], 15: [15], 16: [16]}
+
+
 def test_stored_runs_are_found(tmp_path):
     assert longtail.load(tmp_path) == {}
     made_up().save(tmp_path / "cifar10-lt-a" / "cosine-seed-0-outputs.npz")
