@@ -314,6 +314,8 @@ def save(paths):
             nb = execute(path, opened=opened)
             tidy(nb)
             nb.metadata["labkit"] = {**nb.metadata.get("labkit", {}), "reads": reads(nb, opened, path.parent)}
+        add_setup(nb)
+        add_badge(nb, path.stem)
         add_pictures(nb)
         nbformat.validate(nb)
         text = nbformat.writes(nb) + "\n"
