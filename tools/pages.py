@@ -47,7 +47,7 @@ GONE = {"setup", "hidden-check", "badge", "notes"}  # tags of cells that a page 
 FOLDS = {"answer": "After your prediction", "solution": "Solution"}  # and of those that open with a click
 # What is best read before what; the contents page draws it. A notebook that is not named here follows the one before it.
 AFTER = {"01": ["00"], "02": ["00"], "03": ["02"], "04": ["01", "03"], "05": ["04"], "06": ["04"]}
-AFTER |= {"07": ["00"], "08": ["07"], "09": ["04"], "10": ["09", "08"], "11": ["09"], "12": ["08"]}
+AFTER |= {"07": ["00"], "08": ["07"], "09": ["04"], "10": ["09"], "11": ["09"], "12": ["08"]}
 LANE = {
     "01": 0,
     "05": 0,
