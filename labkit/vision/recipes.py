@@ -92,6 +92,7 @@ GUIDING = FIELDS | {
         "fixed": {"bias": "batch_mean"},  # of the batch at hand, in evaluation too [G models/resnet.py:328]
         "implicit": {"eval_bias": "last"},  # of the last training batch [G train.py:144]
     },
+    "precision": "auto",  # float32 in [G]; bf16 moves the end of collapse less than a seed does, see docs/data.md
     "measure_at": 5,  # log_interval of [G], there from epoch 1 on
     "measured_on": "augmented",  # in evaluation mode [G validate_NC.py]
 }
