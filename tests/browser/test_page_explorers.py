@@ -273,11 +273,11 @@ def test_long_tails(run, lab, measured):
 
     reliable = notebook.explorer("temperature T")
     first = numbers(reliable.figure().layout.title.text.split("accuracy")[1])  # accuracy, mean confidence
+    measured("reliability, " + latency(reliable, "temperature T"))
     reliable.drag("temperature T", 1.0)
     last = reliable.wait(lambda figure: "T = 10.00" in figure.layout.title.text)
     accuracy, confidence = numbers(last.layout.title.text.split("accuracy")[1])
     assert accuracy == first[0] and confidence < first[1] - 20
-    measured("reliability, " + latency(reliable, "temperature T"))
 
     prior = notebook.explorer("constant")
 
