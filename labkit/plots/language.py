@@ -176,7 +176,7 @@ def many_classes(table: pd.DataFrame, ratio: float, points, targets, arrows, tit
     known = known[known["ratio"] <= 2]
     best = [line(known["ratio"], known["bound"], "the best there can be", BLACK, "dash", 1.5)]
     spread = band(found, "ratio", "minimal_margin", Look("minimal margin", BLUE))
-    upper = panel("minimal margin, 1 − largest cosine", best + spread, x, dict(rangemode="tozero"))
+    upper = panel("minimal margin, 1 − largest cosine", best + spread, x | dict(title=None), dict(rangemode="tozero"))
     kinds = {"nc1": Look("NC1", GREEN), "nc2": Look("NC2 (weights)", ORANGE)}
     shown = [
         t
