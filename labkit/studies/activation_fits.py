@@ -161,8 +161,7 @@ class DigitNet(nn.Sequential):
         its floor or above.
         """
         layers = [m for m in self.modules() if isinstance(m, kind)]
-        lams = [max(m.lam.item(), 0.0) + FLOOR if m.floor == "released" else max(m.lam.item(), FLOOR) for m in layers]
-        return [m.kappa.item() for m in layers], lams
+        return [m.kappa.item() for m in layers], [m.used_lam.item() for m in layers]
 
 
 def train_digits(

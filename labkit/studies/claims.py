@@ -19,18 +19,13 @@ import pandas as pd
 
 from labkit import etf
 from labkit.heads import MAIN
-from labkit.studies import stored, sweep
+from labkit.studies import ROUNDING, stored, sweep
 from labkit.ufm import classes_of
 
 HOLDS, IN_PART, NOT, UNKNOWN = "holds", "holds in part", "does not hold", "cannot be told"
 VERDICTS = (HOLDS, IN_PART, NOT, UNKNOWN)
 RULES_OF = "2026-11-26"  # change it with a rule
 MAIN = list(MAIN)
-
-# Below these, numbers of a float32 UFM in up to 1024 dimensions are rounding, with ε = 2^-23: NC1 is a square, d ε²;
-# NC3 and the relative error of a loss are √d ε.
-EPS = float(np.finfo(np.float32).eps)
-ROUNDING = {"nc1": 1024 * EPS**2, "nc3": 32 * EPS, "loss": 32 * EPS}
 
 CONFOUNDED = "C, d and N/C change together"
 NOT_SWEPT = "AGD's gain is 10 throughout"
@@ -169,7 +164,7 @@ def _list(found):
 
 
 def _pairs(found, both):
-    """(steps at the smaller size, at the larger) for each two sizes, next to each other unless `both`, and each seed."""
+    """(steps at the smaller size, at the larger) of two sizes, next to each other unless `both`, for each seed."""
     sizes = list(found)
     for k, small in enumerate(sizes):
         for large in sizes[k + 1 :] if both else sizes[k + 1 : k + 2]:
@@ -204,8 +199,8 @@ def _same_rate(frame, sizes):
         "steps to 100 % accuracy, any two sizes at every seed: within a factor of 1.5; open where both counts are "
         "below 3",
         _runs(frame, sizes, ["implicit"]),
-        f"steps at {' / '.join(sizes)}: {_list(found)} ({_counted(answers)}). By the loss there is a rate, and it is not "
-        f"the same: steps to within 10 % of the bound {to_bound}",
+        f"steps at {' / '.join(sizes)}: {_list(found)} ({_counted(answers)}). By the loss there is a rate, not "
+        f"the same one: steps to within 10 % of the bound {to_bound}",
         CONFOUNDED,
         verdict(answers),
     )
