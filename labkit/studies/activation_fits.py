@@ -5,6 +5,7 @@ Whatever is trained leaves a `History`; its column "head" holds the name of the 
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 import torch
@@ -185,15 +186,10 @@ def train_digits(
     Returns a History, named `name`, of epochs 0 to `epochs`: loss (mean over the epoch's batches), accuracy and
     test_accuracy, gradient (the largest norm in the epoch), and kappa_0 …, lam_0 … of the AGLU layers.
     """
-    images, rows = networks.load("digits"), []
+    rows = []
+    same = dict(epochs=epochs, lr=lr, batch=batch, weight_decay=weight_decay, smallest=smallest, learn=learn)
     for seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = DigitNet(**options)
-        run = _trainer(
-            net, images, smallest, learn, epochs=epochs, batch_size=batch, lr=lr, weight_decay=weight_decay, seed=seed
-        )
-        rows += [_chance(net) | row for row in networks.rows_of(run)]
+        rows += epochs_of(seed, **same, **options)
         if progress:
             progress(name, seed, rows[-1])
     settings = dict(
@@ -208,8 +204,21 @@ def train_digits(
         **provenance(),
         **{k: v for k, v in options.items() if k != "activation"},
     )
-    columns = ["head", "seed", "iteration", "loss", *_chance(net)]
-    return History(pd.DataFrame(rows).assign(head=name)[columns], settings)
+    return History(pd.DataFrame(rows).assign(head=name)[["head", *rows[-1]]], settings)
+
+
+def epochs_of(
+    seed, epochs=20, lr=0.1, batch=128, weight_decay=1e-4, smallest=FLOOR, learn=True, **options
+) -> Iterator[dict]:
+    """The rows of `train_digits` for one seed, without head, as the training goes on: that of epoch 0 comes first."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = DigitNet(**options)
+    same = dict(epochs=epochs, batch_size=batch, lr=lr, weight_decay=weight_decay, seed=seed)
+    run = _trainer(net, networks.load("digits"), smallest, learn, **same)
+    for row in networks.rows_of(run):
+        row = _chance(net) | row
+        yield {key: row[key] for key in ("seed", "iteration", "loss", *_chance(net))}
 
 
 def _trainer(net, images, smallest, learn, **options):

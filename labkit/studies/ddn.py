@@ -202,9 +202,9 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
 
     table: of `load_study`. At the last iteration, paired by seed: percent is the loss with it over that without it,
     less one, in percent (median, low and high); better, worse and tie count the seeds in which the loss is lower with
-    it, higher, or different by rounding (`labkit.studies.ROUNDING`); nc1 is the median of NC1 with it over NC1 without it, tail
-    the median difference of the accuracy of the last class. verdict: "better" or "worse" where every seed says so,
-    "tie" where all are ties, else "either way".
+    it, higher, or different by rounding (`labkit.studies.ROUNDING`); nc1 is the median of NC1 with it over NC1 without
+    it, tail the median difference of the accuracy of the last class. verdict: "better" or "worse" where every seed
+    says so, "tie" where all are ties, else "either way".
     """
     keys = ["num_samples", "dim", "imbalance", "batch_size", "alpha"]
     last = table[table["iteration"] == table.groupby(keys)["iteration"].transform("max")]

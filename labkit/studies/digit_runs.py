@@ -57,7 +57,7 @@ def _runs(variants, blocks, lr, seeds=SEEDS):
 
 
 _MAIN = {name: GRADIENTS[name] for name in MAIN}
-_DEEP = {name: STARTS[name] for name in ("κ ~ U(0, 1)", MIXED, "κ ~ U(1, 1.3)", ONE_SIGN, RELU)}
+_DEEP = {name: STARTS[name] for name in (RELU, MIXED, "κ ~ U(1, 1.3)", ONE_SIGN, "κ ~ U(0, 1)")}
 _SWEPT = [run for seed in range(3) for lr in RATES for run in _runs(_DEEP, 24, lr, [seed])]
 STUDIES = {  # the settings of every run, the most wanted first
     "eq6": _runs(GRADIENTS, 4, 0.1) + _runs(_MAIN, 16, 0.1) + _runs(_MAIN, 4, 0.02),

@@ -1,3 +1,17 @@
 """Controls on top of the figures, for notebooks."""
 
-from labkit.widgets import activations, base, collapse, ddn, digits, etf, images, live, networks, results, ufm  # noqa: F401
+from labkit.widgets import (  # noqa: F401
+    activations,
+    base,
+    collapse,
+    ddn,
+    digits,
+    etf,
+    images,
+    live,
+    networks,
+    results,
+    starts,
+    training,
+    ufm,
+)
