@@ -12,7 +12,13 @@ from labkit.history import History
 from labkit.plots import style
 from labkit.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, Look, board, line, log_axis, marks, panel, rgba
 
-GRADIENTS = {"exact": Look("exact gradient", BLUE), "paper": Look("Eq. 6", VERMILION, "dash")}
+GRADIENTS = {
+    "exact": Look("exact gradient", BLUE),
+    "paper": Look("Eq. 6", VERMILION, "dash"),
+    "exact, labkit's floor": Look("exact gradient", BLUE),
+    "Eq. 6, released floor": Look("Eq. 6, released floor", ORANGE, "dot"),
+    "Eq. 6, labkit's floor": Look("Eq. 6, labkit's floor", VERMILION, "dash"),
+}
 PARTS = {"z": "z", "kappa": "κ", "lam": "λ"}
 
 

@@ -186,7 +186,7 @@ def biases(table: pd.DataFrame, title=None, height=430) -> go.Figure:
     traces, shift = (
         [],
         np.linspace(0.94, 1.06, table["way"].nunique()),
-    )  # side by side, where they would hide each other
+    )  # not on top of each other
     for way, rows in table.groupby("way", sort=False):
         colour, bare = colours[way.split(",")[0]], "no bias" in way
         symbol = "circle-open" if bare else "circle" if way == "standard" else "diamond"
