@@ -183,10 +183,7 @@ def biases(table: pd.DataFrame, title=None, height=430) -> go.Figure:
     the bound of each way, and, dotted, where the fixed head with a bias comes to rest.
     """
     colours = {"standard": style.VERMILION, "fixed": style.BLUE, "implicit": style.GREEN}
-    traces, shift = (
-        [],
-        np.linspace(0.94, 1.06, table["way"].nunique()),
-    )  # not on top of each other
+    traces, shift = ([], np.linspace(0.94, 1.06, table["way"].nunique()))  # not on top of each other
     for way, rows in table.groupby("way", sort=False):
         colour, bare = colours[way.split(",")[0]], "no bias" in way
         symbol = "circle-open" if bare else "circle" if way == "standard" else "diamond"

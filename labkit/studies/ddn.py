@@ -224,3 +224,25 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
         )
     found = pd.DataFrame(rows)
     return found.sort_values([*keys[:2], "batch_size", "imbalance", "alpha"], ignore_index=True)
+
+
+def shown(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of `ends` as documents show it, in words."""
+    number = lambda x, digits: f"{x:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits).replace("-", "−")
+    return pd.DataFrame(
+        {
+            "model": [f"10 classes, N = {n}, d = {d}" for n, d in zip(found["num_samples"], found["dim"])],
+            "batch": ["all" if b == n else str(b) for b, n in zip(found["batch_size"], found["num_samples"])],
+            "imbalance": found["imbalance"].map("{:g}".format),
+            "α": found["alpha"].map(lambda a: f"{a:g}" if a else "schedule"),
+            "loss with it over without it, %": [
+                f"{number(m, 3)} ({number(a, 3)} to {number(b, 3)})"
+                for m, a, b in zip(found["percent"], found["low"], found["high"])
+            ],
+            "seeds better / worse / tie": [
+                f"{b} / {w} / {t}" for b, w, t in zip(found["better"], found["worse"], found["tie"])
+            ],
+            "NC1 ratio": found["nc1"].map("{:.2g}".format),
+            "ends": found["verdict"],
+        }
+    )

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from labkit import etf, nearest
 from labkit.heads import FixedETFHead, ImplicitETFHead, LinearHead
 from labkit.history import History, plain
+from labkit.studies import claims
 from labkit.studies import ddn as module
 from labkit.studies.ddn import WITH, WITHOUT, Runs, influence, load_study, study, train_both
 from labkit.ufm import UFM, UFM_10, Trainer, train_ufm
@@ -251,3 +253,10 @@ def test_ends_are_judged_seed_by_seed(gaps, counts, verdict):
 def test_ends_has_a_row_for_each_setting():
     both = pd.concat([made_up([0.1, 0.2], 10.0), made_up([-0.1, -0.2])])
     assert module.ends(both)[["imbalance", "verdict"]].values.tolist() == [[1.0, "better"], [10.0, "worse"]]
+
+
+def test_the_documentation_shows_the_table_of_the_stored_runs():
+    root = Path(__file__).resolve().parents[2]
+    found = module.ends(load_study(root / "data/results/ddn"))
+    assert claims.markdown(module.shown(found)) in (root / "docs/claims.md").read_text()
+    assert len(found) == len(module.STUDY) and (found["seeds"] == 5).all()
