@@ -176,7 +176,7 @@ def class_margins(margins: pd.DataFrame, sizes_of_classes: Mapping, by: str, hea
     return board(panels, len(panels), 400, title, "y", "below", (0.02, 0))
 
 
-def biases(table: pd.DataFrame, title=None, height=430) -> go.Figure:
+def biases(table: pd.DataFrame, title=None, height=480) -> go.Figure:
     """Losses of heads with and without a bias against the imbalance of classes, with the smallest that each allows.
 
     table: of `labkit.studies.imbalance.summary`. Marks are medians, bars the range over seeds. Lines are deterministic:
@@ -202,7 +202,7 @@ def biases(table: pd.DataFrame, title=None, height=430) -> go.Figure:
         traces.insert(0, line(rows["imbalance"], rows[column], name, colour, dash, 1.5))
     across = dict(type="log", title="largest class over smallest", tickvals=sorted(table["imbalance"].unique()))
     up = dict(title="cross entropy at the end")
-    return board([panel("", traces, across, up)], 1, height, title, legend=dict(x=1.01, y=1))
+    return board([panel("", traces, across, up)], 1, height, title, legend="below")
 
 
 def memory(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
