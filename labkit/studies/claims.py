@@ -1,6 +1,7 @@
 """What the guiding paper says of UFMs, beside what our runs of them show, with a verdict for each claim.
 
-    python -m labkit.studies.claims          the tables in Markdown, from data/results/ufm and data/results/ufm-control
+    python -m labkit.studies.claims                        the tables in Markdown, from data/results/ufm and ufm-control
+    python -m labkit.studies.claims --docs docs/claims.md  the same, into the document
 
 A claim has a rule, which asks the same question of every seed, of every size or pair of sizes, and, where it compares
 runs, of every logged iteration. Each answer is yes, no, or open: differences that the rounding of float32 or the
@@ -10,9 +11,11 @@ written after most of the runs had been seen, to mend the first ones, which look
 """
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -398,13 +401,39 @@ def shown(table):
     )
 
 
+def documented():
+    """The tables that docs/claims.md shows, {name: Markdown}, from the runs that came with labkit."""
+    from labkit.studies import ddn  # only here: it needs the heads
+
+    results = stored() / "results"
+    return {
+        "claims": markdown(shown(claims(sweep.load(results / "ufm").frame))),
+        "control": markdown(shown(control(controlled(results)))),
+        "ddn": markdown(ddn.shown(ddn.ends(ddn.load_study(results / "ddn")))),
+    }
+
+
+def renew(text, tables):
+    """A document with its tables replaced: each stands between "<!-- table: NAME -->" and "<!-- end -->"."""
+    for name, table in tables.items():
+        place = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        text, count = place.subn(lambda found, table=table: found[1] + table + found[2], text)
+        if count != 1:
+            raise ValueError(f"the document has {count} places for the table {name!r}, and should have one")
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", help="of the runs; by default those that came with labkit, and their control")
-    folder = parser.parse_args().folder
-    print(markdown(shown(claims(sweep.load(folder or stored() / "results" / "ufm").frame))))
-    if folder is None:
-        print("\n" + markdown(shown(control(controlled()))))
+    parser.add_argument("--docs", type=Path, help="renew the tables in this document, docs/claims.md, instead")
+    chosen = parser.parse_args()
+    if chosen.docs:
+        chosen.docs.write_text(renew(chosen.docs.read_text(), documented()))
+    elif chosen.folder:
+        print(markdown(shown(claims(sweep.load(chosen.folder).frame))))
+    else:
+        print("\n\n".join(list(documented().values())[:2]))
 
 
 if __name__ == "__main__":
