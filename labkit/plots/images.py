@@ -29,8 +29,8 @@ def image_panels(history: History, num_classes: int, temperature=5.0, title=None
 
 
 def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
-    """Medians (marks) and ranges (bars) of accuracy by dataset and network, the paper's on the left and ours on the
-    right.
+    """Medians (marks) and ranges (bars) of accuracy by dataset and network, the paper's on the left and ours, where
+    there are any, on the right.
 
     paper, ours: columns dataset, network, head, median, low, high, in percent; one epoch. Ours, as from
         `tables.our_rows`, has a column images too, and may be all NaN.
@@ -40,6 +40,8 @@ def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure
     styles, panels = looks([*paper["head"], *ours["head"]]), []
     places = dict(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], zeroline=False)
     for name, table in (("paper", paper), (f"ours ({', '.join(copies)})" if copies else "ours", ours)):
+        if table["median"].isna().all():
+            continue
         traces = []
         for k, (head, (label, colour, _)) in enumerate(styles.items()):
             mine = table[table["head"] == head].dropna(subset="median")
@@ -51,10 +53,9 @@ def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure
             traces.append(
                 marks(mine["median"], y, label, colour, 11, "line-ns", more, line=dict(width=3, color=colour))
             )
-        none = "not run yet" if table["median"].isna().all() else None
         across = dict(title="accuracy, %", matches="x") if panels else dict(title="accuracy, %")
-        panels.append(panel(name, traces, across, places, say=none))
-    return board(panels, 2, 560, title, "y", "below", (0.03, 0)).update_layout(margin_l=140)
+        panels.append(panel(name, traces, across, places))
+    return board(panels, len(panels), 560, title, "y", "below", (0.03, 0)).update_layout(margin_l=140)
 
 
 def head_costs(table: pd.DataFrame, title=None) -> go.Figure:

@@ -5,7 +5,12 @@
 
 A run that ends leaves one file in data/results/<name>/, with its settings, versions, device and duration. Until then it
 keeps checkpoints under `--runs`, so that the command can be stopped at any moment, also by kill -9, and started again:
-what is finished stays, and a run on images goes on from its last epoch. A damaged result is named and made again.
+what is finished stays, and a run on images or text goes on from its last checkpoint. A damaged result is named and made
+again.
+
+An entry has a kind (ufm, images or text), a recipe unless it is a UFM, settings that change the recipe, and a run for
+each head, seed and row of `vary`, a list of tables that change the settings once more: vary = [{ lr = 0.1 }, { lr = 1.0
+}]. Of text, `head` is the activation.
 """
 
 import argparse
@@ -28,50 +33,69 @@ from labkit.history import History, Store
 from labkit.studies import sweep
 
 LIST = "evidence.toml"
-FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry; images also have a recipe
+FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry; `vary` may be there too
+KINDS = ("ufm", "images", "text")
 
 
-class Images(Store):
-    """Runs on images of one entry: a file for each head and seed."""
+class Networks(Store):
+    """Runs on images or text of one entry: a file for each head, seed and row of `vary`. name: of a run's file."""
+
+    def __init__(self, folder: str | Path, name: str):
+        super().__init__(folder)
+        self._name = name
 
     def name(self, settings: dict) -> str:
-        return f"{settings['head']}-seed-{settings['seed']}"
+        return self._name
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of an entry of the list. settings: all that it is made with; hours: of one core, as the list says."""
+    """One run of an entry of the list. settings: all that it is made with; hours: of one core, as the list says;
+    varied: the settings that its row of `vary` has changed.
+    """
 
     entry: str
     kind: str
     serves: str
     hours: float
     settings: dict = field(hash=False)
+    varied: dict = field(hash=False, default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its file: head, changes and seed, such as implicit-lr-0.1-seed-0."""
+        changes = [f"{key}-{value}" for key, value in self.varied.items()]
+        return "-".join([self.settings["head"], *changes, "seed", str(self.settings["seed"])])
 
     def __str__(self) -> str:
-        return f"{self.entry}: {self.settings['head']}, seed {self.settings['seed']}"
+        changes = "".join(f", {key} {value}" for key, value in self.varied.items())
+        return f"{self.entry}: {self.settings['head']}{changes}, seed {self.settings['seed']}"
 
     def store(self, results: str | Path) -> Store:
         """Where its result goes: UFMs of the paper's sizes to those of `labkit.studies.sweep`, others to ufm-control,
-        so that nobody takes them for the paper's; images to a folder of the entry.
+        so that nobody takes them for the paper's; others to a folder of the entry.
         """
-        if self.kind == "images":
-            return Images(Path(results) / self.entry)
+        if self.kind != "ufm":
+            return Networks(Path(results) / self.entry, self.name)
         papers = sweep.size(ufm.UFM(**self.settings["spec"])) in sweep.SIZES
         return sweep.Runs(Path(results) / ("ufm" if papers else "ufm-control"))
 
     def folder(self, runs: str | Path) -> Path:
         """Where it keeps what it needs until it has ended."""
-        return Path(runs) / self.entry / f"{self.settings['head']}-seed-{self.settings['seed']}"
+        return Path(runs) / self.entry / self.name
 
     def train(self, folder: str | Path) -> History:
         """Make it, from its last checkpoint in `folder` where there is one (UFMs, of some minutes, have none)."""
         if self.kind == "ufm":
             return sweep.train(self.settings)
-        from labkit.vision import build  # only here: UFMs need no image library
-
         head, seed = self.settings["head"], self.settings["seed"]
-        settings = {key: value for key, value in self.settings.items() if key != "seed"}
+        settings = {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
+        if self.kind == "text":
+            from labkit.studies import language  # only here, as below: UFMs need neither library
+
+            return language.train(settings, head, seed, folder)
+        from labkit.vision import build
+
         return build.run(settings | {"head": [head]}, head, seed, folder)
 
 
@@ -80,17 +104,17 @@ def read(path: str | Path = LIST) -> list[Run]:
     runs = []
     for k, entry in enumerate(tomllib.loads(Path(path).read_text(encoding="utf-8")).get("runs", []), start=1):
         try:
-            checks.one_of("kind", entry.get("kind"), ("images", "ufm"))
-            wanted = FIELDS | ({"recipe"} if entry["kind"] == "images" else set())
+            checks.one_of("kind", entry.get("kind"), KINDS)
+            wanted = FIELDS | (set() if entry["kind"] == "ufm" else {"recipe"})
             if missing := wanted - entry.keys():
                 raise ValueError(f"missing: {', '.join(sorted(missing))}")
-            if unknown := entry.keys() - wanted:
+            if unknown := entry.keys() - wanted - {"vary"}:
                 raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+            about = (entry["name"], entry["kind"], entry["serves"], float(entry["hours"]))
             for seed in entry["seeds"]:
-                for head in entry["heads"]:
-                    checks.one_of("head", head, tuple(heads.VARIANTS))
-                    settings = _settings(entry, head, seed)
-                    runs.append(Run(entry["name"], entry["kind"], entry["serves"], float(entry["hours"]), settings))
+                for varied in entry.get("vary", [{}]):
+                    for head in entry["heads"]:
+                        runs.append(Run(*about, _settings(entry, head, seed, varied), varied))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, entry {k} ({entry.get('name', 'without a name')}): {error}") from error
     names = [str(run) for run in runs]
@@ -99,16 +123,23 @@ def read(path: str | Path = LIST) -> list[Run]:
     return runs
 
 
-def _settings(entry, head, seed):
-    changes = entry["settings"]
+def _settings(entry, head, seed, varied):
+    changes = entry["settings"] | varied
     if entry["kind"] == "ufm":
+        checks.one_of("head", head, tuple(heads.VARIANTS))
         grid = {key: [value] for key, value in changes.items()}
         (settings,) = sweep.expand(
             grid | {"spec": [ufm.UFM(**changes["spec"])], "head": [head], "seed": [seed]}
         ).values()
         return settings
+    if entry["kind"] == "text":
+        from labkit.text import gpt, recipes
+
+        checks.one_of("activation", head, tuple(gpt.ACTIVATIONS))
+        return recipes.check(recipes.RECIPES[entry["recipe"]] | changes) | {"head": head, "seed": seed}
     from labkit.vision import build, recipes
 
+    checks.one_of("head", head, tuple(heads.VARIANTS))
     return build.described(recipes.RECIPES[entry["recipe"]] | changes, head, seed)
 
 
@@ -179,11 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--workers", type=int, default=int(os.environ.get("WORKERS", 1)), help="runs at a time (%(default)s)"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these entries")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # one run of the list, in a process of its own
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a run by its name, in a process of its own
     chosen = parser.parse_args(arguments)
     everything = read(chosen.list)
     if chosen.one is not None:
-        work(everything[chosen.one], chosen.results, chosen.runs)
+        (run,) = (run for run in everything if str(run) == chosen.one)
+        work(run, chosen.results, chosen.runs)
         return 0
     if unknown := set(chosen.only or ()) - {run.entry for run in everything}:
         parser.error(
@@ -209,8 +241,8 @@ def _work_through(todo, chosen):
             while waiting or running:
                 while waiting and len(running) < chosen.workers:
                     k = waiting.pop(0)
-                    command = [sys.executable, "-m", "labkit.studies.evidence", "--one", str(k), "--list", chosen.list]
-                    command += ["--results", chosen.results, "--runs", chosen.runs]
+                    command = [sys.executable, "-m", "labkit.studies.evidence", "--one", str(todo[k])]
+                    command += ["--list", chosen.list, "--results", chosen.results, "--runs", chosen.runs]
                     running[k] = subprocess.Popen(
                         command,
                         env=environment,

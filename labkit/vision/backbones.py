@@ -22,6 +22,7 @@ from labkit import checks
 from labkit.activations import AGLU, APA
 
 RESNETS = {
+    "resnet10_half": dict(block=BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 256)),  # ours: half the width
     "resnet18": dict(block=BasicBlock, layers=(2, 2, 2, 2)),
     "resnet32": dict(block=BasicBlock, layers=(5, 5, 5), channels=(16, 32, 64)),
     "resnet50": dict(block=Bottleneck, layers=(3, 4, 6, 3)),
@@ -198,8 +199,8 @@ class ZeroPadShortcut(nn.Module):
 
 def _resnet(name, stem, num_classes, in_chans, affine, attention_bias):
     spec = RESNETS[name.removeprefix("se_")]
-    small = "channels" in spec
-    width = spec["channels"][0] if small else 64
+    small = len(spec["layers"]) == 3
+    width = spec.get("channels", [64])[0]
     attention = {}
     if name.startswith("se_"):
         # Squeezed to a sixteenth of the channels, as in Hu et al.; of 16 channels to a quarter, as in the released

@@ -34,6 +34,7 @@ TITLES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "stl10": "STL-10",
+    "omniglot": "Omniglot, 242 characters",
     "imagenet": "ImageNet",
     "imagenet-one-per-class": "ImageNet, one 96-pixel picture of each class",
     "patterns": "random patterns, one of each class",
@@ -42,6 +43,7 @@ TITLES = {
 # Where each set can lie under the root: a Parquet file for each split, and a folder as torchvision leaves it.
 _PARQUET = {name: name + "-{split}.parquet" for name in ("cifar10", "cifar100", "stl10")}
 _PARQUET["imagenet-one-per-class"] = "imagenet1k-one-per-class-96px.parquet"
+_PARQUET["omniglot"] = "omniglot-242.parquet"
 _FOLDERS = {
     "mnist": "MNIST",
     "cifar10": "cifar-10-batches-py",
@@ -51,6 +53,7 @@ _FOLDERS = {
 }
 _TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
 NAMES = tuple(TITLES)
+LAST_TO_TRAIN = 15  # of the drawers of Omniglot
 MOST_CLASSES = 1_000_000  # a larger label is damage: names and counts of so many classes would fill the memory
 
 
@@ -64,6 +67,8 @@ def load(name, split, root=None, count=None, download=False):
         … 16); "mnist", 28×28, grey, 60000 and 10000 (LeCun et al. 1998); "cifar10" and "cifar100", 32×32, 50000 and
         10000 (Krizhevsky 2009);
         "stl10", 96×96, 5000 and 8000 (Coates et al. 2011);
+        "omniglot", 242 characters of eight alphabets, drawn once by each of 20 people (Lake et al. 2015), 105×105, ink
+        black; drawers 1 to 15 are for training and 16 to 20 for testing, 3630 and 1210, so that no hand is in both;
         "imagenet", the 1000 classes of ILSVRC 2012 (Russakovsky et al. 2015), one folder of pictures a class;
         "imagenet-one-per-class", one 96×96 picture of each of these, "train" only;
         "patterns", a thousand classes of one smooth random pattern each, 96×96, "train" only, offline: made up, to
@@ -89,6 +94,8 @@ def load(name, split, root=None, count=None, download=False):
         if not download:
             raise
         path = _root(root)[0] / _FOLDERS[name]
+    if name == "omniglot":
+        return _omniglot(path, split)[:count]
     if path.suffix == ".parquet":
         images = read_parquet(path, count, CLASSES.get(name))
         lossy = images.title == "JPEG" and name in _TORCHVISION  # their authors give plain pixels
@@ -103,6 +110,7 @@ def find(name, split, root=None):
     <name>-<split>.parquet in the layout of the Hugging Face hub: a column `img` or `image` with encoded pictures under
         `bytes`, and a column `label` or `fine_label`;
     MNIST, cifar-10-batches-py, cifar-100-python, stl10_binary: folders as torchvision unpacks them;
+    omniglot-242.parquet: both splits of "omniglot", with columns alphabet, character and drawer beside those above;
     imagenet/train and imagenet/val ("test"): folders with one folder for each class, whose sorted names count the
     classes; imagenet1k-one-per-class-96px.parquet: "imagenet-one-per-class", as the other Parquet files.
     """
@@ -239,6 +247,17 @@ def _patterns(_):
 
 
 _OFFLINE = {"digits": _digits, "patterns": _patterns}
+
+
+def _omniglot(path, split):
+    """The drawings of the drawers of one split, as grey images of one channel."""
+    images, about = read_parquet(path), pq.read_table(path, columns=["label", "alphabet", "character", "drawer"])
+    drawer = about["drawer"].to_numpy()
+    kept = drawer <= LAST_TO_TRAIN if split == "train" else drawer > LAST_TO_TRAIN
+    said = {row["label"]: f"{row['alphabet']}, {row['character']}" for row in about.to_pylist()}
+    names = tuple(said[c] for c in sorted(said))
+    images = replace(images, images=images.images[:, :1].contiguous(), classes=names, title=TITLES["omniglot"])
+    return images[torch.from_numpy(kept)]
 
 
 def _torchvision(name, split, root, download):

@@ -133,6 +133,23 @@ RECIPES = {
     # A network of three layers on digits of 8×8 pixels. In 60 epochs, a few seconds, NC1 falls by about a thousand.
     "digits": FIELDS
     | {"sampler": "stratified", "weight_decay": 5e-4, "norm_weight_decay": 0.0, "bias_weight_decay": 0.0},
+    # Ours: hundreds of real classes. An epoch of 15 batches, in each of which every character comes once.
+    "omniglot": FIELDS
+    | {
+        "data": "omniglot",
+        "side": 32,
+        "sampler": "stratified",
+        "backbone": "resnet10_half",
+        "weight_decay": 5e-4,
+        "norm_weight_decay": 0.0,
+        "bias_weight_decay": 0.0,
+        "schedule": "cosine",
+        "epochs": 40,
+        "batch_size": 242,
+        "channels_last": True,
+        "head": ["standard", "fixed", "implicit", "implicit_without_ddn"],
+        "measure_at": 5,
+    },
     # ResNet-50 learns one small picture of each of ImageNet's classes by heart.
     "thousand": FIELDS
     | {

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 import torch
-import torchvision
 from PIL import Image
+from torchvision.transforms import v2
 
 from labkit import checks
 from labkit.vision.augment import Normalise
@@ -49,8 +49,7 @@ class ImageSet:
         """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey
         levels.
         """
-        resize = torchvision.transforms.v2.functional.resize
-        return replace(self, images=resize(self.images, [side, side], antialias=True))
+        return replace(self, images=v2.functional.resize(self.images, [side, side], antialias=True))
 
     def normalise(self):
         """The transform (labkit.vision.augment) that gives these images mean 0 and deviation 1 in every channel.

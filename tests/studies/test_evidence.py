@@ -73,6 +73,19 @@ def test_what_is_missing_is_made_once_and_damage_is_named(place, capsys):
         assert evidence.main([*arguments(place), "--status"]) == 0
 
 
+def test_vary_gives_a_run_for_each_row_and_its_settings(tmp_path):
+    """Rows change the settings of the entry, and tell the files of the runs apart."""
+    entry = LIST.format(epochs=2).replace("[[runs]]", "", 1).split("[[runs]]")[1]
+    entry = entry.replace('recipe = "digits"', 'recipe = "digits"\nvary = [{ lr = 0.1 }, { lr = 0.2, epochs = 3 }]')
+    (tmp_path / "list.toml").write_text("[[runs]]" + entry)
+    runs = evidence.read(tmp_path / "list.toml")
+    assert [run.name for run in runs] == ["fixed-lr-0.1-seed-1", "fixed-lr-0.2-epochs-3-seed-1"]
+    assert [(run.settings["lr"], run.settings["epochs"]) for run in runs] == [(0.1, 2), (0.2, 3)]
+    (tmp_path / "list.toml").write_text("[[runs]]" + entry.replace("lr = 0.2", "lr = -1"))
+    with pytest.raises(ValueError, match="entry 1 .digits.: lr must be .* got -1"):
+        evidence.read(tmp_path / "list.toml")
+
+
 def test_a_killed_run_loses_at_most_an_epoch(place, until):
     (place / "list.toml").write_text(LIST.format(epochs=400))
     command = [sys.executable, "-m", "labkit.studies.evidence", *arguments(place), "--only", "digits", "--workers", "1"]

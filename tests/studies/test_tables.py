@@ -130,76 +130,47 @@ def test_commands_are_ones_that_the_loop_takes(tmp_path):
 # Our runs
 
 
-def test_collect_and_beside(runs, tmp_path, capsys):
-    tables.main([str(runs), "--out", str(tmp_path / "out")])
-    out = capsys.readouterr().out
-    assert "6 runs; fixed 0, fixed 1, fixed 4, standard 0" in out
-    assert "left out: cifar10-resnet18-implicit-0-" in out and ", 120 of 200 epochs" in out
-    histories = tables.load(tmp_path / "out")
+def test_runs_beside_the_table(runs):
+    histories = tables.load(runs)
     assert list(histories) == [("cifar10", "resnet18")]
-    paper = tables.printed(2, PAPER)
-    table = tables.beside(paper, histories, "test_accuracy")
-    assert len(table) == len(paper) and (table["paper"] == tables.beside(paper, {}, "accuracy")["paper"]).all()
-    early, late = table.iloc[0].tolist(), table.iloc[4].tolist()
-    assert early == ["CIFAR10", "ResNet18", 50, "standard", "80.47 (79.4–82.6)", "51.00 (50.0–54.0)", 3, TITLE]
-    assert late == ["CIFAR10", "ResNet18", 200, "fixed", "84.53 (83.7–84.9)", "83.00 (82.0–86.0)", 3, TITLE]
-    rest = table.drop(index=[0, 1, 3, 4])
-    assert (rest["ours"] == tables.NOT_RUN).all() and (rest["seeds"] == 0).all() and (rest["images"] == "").all()
+    assert histories["cifar10", "resnet18"].settings["runs"] == 6  # the unfinished one is left out
+    table = tables.beside(tables.printed(2, PAPER), histories, "test_accuracy")
+    assert len(table) == 4  # two heads at two epochs; rows without runs are not there
+    assert table.iloc[0].tolist() == [
+        "CIFAR10", "ResNet18", 50, "standard", "80.47 (79.4–82.6)", "51.00 (50.0–54.0)", 3, TITLE
+    ]  # fmt: skip
+    assert table.iloc[3].tolist() == [
+        "CIFAR10", "ResNet18", 200, "fixed", "84.53 (83.7–84.9)", "83.00 (82.0–86.0)", 3, TITLE
+    ]  # fmt: skip
     train = tables.beside(tables.printed(1, PAPER), histories, "accuracy")
-    assert train["ours"].iloc[3] == "91.00 (90.0–94.0)" and train["paper"].iloc[6] == tables.LOST
+    assert train["ours"].tolist()[-1] == "93.00 (92.0–96.0)"
+    assert tables.beside(tables.printed(2, PAPER), {}, "accuracy").empty and tables.load(runs / "none") == {}
 
 
-def test_runs_with_other_settings_do_not_count(tmp_path):
-    made_up(tmp_path / "runs", "implicit", 0, done=50, epochs=50)
-    tables.collect(tmp_path / "runs", tmp_path / "out")
-    table = tables.beside(tables.printed(2, PAPER), tables.load(tmp_path / "out"), "test_accuracy")
-    assert set(table.loc[(table["dataset"] == "CIFAR10") & (table["network"] == "ResNet18"), "ours"]) == {tables.OTHER}
-    assert (table["seeds"] == 0).all()
+def test_a_shorter_run_counts_up_to_its_end_and_other_settings_do_not(tmp_path):
+    made_up(tmp_path / "short", "implicit", 0, done=50, epochs=50)
+    table = tables.beside(tables.printed(2, PAPER), tables.load(tmp_path / "short"), "test_accuracy")
+    assert table[["epoch", "head", "seeds"]].values.tolist() == [[50, "implicit", 1]]
+    made_up(tmp_path / "other", "implicit", 0, lr=3.0)
+    histories = tables.load(tmp_path / "other")
+    assert len(histories) == 1 and tables.beside(tables.printed(2, PAPER), histories, "test_accuracy").empty
 
 
-def test_a_file_grows_by_runs_from_elsewhere(runs, tmp_path):
-    out = tmp_path / "out"
-    tables.collect(runs, out)
-    made_up(tmp_path / "elsewhere", "implicit", 3)
-    made_up(tmp_path / "elsewhere", "fixed", 1, images=TITLE, samples=300)
-    (path,), _ = tables.collect(tmp_path / "elsewhere", out)
-    history = History.load(path)
-    named = [(run["head"], run["seed"]) for run in history.settings["runs"]]
-    assert named == [
-        ("fixed", 0),
-        ("fixed", 1),
-        ("fixed", 4),
-        ("implicit", 3),
-        ("standard", 0),
-        ("standard", 1),
-        ("standard", 4),
-    ]
-    assert len(history.frame) == 7 * 201 and not history.frame.duplicated(["head", "seed", "iteration"]).any()
-    counts = history.margins.groupby(["head", "seed"])["margin"].agg(["size", "min", "max", "median"])
-    assert counts["size"].to_dict() == {name: 300 if name == ("fixed", 1) else tables.RANKS for name in named}
-    assert counts.loc[("fixed", 4)].tolist() == [tables.RANKS, 0, pytest.approx(0.9998), pytest.approx(0.5, abs=2e-4)]
-
-
-def test_mixtures_are_refused(runs, tmp_path):
+def test_mixtures_are_refused(runs):
     made_up(runs, "implicit", 1, images="CIFAR-10")
-    with pytest.raises(ValueError, match="differ in 'images': 'CIFAR-10' and 'CIFAR-10, JPEG re-encoded'"):
-        tables.collect(runs, tmp_path / "out")
+    with pytest.raises(ValueError, match="not of one experiment: images is 'CIFAR-10.* there, 'CIFAR-10.* here"):
+        tables.load(runs)
     made_up(runs, "implicit", 1, lr=3.0)
-    with pytest.raises(ValueError, match="differ in 'run'"):
-        tables.collect(runs, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="not of one experiment"):
+        tables.load(runs)
 
 
-def test_a_real_run_is_gathered(tmp_path):
+def test_a_real_run_is_found(tmp_path):
     command = ["--recipe", "digits", "--epochs", "1", "--count", "200", "--seeds", "0", "--head", "implicit"]
     assert __main__.main([*command, "--folder", str(tmp_path / "runs")]) == 0
-    (path,), left_out = tables.collect(tmp_path / "runs", tmp_path / "out")
-    history = tables.load(tmp_path / "out")[("digits", "small")]
-    assert path.name == "digits-small.parquet" and left_out == {}
+    history = tables.load(tmp_path / "runs")[("digits", "small")]
     assert history.settings["images"] == "scikit-learn's digits" and len(history.margins) == 200
-    assert history.settings["classes"] == 10
-    wanted = recipes.RECIPES["digits"] | {"epochs": 1, "count": 200}
-    assert {**history.settings["run"], "head": wanted["head"]} == wanted
+    assert history.settings["classes"] == 10 and history.settings["run"]["count"] == 200
 
 
 # What a head costs

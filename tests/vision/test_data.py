@@ -386,3 +386,32 @@ def test_labels_that_are_no_classes(tmp_path, labels):
     pq.write_table(table.set_column(at, "label", pa.array(labels)), path)
     with pytest.raises(ValueError, match="cifar10-test.parquet, column label: labels must be whole numbers from 0 to"):
         data.read_parquet(path)
+
+
+# --- Omniglot -----------------------------------------------------------------------------------------------------
+
+
+def test_omniglot_is_split_by_drawer(tmp_path):
+    """Two characters drawn by seventeen people, in an order that is not that of the drawers."""
+    drawer, label = np.tile(np.arange(17, 0, -1), 2), np.repeat([1, 0], 17)
+    pictures = [encoded(np.full((9, 9), 10 * d + c, np.uint8)) for d, c in zip(drawer, label)]
+    about = {"alphabet": pa.array(["Greek"] * 34), "character": pa.array([f"character0{c + 1}" for c in label])}
+    write_parquet(tmp_path / "omniglot-242.parquet", pictures, label, drawer=pa.array(drawer), **about)
+    train, test = (data.load("omniglot", split, root=tmp_path) for split in data.SPLITS)
+    assert train.images.shape == (30, 1, 9, 9) and test.images.shape == (4, 1, 9, 9)
+    assert sorted(test.images[:, 0, 0, 0].tolist()) == [160, 161, 170, 171]
+    for part in (train, test):
+        assert torch.equal(part.images[:, 0, 0, 0] % 10, part.labels)
+        assert part.classes == ("Greek, character01", "Greek, character02")
+    assert len(data.load("omniglot", "train", root=tmp_path, count=3)) == 3
+    with pytest.raises(FileNotFoundError, match="omniglot-242.parquet"):
+        data.load("omniglot", "test", root=tmp_path / "elsewhere")
+
+
+def test_omniglot_as_it_is():
+    """The file itself, where it is at hand: 15 and 5 drawings of each of 242 characters, ink on white."""
+    if not data.present("omniglot"):
+        pytest.skip("omniglot-242.parquet is not at hand")
+    train, test = (data.load("omniglot", split) for split in data.SPLITS)
+    assert train.counts().tolist() == [15] * 242 and test.counts().tolist() == [5] * 242
+    assert train.images.unique().tolist() == [0, 255] and 0.85 < train.floats()[0].mean() < 0.98

@@ -1,0 +1,43 @@
+"""The best rate of each head, and what is said of rates at the edge."""
+
+import pandas as pd
+import pytest
+
+from labkit.history import History
+from labkit.studies import rates
+
+
+def table(**heads):
+    rows = [
+        (h, rate, seed, v) for h, of in heads.items() for rate, values in of.items() for seed, v in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["head", "rate", "seed", "loss"])
+
+
+def test_the_median_over_seeds_counts_and_each_head_has_its_own_rate():
+    ends = table(standard={0.1: [3, 3, 3], 0.2: [1, 9, 2], 0.4: [4, 4, 4]}, fixed={0.01: [2], 0.1: [1], 0.2: [5]})
+    assert rates.best(ends, "loss", largest=False).to_dict() == {"standard": 0.2, "fixed": 0.1}
+
+
+def test_a_run_that_did_not_train_is_never_best():
+    ends = table(fixed={0.1: [3.0], 0.2: [2.0], 0.4: [float("nan")], 0.8: [5.0]})
+    assert rates.best(ends, "loss", largest=False)["fixed"] == 0.2
+
+
+@pytest.mark.parametrize("largest, rate", [(True, 0.4), (False, 0.1)])
+def test_a_rate_at_the_edge_is_named(largest, rate):
+    ends = table(fixed={0.1: [1.0], 0.2: [2.0], 0.4: [3.0]})
+    with pytest.warns(UserWarning, match=f"fixed is best at {rate}, the edge"):
+        assert rates.best(ends, "loss", largest=largest)["fixed"] == rate
+
+
+def test_the_rate_is_that_of_the_settings_and_not_what_a_schedule_left(tmp_path):
+    frame = pd.DataFrame({"head": "fixed", "seed": 0, "iteration": [0, 1], "lr": [0.5, 0.0], "loss": [2.0, 1.0]})
+    History(frame, {"run": {"lr": 0.5}}).save(tmp_path / "a.parquet")
+    (end,) = rates.read(tmp_path).itertuples()
+    assert (end.rate, end.loss, end.run) == (0.5, 1.0, "a")
+    History(frame, {"run": {}}).save(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="b.parquet is not of a run with a learning rate"):
+        rates.read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no runs in"):
+        rates.read(tmp_path / "none")
