@@ -1,12 +1,12 @@
-"""The runs of the digit network behind notebook 07: three studies, each run in a file of its own until all are there.
+"""The runs of the digit network behind notebook 07: studies whose runs have a file each until all are there.
 
-    python -m labkit.studies.digit_runs eq6 starts gates --folder build/digits        all that is missing
-    python -m labkit.studies.digit_runs starts --folder build/digits --save           data/results/digits-starts.parquet
+    python -m labkit.studies.digit_runs eq6 starts          all runs that are missing, into build/digit-runs
+    python -m labkit.studies.digit_runs starts --save       data/results/digits-starts.parquet
 
-"eq6": what the derivative of the supplement's Eq. 6 does to λ, under the released floor and under labkit's, beside the
-exact one. "starts": where κ starts, in 4, 16 and 24 blocks; in 24 at three learning rates, for ten epochs instead of
-twenty. "gates": where κ of the gates of channel attention starts. All on one split of scikit-learn's digits, that of
-`labkit.vision.data`.
+"eq6": what the derivative of the supplement's Eq. 6 does to λ in four blocks, under the released floor and under
+labkit's, beside the exact one; "eq6-more" in 16 blocks and at another rate. "starts": where κ starts in 24 blocks, each
+start at three learning rates for ten epochs; "starts-more" in 4 and 16 blocks, at one rate for twenty. "gates": where κ
+of the gates of channel attention starts. All on one split of scikit-learn's digits, that of `labkit.vision.data`.
 """
 
 import argparse
@@ -61,14 +61,18 @@ _MAIN = {name: GRADIENTS[name] for name in MAIN}
 _DEEP = {name: STARTS[name] for name in (RELU, MIXED, "κ ~ U(1, 1.3)", ONE_SIGN)}
 _SWEPT = [run for seed in range(3) for lr in RATES for run in _runs(_DEEP, 24, lr, [seed], 10)]
 STUDIES = {  # the settings of every run, the most wanted first
-    "eq6": _runs(GRADIENTS, 4, 0.1) + _runs(_MAIN, 16, 0.1) + _runs(_MAIN, 4, 0.02),
-    "starts": _SWEPT + _runs(STARTS, 16, 0.1, range(3)) + _runs(STARTS, 4, 0.1, range(3)),
+    "eq6": _runs(GRADIENTS, 4, 0.1),
+    "eq6-more": _runs(_MAIN, 16, 0.1) + _runs(_MAIN, 4, 0.02),
+    "starts": _SWEPT,
+    "starts-more": _runs(STARTS, 16, 0.1) + _runs(STARTS, 4, 0.1),
     "gates": _runs(GATES, 4, 0.1),
 }
 
 
 class Runs(Store):
     """The runs of a study while it is under way."""
+
+    always = ("blocks", "lr")
 
     def columns(self, settings: dict) -> dict:
         return {key: settings[key] for key in ("blocks", "lr")}

@@ -89,6 +89,13 @@ def test_each_start_is_judged_at_its_best_rate():
     assert found.loc["x", ["at 0.1", "at 0.02"]].tolist() == pytest.approx([30, 91])
 
 
+def test_near_zero_the_released_floor_does_not_keep_lambda_down():
+    """A step of Eq. 6 has the size of 1/λ, in either direction."""
+    options = dict(seeds=[0], epochs=1, blocks=1, width=16, lambda_init=(0.0, 1e-4))
+    run = activation_fits.train_digits("x", lambda_gradient="paper", floor="released", **options).final()
+    assert run.filter(regex="^lam_").max(axis=None) > 100
+
+
 def test_lambda_is_recorded_as_it_is_used():
     net = activation_fits.DigitNet(blocks=1, width=16, floor="released")
     net[3].lam.data.fill_(-0.2)
