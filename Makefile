@@ -18,7 +18,7 @@ run evidence bench: export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 run evidence bench: export MALLOC_TOP_PAD_ ?= 200000000
 
 .DEFAULT_GOAL := help
-.PHONY: run lab check test test-browser test-versions notebooks course evidence bench help
+.PHONY: run lab check test test-browser test-versions notebooks course site colab evidence bench help
 # Written last, so an interrupted installation is not taken for a finished one.
 READY := .venv/.ready
 VENV  := .venv/bin/python
@@ -27,8 +27,11 @@ GOAL  := $(firstword $(MAKECMDGOALS))
 run: $(READY) ## the paper's first experiment: progress, a table, a notebook and a web page in build/
 	@$(VENV) tools/notebooks.py run $(NOTEBOOK) --preset $(PRESET) $(ARGS)
 
-# Jupyter refuses to run as root unless it is told to; in a container there is often nobody else.
+# JupyterLab draws the saved figures of notebooks that it trusts, and shows pictures of the others: these are trusted, so that the
+# first one moves before anything has been run. It refuses to run as root unless it is told to; in a container there is often
+# nobody else.
 lab: $(READY) ## JupyterLab, open at the first notebook
+	@.venv/bin/jupyter-trust notebooks/*.ipynb >/dev/null
 	@$(VENV) -m jupyterlab notebooks/00-start-here.ipynb $$(test "$$(id -u)" != 0 || echo --allow-root) $(ARGS)
 
 check: $(READY) ## style, layout and examples: ruff, who may import whom, the examples in docstrings
@@ -54,6 +57,12 @@ notebooks: $(READY) ## run all notebooks afresh and save them with their picture
 
 course: $(READY) ## the student's and the instructor's edition of every notebook, in build/course
 	@$(VENV) -m labkit.course editions $(ARGS)
+
+site: $(READY) ## the course as web pages that need no Python, with a reference, in build/site
+	@$(VENV) tools/pages.py $(ARGS)
+
+colab: $(READY) ## each notebook as one file that runs by itself, in build/colab; ARGS=--try runs them in a fresh environment
+	@$(VENV) tools/colab.py $(ARGS)
 
 evidence: $(READY) ## the long runs behind the notebooks (evidence.toml): ARGS=--status says what is there
 	@$(VENV) -m labkit.studies.evidence --workers $(WORKERS) $(ARGS)

@@ -186,6 +186,19 @@ def cosine_margin_bound(num_classes: int) -> float:
     return num_classes / (num_classes - 1)
 
 
+def minimal_margin_bound(num_classes: int, dim: int) -> float:
+    """The largest possible 1 − cos of the two nearest of C vectors in d dimensions   (Rankin 1955).
+
+    C/(C−1) for C ≤ d+1, by the simplex ETF alone; 1 for more. Up to C = 2d some have it, for C = 2d the orthoplex: the
+    axes and their opposites. Beyond, all have less, and the best arrangement is known in a few cases only.
+
+    >>> minimal_margin_bound(4, 3), minimal_margin_bound(6, 3)
+    (1.3333333333333333, 1.0)
+    """
+    checks.classes(num_classes, dim, smallest_dim=1)
+    return cosine_margin_bound(num_classes) if num_classes <= dim + 1 else 1.0
+
+
 def cross_entropy_bound(num_classes: int, temperature: float) -> float:
     """Smallest mean cross entropy with unit class vectors and features of norm τ   (Yaras et al. 2022, Theorem 1).
 

@@ -181,10 +181,10 @@ class History:
 
     @staticmethod
     def _margins(table, keys):
-        """The margins in a file's table, or None where it has none."""
+        """The margins in a file's table; where it has none, no rows, but the columns that tell its runs apart."""
         last = table.select([*keys, "margins"]).to_pandas().dropna(subset="margins")
         if last.empty:
-            return None
+            return pd.DataFrame(columns=[*keys, "sample", "margin"])
         margins = last.rename(columns={"margins": "margin"}).explode("margin", ignore_index=True)
         margins.insert(len(keys), "sample", margins.groupby(keys, **_GROUPS).cumcount())
         return margins.astype({"margin": float})

@@ -198,6 +198,23 @@ def equinorm(vectors: Tensor) -> Tensor:
     return norms.std(-1) / norms.mean(-1)
 
 
+def minimal_margin(vectors: Tensor) -> Tensor:
+    """1 − cos of the two class vectors (…, C, d) that are nearest to each other, shape (…).
+
+    What takes the place of NC2 where C > d+1 and no simplex ETF fits (Jiang et al. 2023): the most that any vectors can
+    have is `etf.minimal_margin_bound` for C ≤ 2d, and is not known in general beyond. Means are to be centred by the
+    global mean. NaN where a vector is zero.
+
+    >>> minimal_margin(torch.tensor([[2.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -3.0]])).item()
+    1.0
+    """
+    checks.finite("vectors", vectors)
+    unit = vectors.double() / torch.linalg.vector_norm(vectors.double(), dim=-1, keepdim=True)
+    cosines = unit @ unit.mT
+    i, j = torch.triu_indices(unit.shape[-2], unit.shape[-2], 1, device=unit.device)
+    return 1 - cosines[..., i, j].amax(-1)
+
+
 def cosine_margins(weight: Tensor, features: Tensor, targets: Tensor, means: Means | None = None) -> Tensor:
     """Each sample's margin: cosine to its own class vector minus the largest to another, shape (…, N)   (Eq. 16).
 

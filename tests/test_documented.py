@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 
-MODULES = ["etf", "nearest", "heads", "activations", "ufm", "optim", "metrics", "reference", "history"]
+MODULES = ["etf", "nearest", "heads", "activations", "ufm", "optim", "metrics", "calibration", "reference", "history"]
 
 
 # Pieces that modules of the core put together; what users call has an example.

@@ -55,6 +55,13 @@ def test_round_trip_without_margins(tmp_path):
     assert loaded.margins.empty and list(loaded.margins.columns) == MARGIN_COLUMNS
 
 
+def test_what_tells_runs_apart_is_kept_without_margins(tmp_path):
+    frame = pd.DataFrame({"size": [8, 9], "head": "fixed", "seed": 0, "iteration": 5, "loss": [1.0, 2.0]})
+    margins = pd.DataFrame(columns=["size", "head", "seed", "sample", "margin"])
+    loaded = History.load(History(frame, margins=margins).save(tmp_path / "two.parquet"))
+    assert loaded.final()["loss"].tolist() == [1.0, 2.0]
+
+
 def test_round_trip_of_heads_with_and_without_margins(tmp_path):
     both = History.concat([history(head="fixed"), History(history(head="implicit").frame)])
     loaded = History.load(both.save(tmp_path / "run.parquet"))

@@ -365,3 +365,21 @@ def test_nothing_is_known_of_the_spread_of_single_samples():
         assert metrics.nc1(h, y).isnan() and metrics.cdnv(h, y).isnan() and measures.compute()["nc1"].isnan()
     same = torch.tensor([[0.1, 0.7], [0.3, 0.5]], dtype=torch.float64).repeat(3, 1)
     assert metrics.nc1(same, torch.arange(3).repeat_interleave(2)).isnan()  # all class means equal: not 0 either
+
+
+def test_minimal_margin_is_that_of_the_nearest_two():
+    v = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for mine, found in zip(v.numpy(), metrics.minimal_margin(v)):
+        unit = mine / np.linalg.norm(mine, axis=1, keepdims=True)
+        assert found == pytest.approx(min(1 - unit[i] @ unit[j] for i in range(6) for j in range(i)), abs=1e-12)
+    assert metrics.minimal_margin(torch.zeros(2, 3)).isnan()
+
+
+def test_bounds_of_the_minimal_margin_are_attained_by_simplex_and_orthoplex():
+    for d in (2, 3, 7):
+        axes = torch.cat([torch.eye(d), -torch.eye(d)])
+        assert metrics.minimal_margin(axes).item() == etf.minimal_margin_bound(2 * d, d) == 1
+        simplex = etf.simplex_etf(d + 1, d).mT
+        assert metrics.minimal_margin(simplex).item() == pytest.approx(etf.minimal_margin_bound(d + 1, d), abs=1e-6)
+        few = torch.randn(500, d + 2, d, generator=torch.Generator().manual_seed(d))
+        assert metrics.minimal_margin(few).max() <= etf.minimal_margin_bound(d + 2, d)

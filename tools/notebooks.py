@@ -2,7 +2,7 @@
 
     python tools/notebooks.py run 04-ufm-10 --preset paper     build/04-ufm-10.ipynb and .html (`make run`)
     python tools/notebooks.py save [NAME ...]                  notebooks/NAME.ipynb in place (`make notebooks`)
-    python tools/notebooks.py setup [NAME ...]                 put the cell that installs labkit first; runs nothing
+    python tools/notebooks.py setup [NAME ...]                 write the first cell, and badges; runs nothing
 
 The first two run a notebook in a fresh kernel, in the notebook's own folder, as Jupyter does.
 """
@@ -14,11 +14,13 @@ import base64
 import copy
 import io
 import os
+import re
 import sys
+import tempfile
 import time
-import tomllib
 from pathlib import Path
 
+import address
 import kaleido
 import nbformat
 import papermill
@@ -47,21 +49,32 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 
 
 SETUP = """\
-# Installs this course's labkit where it is missing, on Colab for one, and finds its data; elsewhere this does nothing.
-import sys
-
+# Finds this course's labkit and its data; in a checkout, or where labkit is installed, there is nothing to do.
 try:
     from labkit.course import standalone
-except ImportError:  # another project is called labkit too, and may have been here first
-    sys.modules.pop("labkit", None)
-    %pip install -q "{name}[notebooks] @ git+{address}"
-    from labkit.course import standalone
+except ModuleNotFoundError as missing:
+    if not missing.name.startswith("labkit"):
+        raise
+    raise ModuleNotFoundError({sentence!r}) from None
 
 import torch
 
 standalone.enter()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 """
+# What a notebook says where nothing is there. Another project is called labkit too: nothing is installed unasked.
+ALONE = (
+    "This notebook needs the course's own labkit: open it with `make lab` in a checkout of the course, "
+    "or take the notebook of this name that `make colab` writes there, which brings all it needs."
+)
+INSTALL = (
+    'This notebook needs the course\'s own labkit: run %pip install "{name}[notebooks] @ git+{address}" and start anew.'
+)
+
+# An option of the kernel: it writes down what Python opens. (What pyarrow opens by itself it cannot see: `pd.read_parquet`
+# of a name that is not written out in the notebook.)
+WATCH = """--IPKernelApp.exec_lines=__import__("sys").addaudithook(lambda event, args, to=open(%r, "a", 1),
+path=__import__("os").path: event == "open" and isinstance(args[0], str) and print(path.abspath(args[0]), file=to))"""
 
 
 class NotebookError(Exception):
@@ -94,13 +107,23 @@ def figures(nb):
 
 
 def setup_source():
-    """The first code cell of every notebook, with the name and the address of the project from pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return SETUP.format(name=project["name"], address=project["urls"]["Repository"]).rstrip()
+    """The first code cell of every notebook; it names the public address once there is one."""
+    where = address.repository()
+    sentence = INSTALL.format(name=address.project()["name"], address=where) if where else ALONE
+    return SETUP.format(sentence=sentence).rstrip()
+
+
+def add_badge(nb, name):
+    """Put the badge "Open in Colab" below the title, in place, or bring it up to date, or take it away while there is no
+    public address.
+    """
+    nb.cells = [cell for cell in nb.cells if "badge" not in cell.metadata.get("tags", [])]
+    if text := address.badge(name):
+        nb.cells.insert(1, nbformat.v4.new_markdown_cell(text, id="badge", metadata={"tags": ["badge"]}))
 
 
 def add_setup(nb):
-    """Put the cell that installs labkit before all other code, in place, or bring it up to date. Outputs stay as they
+    """Put the cell that finds labkit before all other code, in place, or bring it up to date. Outputs stay as they
     are.
     """
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
@@ -117,8 +140,11 @@ def add_setup(nb):
                 holder.execution_count += 1
 
 
-def execute(path, values=None, output=None):
-    """Run a notebook with other parameter values. Its progress bars go to our stderr as they move."""
+def execute(path, values=None, output=None, opened=None):
+    """Run a notebook with other parameter values. Its progress bars go to our stderr as they move.
+
+    opened: a file that gets the names of the files that the kernel opens, one a line.
+    """
     known = parameters(nbformat.read(path, as_version=4))
     if unknown := sorted(set(values or {}) - set(known)):  # papermill would only warn
         raise NotebookError(f"{path.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
@@ -133,7 +159,7 @@ def execute(path, values=None, output=None):
             cwd=path.parent,
             progress_bar=False,  # counts cells; the bars that tell something are those of the cells
             stderr_file=sys.stderr,
-            extra_arguments=["--log-level=CRITICAL"],  # of the kernel
+            extra_arguments=["--log-level=CRITICAL", *([WATCH % str(opened)] if opened else [])],  # of the kernel
         )
     except PapermillExecutionError as error:
         trace = "\n".join(error.traceback)
@@ -212,6 +238,18 @@ def to_html(nb, title):
     return exporter.from_notebook_node(nb, {"metadata": {"name": title}, "plotlyjs": get_plotlyjs()})[0]
 
 
+def reads(nb, opened, folder):
+    """Files in data/ that a notebook needs, as sorted names below data/: those that its run opened (`opened`, a file of
+    names) and those that its cells name, which another PRESET may open. folder: where it ran.
+    """
+    data = (folder / "../data").resolve()
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    named = [folder / name for name in re.findall(r"\.\./data/[\w./-]+", code)]
+    found = {Path(name).resolve() for name in [*opened.read_text(encoding="utf-8").splitlines(), *named]}
+    inside = (path.relative_to(data) for path in found if path.is_relative_to(data) and path.is_file())
+    return sorted(path.as_posix() for path in inside if path.parts[0] in ("paper", "results"))
+
+
 def results(nb):
     """What the cells tagged `results` print or show, as text."""
     outs = [out for cell in tagged(nb, "results") for out in cell.outputs]
@@ -225,12 +263,12 @@ def write(path, text):
     new.replace(path)
 
 
-def run(path, preset, folder):
-    """`make run`: the notebook with another PRESET, and the same as a web page, in a folder of their own."""
-    print(f'{path.name} with PRESET = "{preset}":', flush=True)
+def run(path, values, folder):
+    """`make run`: the notebook with other parameters, and the same as a web page, in a folder of their own."""
+    print(f"{path.name} with {', '.join(f'{name} = {value!r}' for name, value in values.items())}:", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     ipynb, html = folder / path.name, folder / f"{path.stem}.html"
-    nb = execute(path, {"PRESET": preset}, ipynb)
+    nb = execute(path, values, ipynb)
     tidy(nb)
     try:
         add_pictures(nb)
@@ -238,7 +276,8 @@ def run(path, preset, folder):
         pass  # whoever has no Chrome, or none that starts, misses only the pictures for pages without scripts
     write(ipynb, nbformat.writes(nb) + "\n")
     write(html, to_html(nb, path.stem))
-    print(f"\n{results(nb)}\n\nnotebook: {os.path.relpath(ipynb)}\nweb page: {os.path.relpath(html)}")
+    print(f"\n{results(nb)}\n\nThe notebook as it was run: {os.path.relpath(ipynb)}")
+    print(f"Its figures, to zoom and turn in a browser; open next: {os.path.relpath(html)}")
 
 
 def save(paths):
@@ -251,8 +290,11 @@ def save(paths):
         ) from None
     for path in paths:
         start = time.perf_counter()
-        nb = execute(path)
-        tidy(nb)
+        with tempfile.TemporaryDirectory() as folder:
+            opened = Path(folder, "opened")
+            nb = execute(path, opened=opened)
+            tidy(nb)
+            nb.metadata["labkit"] = {**nb.metadata.get("labkit", {}), "reads": reads(nb, opened, path.parent)}
         add_pictures(nb)
         nbformat.validate(nb)
         text = nbformat.writes(nb) + "\n"
@@ -266,7 +308,10 @@ def setup(paths):
     for path in paths:
         nb = nbformat.read(path, as_version=4)
         add_setup(nb)
+        add_badge(nb, path.stem)
         write(path, nbformat.writes(nb) + "\n")
+    readme = ROOT / "README.md"
+    write(readme, address.with_links(readme.read_text(encoding="utf-8")))
 
 
 def notebook(name):
@@ -283,14 +328,18 @@ def main():
     one = commands.add_parser("run", help="run one notebook; write it and a web page to build/")
     one.add_argument("notebook", type=notebook)
     one.add_argument("--preset", default="paper")
+    one.add_argument("--set", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="another parameter")
     many = commands.add_parser("save", help="run notebooks afresh and save them in place, with pictures")
     many.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")
-    first = commands.add_parser("setup", help="put the cell that installs labkit first, in place; runs nothing")
+    first = commands.add_parser(
+        "setup", help="write the cell that finds labkit, and badges once there is an address, in place; runs nothing"
+    )
     first.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")
     args = parser.parse_args()
     try:
         if args.command == "run":
-            run(args.notebook, args.preset, ROOT / "build")
+            more = {name: ast.literal_eval(value) for name, value in args.set}
+            run(args.notebook, {"PRESET": args.preset, **more}, ROOT / "build")
         else:
             {"save": save, "setup": setup}[args.command](args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")))
     except NotebookError as error:

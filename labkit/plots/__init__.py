@@ -1,3 +1,16 @@
 """Figures: tables and tensors in, plotly figures out. One function a figure; `style` has what they share."""
 
-from labkit.plots import activations, ddn, digits, images, networks, player, report, style, ufm, vectors  # noqa: F401
+from labkit.plots import (  # noqa: F401
+    activations,
+    calibration,
+    ddn,
+    digits,
+    images,
+    language,
+    networks,
+    player,
+    report,
+    style,
+    ufm,
+    vectors,
+)

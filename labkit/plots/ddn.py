@@ -97,7 +97,7 @@ def alphas(table: pd.DataFrame) -> dict[float, Look]:
     return dict(zip(found, ordered(labels).values()))
 
 
-def study_panels(table: pd.DataFrame, measure: str, y_title: str, log_y=False, height=560) -> go.Figure:
+def study_panels(table: pd.DataFrame, measure: str, y_title: str, log_y: bool = False, height: int = 560) -> go.Figure:
     """A measure against iterations: one panel for each imbalance (columns) and batch size (rows), one curve for each α.
 
     table: columns imbalance, batch_size, alpha, seed, iteration and the measure. Curves are medians over seeds, bands

@@ -1,6 +1,7 @@
 """Figures of a `Recording`: three classes of features in 3-D over epochs, and heads side by side."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,7 +26,7 @@ class Shadow:
     per_class: so many features of each class are drawn, the first of the set.
     """
 
-    def __init__(self, recording, classes: Sequence[int], per_class: int = 50):
+    def __init__(self, recording: Any, classes: Sequence[int], per_class: int = 50):
         points, vectors, labels, self.share = recording.shadow(classes)
         self.points = [points[:, (labels == c).nonzero().flatten()[:per_class]].numpy() for c in classes]
         self.vectors, self.classes = vectors.numpy(), classes
@@ -42,7 +43,9 @@ class Shadow:
         return drawn
 
 
-def state(recording, classes: Sequence[int], epoch: int, shadow: Shadow | None = None, height=560) -> go.Figure:
+def state(
+    recording: Any, classes: Sequence[int], epoch: int, shadow: Shadow | None = None, height: int = 560
+) -> go.Figure:
     """One epoch: at the left the features of three classes in 3-D, at the right NC1 to NC4 with a dot at this epoch."""
     shadow, frame = shadow or Shadow(recording, classes), recording.history.frame
     row, last, panels = frame.set_index("iteration").loc[epoch], frame["iteration"].max(), []
@@ -62,7 +65,9 @@ def state(recording, classes: Sequence[int], epoch: int, shadow: Shadow | None =
     return board(panels, 1, height, title, legend=listed, data=data, scene=space, showlegend=True)
 
 
-def scrubber(recording, classes=(0, 1, 2), epochs: Sequence[int] | None = None, height=560) -> go.Figure:
+def scrubber(
+    recording: Any, classes: Sequence[int] = (0, 1, 2), epochs: Sequence[int] | None = None, height: int = 560
+) -> go.Figure:
     """`state` for many epochs, with a slider and a button of plotly's own: it moves without a kernel.
 
     epochs: those shown; by default every one up to 20 and then every tenth.
@@ -73,7 +78,9 @@ def scrubber(recording, classes=(0, 1, 2), epochs: Sequence[int] | None = None, 
     return play([state(recording, classes, e, shadow, height) for e in epochs], [str(e) for e in epochs], "epoch")
 
 
-def strip(recording, classes=(0, 1, 2), epochs: Sequence[int] = (0, 1, 5, 60), height=330) -> go.Figure:
+def strip(
+    recording: Any, classes: Sequence[int] = (0, 1, 2), epochs: Sequence[int] = (0, 1, 5, 60), height: int = 330
+) -> go.Figure:
     """The 3-D picture of `state` at several epochs side by side."""
     shadow = Shadow(recording, classes, per_class=40)
     scenes = [(shadow.traces(e, e == epochs[0]), f"epoch {e}" if e else "before training") for e in epochs]
@@ -81,7 +88,7 @@ def strip(recording, classes=(0, 1, 2), epochs: Sequence[int] = (0, 1, 5, 60), h
     return side_by_side(scenes, REACH, height, (1.3, 0.85, 0.75), 30, legend=listed)
 
 
-def sheet(images: torch.Tensor, labels: torch.Tensor, rows=4, height=230) -> go.Figure:
+def sheet(images: torch.Tensor, labels: torch.Tensor, rows: int = 4, height: int = 230) -> go.Figure:
     """The first images (N, 1, H, W) of each class, a column for each class, dark on white."""
     classes, side = range(int(labels.max()) + 1), images.shape[-1]
     framed = torch.nn.functional.pad(torch.stack([images[labels == c][:rows, 0] for c in classes]), (1, 1, 1, 1))
@@ -94,7 +101,7 @@ def sheet(images: torch.Tensor, labels: torch.Tensor, rows=4, height=230) -> go.
     return board([part], 1, height).update_layout(margin=dict(l=10, r=10, t=10, b=40))
 
 
-def over_epochs(recording, curves: Mapping, y_title: str, log_y=True, height=340) -> go.Figure:
+def over_epochs(recording: Any, curves: Mapping, y_title: str, log_y: bool = True, height: int = 340) -> go.Figure:
     """Curves {name: E+1 values} against the epoch, told apart by colour and dash."""
     epochs = recording.history.frame["iteration"]
     return style.lines(epochs, curves, "epoch", y_title, log_x=False, log_y=log_y, height=height)

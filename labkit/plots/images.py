@@ -18,7 +18,13 @@ SYMBOLS = {"standard": "circle", "fixed": "diamond", "implicit": "square", "back
 PANELS = (*FIGURE_2, "accuracy", "test_accuracy", "nc4")
 
 
-def image_panels(history: History, num_classes: int, temperature=5.0, title=None, panels: Sequence[str] = PANELS):
+def image_panels(
+    history: History,
+    num_classes: int,
+    temperature: float = 5.0,
+    title: str | None = None,
+    panels: Sequence[str] = PANELS,
+):
     """What the paper draws of a training on images (Figures 4, 6–11, 15, 17 and 18), against epochs.
 
     history: of `labkit.vision.build.run`. panels: names of measures, three in a row. All measures are of the training
@@ -28,7 +34,7 @@ def image_panels(history: History, num_classes: int, temperature=5.0, title=None
     return run_panels(history, panels, bounds_of(num_classes, temperature), log_x=False, title=title)
 
 
-def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
+def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Medians (marks) and ranges (bars) of accuracy by dataset and network, the paper's on the left and ours, where
     there are any, on the right.
 
@@ -58,7 +64,7 @@ def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure
     return board(panels, len(panels), 560, title, "y", "below", (0.03, 0)).update_layout(margin_l=140)
 
 
-def head_costs(table: pd.DataFrame, title=None) -> go.Figure:
+def head_costs(table: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Milliseconds of the backbone and of each head by network, on a logarithmic axis.
 
     table: columns network, part ("backbone" or a head or variant), milliseconds.
@@ -75,7 +81,7 @@ def head_costs(table: pd.DataFrame, title=None) -> go.Figure:
     return board([panel("", traces, across, up)], 1, 340, title).update_layout(margin_l=160)
 
 
-def pictures(images: Mapping[str, np.ndarray], height=300) -> go.Figure:
+def pictures(images: Mapping[str, np.ndarray], height: int = 300) -> go.Figure:
     """Small pictures side by side, every pixel to be seen: {title: uint8 array (H, W, 3)}."""
     bare, panels = dict(showticklabels=False, showgrid=False, zeroline=False, constrain="domain"), []
     for title, pixels in images.items():

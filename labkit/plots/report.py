@@ -34,6 +34,7 @@ PANELS = {  # title: {measure: (label, colour)}
     "spread over the sphere": {
         "uniformity_distance": ("mean distance", FEATURES),
         "uniformity_log": ("log energy", FEATURES),
+        "minimal_margin_means": ("minimal margin", FEATURES),
     },
     "out of distribution": {
         "nc5": ("NC5", OUTSIDE),

@@ -10,13 +10,14 @@ times as long, and a slider waits for it.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from labkit.heads import VARIANTS
@@ -105,19 +106,30 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},{alpha})"
 
 
-def short(values) -> np.ndarray:
+def short(values: ArrayLike) -> np.ndarray:
     """Numbers in float32: as good to look at, and half as long in a saved notebook. Names stay as they are."""
     values = np.asarray(values)
     return values.astype(np.float32) if values.dtype.kind in "fiub" else values
 
 
-def line(x, y, name: str = "", colour: str = GREY, dash: str = "solid", width: float = 2, **more) -> dict:
+def line(
+    x: ArrayLike, y: ArrayLike, name: str = "", colour: str = GREY, dash: str = "solid", width: float = 2, **more: Any
+) -> dict:
     """A curve as a trace. The legend shows the first of each name; more: of plotly's `scatter`."""
     kind = dict(type="scatter", mode="lines", x=short(x), y=short(y), name=name, legendgroup=name)
     return kind | dict(line=dict(color=colour, dash=dash, width=width)) | more
 
 
-def marks(x, y, name: str = "", color: str = GREY, size: float = 9, symbol="circle", more: Mapping = {}, **marker):
+def marks(
+    x: ArrayLike,
+    y: ArrayLike,
+    name: str = "",
+    color: str = GREY,
+    size: float = 9,
+    symbol: str = "circle",
+    more: Mapping = {},
+    **marker: Any,
+):
     """Dots as a trace; more: of plotly's `scatter`, marker: of its marker."""
     kind = dict(type="scatter", mode="markers", x=short(x), y=short(y), name=name, legendgroup=name)
     return kind | dict(marker=dict(color=color, size=size, symbol=symbol, **marker)) | more
@@ -144,7 +156,7 @@ def summary(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return table.groupby(x)[y].agg(["min", "median", "max"])
 
 
-def band(table: pd.DataFrame, x: str, y: str, look: Look, **more) -> list[dict]:
+def band(table: pd.DataFrame, x: str, y: str, look: Look, **more: Any) -> list[dict]:
     """The median over seeds as a line and, with several seeds, their range as a band behind it: a list of traces.
 
     table: columns x, y and seed, of one setting (see `summary`). more: of the line, as in `line`.
@@ -159,14 +171,16 @@ def band(table: pd.DataFrame, x: str, y: str, look: Look, **more) -> list[dict]:
     return traces
 
 
-def bands(table: pd.DataFrame, x: str, y: str, by: str = "head", styles: Mapping | None = None, **more) -> list[dict]:
+def bands(
+    table: pd.DataFrame, x: str, y: str, by: str = "head", styles: Mapping | None = None, **more: Any
+) -> list[dict]:
     """`band` for each value of the column `by`. styles: {value: Look}, `looks` where not given."""
     styles = looks(table[by]) if styles is None else styles
     parts = ((look, table[table[by] == name]) for name, look in styles.items())
     return [trace for look, mine in parts if len(mine) for trace in band(mine, x, y, look, **more)]
 
 
-def log_axis(values=(), always: bool = False) -> dict:
+def log_axis(values: ArrayLike = (), always: bool = False) -> dict:
     """A logarithmic axis labelled at powers of ten alone, at two or more and at seven or so at most.
 
     always: from one power to another whatever lies between, for figures of which the axes should keep still.
@@ -186,12 +200,12 @@ def log_axis(values=(), always: bool = False) -> dict:
     return axis | dict(dtick=max(1, math.ceil((high - low) / 7)))
 
 
-def scale(measure: str, values) -> dict:
+def scale(measure: str, values: ArrayLike) -> dict:
     """The axis that a measure has: of powers of ten, of percentages, or plain."""
     return log_axis(values) if measure in LOG else dict(tickformat=".3~%") if measure in SHARES else {}
 
 
-def layout(height: int, title: str | None = None, top: int = 40, bottom: int = 50, **more) -> dict:
+def layout(height: int, title: str | None = None, top: int = 40, bottom: int = 50, **more: Any) -> dict:
     """The page around a figure: height and margins in pixels, the title at the left above. more: of plotly's layout."""
     lines = 0 if title is None else 1 + title.count("<br>")
     top += 24 * lines + 10 * (lines > 1)
@@ -201,7 +215,15 @@ def layout(height: int, title: str | None = None, top: int = 40, bottom: int = 5
     return page | dict(margin=dict(l=60, r=20, t=top, b=bottom)) | more
 
 
-def panel(title: str, traces: list, x: Mapping = {}, y: Mapping = {}, bound: float | None = None, at=None, say=None):
+def panel(
+    title: str,
+    traces: list,
+    x: Mapping = {},
+    y: Mapping = {},
+    bound: float | None = None,
+    at: dict | None = None,
+    say: str | None = None,
+):
     """A part of a `board`: its traces and axes, a dashed line at a bound, and a word in place of what is missing.
 
     at: its place, ((x0, x1), (y0, y1)) in shares of the figure; else the board finds one.
@@ -209,7 +231,17 @@ def panel(title: str, traces: list, x: Mapping = {}, y: Mapping = {}, bound: flo
     return dict(title=title, traces=traces, x=dict(x), y=dict(y), bound=bound, at=at, say=say)
 
 
-def board(panels: list, columns=3, height=400, title=None, share="", legend="above", gaps=(0.08, 80), data=(), **more):
+def board(
+    panels: list,
+    columns: int = 3,
+    height: int = 400,
+    title: str | None = None,
+    share: str = "",
+    legend: str = "above",
+    gaps: tuple[float, float] = (0.08, 80),
+    data: Sequence = (),
+    **more: Any,
+):
     """Panels in rows of so many columns, as one figure.
 
     share: "x", "y" or "xy", where the panels of a column, or of a row, have the same axis. legend: "above", "below",
@@ -280,7 +312,17 @@ def upright(places: Mapping[str, float], log_x: bool = False) -> dict:
     return dict(shapes=[upwards | dict(x0=x, x1=x) for x in places.values()], annotations=texts)
 
 
-def lines(x, curves: Mapping, x_title: str, y_title: str, log_x=True, log_y=True, marks=None, height=400, title=None):
+def lines(
+    x: ArrayLike,
+    curves: Mapping,
+    x_title: str,
+    y_title: str,
+    log_x: bool = True,
+    log_y: bool = True,
+    marks: Mapping[str, float] | None = None,
+    height: int = 400,
+    title: str | None = None,
+):
     """Curves over one axis, each {name: values}, told apart by colour and dash; `marks`, {name: x}, are vertical lines.
 
     >>> len(lines([1, 10], {"a": [3, 4], "b": [5, 6]}, "δ", "distance").data)
@@ -294,7 +336,9 @@ def lines(x, curves: Mapping, x_title: str, y_title: str, log_x=True, log_y=True
     return board([part], 1, height, title, **upright(marks or {}, log_x))
 
 
-def histograms(samples: Mapping, x_title: str, bins: int = 40, marks=None, height=360):
+def histograms(
+    samples: Mapping, x_title: str, bins: int = 40, marks: Mapping[str, float] | None = None, height: int = 360
+):
     """Share of samples in each bin, a colour for each of {name: values}, on common bins; `marks`, {name: x}, are
     vertical lines.
     """

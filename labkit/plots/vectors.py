@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from numpy.typing import ArrayLike
 
 from labkit.plots.style import BLACK, CLASS_COLOURS, GREY, board, layout, line, log_axis, marks, panel, short
 
@@ -13,7 +15,7 @@ EYE = (1.15, 1.0, 0.65)
 _GROUPS = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)]  # dash, symbol and width
 
 
-def scene(limit: float, eye: Sequence[float], domain=((0, 1), (0, 1)), **axis) -> dict:
+def scene(limit: float, eye: Sequence[float], domain: tuple = ((0, 1), (0, 1)), **axis: Any) -> dict:
     """Three equal axes from −limit to limit, seen from `eye`, in a part of the figure."""
     axis = dict(range=[-limit, limit], showticklabels=False, title="") | axis
     camera, (x, y) = dict(eye=dict(zip("xyz", eye))), domain
@@ -42,12 +44,12 @@ def project_3d(*groups: torch.Tensor) -> list[np.ndarray]:
     return [np.vstack([s, np.zeros((3 - len(s), s.shape[1]))]) for s in shown]
 
 
-def in_space(points: np.ndarray, mode: str, name: str, **more) -> dict:
+def in_space(points: np.ndarray, mode: str, name: str, **more: Any) -> dict:
     """Points (3, n) as a trace."""
     return dict(type="scatter3d", mode=mode, name=name, **dict(zip("xyz", short(points)))) | more
 
 
-def cloud(points: np.ndarray, targets, name: str = "features", size: float = 3, **more) -> dict:
+def cloud(points: np.ndarray, targets: torch.Tensor, name: str = "features", size: float = 3, **more: Any) -> dict:
     """Points (3, n) in the colours of their classes, targets (n,)."""
     marker = dict(size=size, color=[class_colour(c) for c in targets], line_width=0)
     return in_space(points, "markers", name, marker=marker, text=[f"class {c}" for c in targets]) | more
@@ -86,14 +88,14 @@ def sphere() -> dict:
     return in_space(points, "lines", "sphere", line=dict(color="#C9DCEA", width=1), showlegend=False, hoverinfo="skip")
 
 
-def space(data: list, limit: float, height: int, title: str | None = None, eye=EYE) -> go.Figure:
+def space(data: list, limit: float, height: int, title: str | None = None, eye: Sequence[float] = EYE) -> go.Figure:
     """A figure of one scene of three equal axes from −limit to limit."""
     page = layout(height, title, 10, 10, scene=scene(limit, eye), legend=dict(x=0, y=1, itemsizing="constant"))
     page["margin"] |= dict(l=10, r=10)
     return go.Figure(dict(data=data, layout=page))
 
 
-def vectors_3d(groups: Mapping[str, np.ndarray], height=480, title: str | None = None) -> go.Figure:
+def vectors_3d(groups: Mapping[str, np.ndarray], height: int = 480, title: str | None = None) -> go.Figure:
     """Vectors as arrows from the origin, up to three groups together.
 
     groups: {name: (3, C) array}. One colour for each class, one line style and marker for each group.
@@ -102,7 +104,14 @@ def vectors_3d(groups: Mapping[str, np.ndarray], height=480, title: str | None =
     return space([sphere(), *arrows(groups)], limit, height, title)
 
 
-def features_3d(features, targets, vectors=None, height=480, title=None, limit: float | None = None) -> go.Figure:
+def features_3d(
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    vectors: np.ndarray | None = None,
+    height: int = 480,
+    title: str | None = None,
+    limit: float | None = None,
+) -> go.Figure:
     """Features (N, 3) as points in the colours of their classes, targets (N,), and class vectors (3, C) as arrows."""
     features, targets, data = np.asarray(features), np.asarray(targets), []
     for c in sorted(set(targets.tolist())):
@@ -115,13 +124,15 @@ def features_3d(features, targets, vectors=None, height=480, title=None, limit: 
     return space(data, limit or 1.05 * float(np.abs(features).max()), height, title)
 
 
-def gallery_3d(pictures: Mapping[str, np.ndarray], height=340) -> go.Figure:
+def gallery_3d(pictures: Mapping[str, np.ndarray], height: int = 340) -> go.Figure:
     """Several sets of vectors side by side, each (3, C) array as arrows in a unit sphere of its own: {title: array}."""
     scenes = [([sphere(), *arrows({"": points})[1:]], title) for title, points in pictures.items()]
     return side_by_side(scenes, 1.05, height, (0.95, 0.95, 0.6))
 
 
-def side_by_side(scenes: list[tuple[list, str]], limit: float, height: int, eye, bottom=0, **more) -> go.Figure:
+def side_by_side(
+    scenes: list[tuple[list, str]], limit: float, height: int, eye: Sequence[float], bottom: int = 0, **more: Any
+) -> go.Figure:
     """Scenes beside each other: (traces, title) each."""
     data, words, axes = [], [], {}
     for k, (traces, title) in enumerate(scenes):
@@ -135,27 +146,27 @@ def side_by_side(scenes: list[tuple[list, str]], limit: float, height: int, eye,
     return go.Figure(dict(data=data, layout=page))
 
 
-def heatmap(cosines, digits: int | None = None, **more) -> dict:
+def heatmap(cosines: ArrayLike, digits: int | None = None, **more: Any) -> dict:
     """Cosines (C, C) as a trace, red for −1 and blue for 1; with numbers of so many digits where given."""
     kind = dict(type="heatmap", z=short(np.round(cosines, 6)), zmin=-1, zmax=1, colorscale="RdBu")
     text = {} if digits is None else dict(texttemplate=f"%{{z:.{digits}f}}")
     return kind | dict(colorbar=dict(title="cosine", outlinewidth=0, thickness=14)) | text | more
 
 
-def square(across="class", up: str | None = "class", number="", **more) -> tuple[dict, dict]:
+def square(across: str = "class", up: str | None = "class", number: str = "", **more: Any) -> tuple[dict, dict]:
     """The axes (x, y) of a square picture of pairs, which begins at the top."""
     every = dict(constrain="domain", showgrid=False, zeroline=False) | more
     return every | dict(title=across), every | dict(title=up, autorange="reversed", scaleanchor=f"x{number}")
 
 
-def gram(vectors: torch.Tensor, height=380, title=None) -> go.Figure:
+def gram(vectors: torch.Tensor, height: int = 380, title: str | None = None) -> go.Figure:
     """Pairwise cosines of the columns of (d, C) as a picture: 1 on the diagonal, −1/(C−1) off it for a simplex ETF."""
     unit = torch.nn.functional.normalize(vectors.detach().double(), dim=0)
     cosines = (unit.mT @ unit).cpu().numpy()
     return board([panel("", [heatmap(cosines, 2 if len(cosines) <= 10 else None)], *square())], 1, height, title)
 
 
-def grams(pictures: Mapping, across="class", up="class", height=340) -> go.Figure:
+def grams(pictures: Mapping, across: str = "class", up: str | None = "class", height: int = 340) -> go.Figure:
     """Cosines as pictures side by side, {title: (C, C)}, on one scale from −1 (red) to 1 (blue)."""
     panels = [
         panel(
@@ -166,7 +177,7 @@ def grams(pictures: Mapping, across="class", up="class", height=340) -> go.Figur
     return board(panels, len(panels), height, gaps=(0.07, 0))
 
 
-def etf_panels(points: np.ndarray, gram: np.ndarray, title: str, height=430) -> go.Figure:
+def etf_panels(points: np.ndarray, gram: np.ndarray, title: str, height: int = 430) -> go.Figure:
     """Class vectors (3, C) in space, and the cosines (C, C) between them as numbers in colours."""
     table = panel("cosines between class vectors", [heatmap(gram, 2)], *square(dtick=1), at=((0.56, 0.98), (0, 1)))
     left = scene(max(1.05, 1.05 * np.abs(points).max()), (0.98, 0.88, 0.57), ((0, 0.5), (0, 1)), visible=False)
@@ -174,7 +185,7 @@ def etf_panels(points: np.ndarray, gram: np.ndarray, title: str, height=430) -> 
     return board([table], 1, height, title, legend=None, data=data, scene=left)
 
 
-def nearest_panels(groups: Mapping, margins: np.ndarray, bound: float, title: str, height=450) -> go.Figure:
+def nearest_panels(groups: Mapping, margins: np.ndarray, bound: float, title: str, height: int = 450) -> go.Figure:
     """Groups of class vectors {name: (3, C)} in space, and the margin (C,) of each class mean beside the bound: the
     largest that all could have.
     """
@@ -201,21 +212,33 @@ def _sphere_with(points, targets, vectors):
     return [sphere(), cloud(points, targets, showlegend=False), arrows({"class vectors": vectors})[1], labels]
 
 
-def collapse_3d(points: np.ndarray, targets, vectors: np.ndarray, height=400, title: str | None = None) -> go.Figure:
+def collapse_3d(
+    points: np.ndarray, targets: torch.Tensor, vectors: np.ndarray, height: int = 400, title: str | None = None
+) -> go.Figure:
     """Features (3, n) of classes (n,) on the unit sphere, with class vectors (3, C) as arrows that bear their names."""
     page = layout(height, title, 0, 0, scene=scene(1.0, TETRAHEDRON, visible=False), showlegend=False)
     page["margin"] |= dict(l=0, r=0)
     return go.Figure(dict(data=_sphere_with(points, targets, vectors), layout=page))
 
 
-def collapse_stills(states: Mapping, height=300) -> go.Figure:
+def collapse_stills(states: Mapping, height: int = 300) -> go.Figure:
     """`collapse_3d` for several (points, targets, vectors), {title: state}, side by side."""
     scenes = [(_sphere_with(*state)[:3], title) for title, state in states.items()]
     hidden = dict(xaxis_visible=False, yaxis_visible=False, zaxis_visible=False)
     return side_by_side(scenes, 1.0, height, [1.2 * x for x in TETRAHEDRON]).update_scenes(**hidden)
 
 
-def collapse_panels(points, targets, vectors, steps, angles, step, ideal, title: str, height=450) -> go.Figure:
+def collapse_panels(
+    points: np.ndarray,
+    targets: torch.Tensor,
+    vectors: np.ndarray | None,
+    steps: Sequence[int],
+    angles: ArrayLike,
+    step: int,
+    ideal: float,
+    title: str,
+    height: int = 450,
+) -> go.Figure:
     """`collapse_3d` at one step, and beside it the angles in degrees (steps, pairs) of all class vectors over steps.
 
     ideal: the angle at which a dashed line is drawn.

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +21,16 @@ def wide(features: Tensor) -> Tensor:
 class Layer:
     """Sums over batches, from which `finished` makes the measures of a layer."""
 
-    def __init__(self, name, sums, counts, watch, centre, keep, covariance):
+    def __init__(
+        self,
+        name: str,
+        sums: Tensor,
+        counts: Tensor,
+        watch: Sequence[str],
+        centre: Tensor,
+        keep: bool,
+        covariance: bool,
+    ):
         self.name, self.counts, self.watch = name, counts.to(sums.device), watch
         self.means, self.of_samples = metrics.means_of(sums, self.counts)
         self.mu = measures.global_mean(self.means, self.of_samples, centre)
@@ -47,7 +57,7 @@ class Layer:
             )
         self.pooled = zeros(d, d) if covariance and self.scatter is None else None
 
-    def add(self, features, labels, guess):
+    def add(self, features: Tensor, labels: Tensor, guess: Tensor | None):
         if features.dtype in (torch.float16, torch.bfloat16):
             self.eps = 1e-3
         rows = max(1, CHUNK // features.shape[-1])
@@ -109,7 +119,7 @@ class Layer:
             values |= {"cosine_margin": margin / samples, "smallest_margin": self.least, "accuracy": correct / samples}
         return values
 
-    def has(self, score):
+    def has(self, score: str):
         """Whether an out-of-distribution score can be taken: NECO needs dimensions to leave out, NCI weights."""
         return len(self.means) - 1 < self.means.shape[-1] if score == "neco" else self.weight is not None
 
@@ -121,7 +131,7 @@ class Layer:
         return (inside + (centred * self.counts.unsqueeze(-1)).mT @ centred) / self.counts.sum()
 
 
-def add_products(total, r, width=128):
+def add_products(total: Tensor, r: Tensor, width: int = 128):
     """Add rᵀr to total (d, d), of which only the lower triangle will be used: two thirds of the work."""
     if not len(r):
         return

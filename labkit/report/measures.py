@@ -32,6 +32,7 @@ MEASURES = {
     "uniformity_distance": ("mean distance", "mean over pairs of ‖a − b‖, unit centred means a, b: Liu et al. 2023"),
     "uniformity_log": ("log energy", "mean over pairs of ln(1/‖a − b‖)"),
     "uniformity_riesz": ("Riesz energy", "mean over pairs of ‖a − b‖^−(d−2)"),
+    "minimal_margin_means": ("minimal margin (means)", "1 − cos of the nearest two centred means: Jiang et al. 2023"),
     "nc3": ("NC3 (self-duality)", "‖WH̄/‖WH̄‖_F − P/√(C−1)‖_F with the centred class means H̄"),
     "cosine_margin": (
         "mean cosine margin",
@@ -59,7 +60,7 @@ def of_one_pass(num_classes: int, dim: int, weights: bool) -> list[str]:
     """The names of the measures that `of_spread` and `of_means` give, with weights or without."""
     names = ["nc1", "nc1_svd", "nc1_quotient", "cdnv", "nc2_means", "equinorm_means"]
     if num_classes > dim:
-        names += ["uniformity_distance", "uniformity_log", "uniformity_riesz"]
+        names += ["uniformity_distance", "uniformity_log", "uniformity_riesz", "minimal_margin_means"]
     return names + (["nc2", "nc3", "equinorm_weights", "nc4_bias"] if weights else [])
 
 
@@ -69,6 +70,7 @@ def of_means(class_means: Tensor, mu: Tensor, weight: Tensor | None = None, bias
     values = {"nc2_means": metrics.nc2(centred), "equinorm_means": metrics.equinorm(centred)}
     if num_classes > dim:
         values |= {f"uniformity_{kernel}": uniformity(centred, kernel)[0] for kernel in ("distance", "log", "riesz")}
+        values["minimal_margin_means"] = metrics.minimal_margin(centred)
     if weight is None:
         return values
     weight = weight.detach().to(centred.device).double()

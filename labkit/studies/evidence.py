@@ -10,7 +10,8 @@ again.
 
 An entry has a kind (ufm, images or text), a recipe unless it is a UFM, settings that change the recipe, and a run for
 each head, seed and row of `vary`, a list of tables that change the settings once more: vary = [{ lr = 0.1 }, { lr = 1.0
-}]. Of text, `head` is the activation.
+}]. A row may have a name; "none" stands for None, which TOML does not have. Of text, `head` is the activation. A
+long-tailed run also leaves what it says of the test images (`labkit.vision.outputs`), as NAME-outputs.npz.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from labkit import checks, heads, ufm
-from labkit.history import History, Store
+from labkit.history import History, Store, written_whole
 from labkit.studies import sweep
 
 LIST = "evidence.toml"
@@ -51,7 +52,7 @@ class Networks(Store):
 @dataclass(frozen=True)
 class Run:
     """One run of an entry of the list. settings: all that it is made with; hours: of one core, as the list says;
-    varied: the settings that its row of `vary` has changed.
+    varied: the settings that its row of `vary` has changed, or {"": its name}.
     """
 
     entry: str
@@ -64,11 +65,11 @@ class Run:
     @property
     def name(self) -> str:
         """Of its file: head, changes and seed, such as implicit-lr-0.1-seed-0."""
-        changes = [f"{key}-{value}" for key, value in self.varied.items()]
+        changes = [f"{key}-{value}".lstrip("-") for key, value in self.varied.items()]
         return "-".join([self.settings["head"], *changes, "seed", str(self.settings["seed"])])
 
     def __str__(self) -> str:
-        changes = "".join(f", {key} {value}" for key, value in self.varied.items())
+        changes = "".join(f", {key} {value}".replace("  ", " ") for key, value in self.varied.items())
         return f"{self.entry}: {self.settings['head']}{changes}, seed {self.settings['seed']}"
 
     def store(self, results: str | Path) -> Store:
@@ -83,6 +84,18 @@ class Run:
     def folder(self, runs: str | Path) -> Path:
         """Where it keeps what it needs until it has ended."""
         return Path(runs) / self.entry / self.name
+
+    def outputs(self, folder: str | Path) -> Path | None:
+        """The file that a finished long-tailed run leaves in its folder beside its History; None for any other."""
+        if self.kind != "images":
+            return None
+        from labkit.vision import build
+
+        settings = {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
+        settings |= {"head": [self.settings["head"]]}
+        if not build.is_long_tailed(settings):
+            return None
+        return build.path_of_outputs(settings, self.settings["head"], self.settings["seed"], folder)
 
     def train(self, folder: str | Path) -> History:
         """Make it, from its last checkpoint in `folder` where there is one (UFMs, of some minutes, have none)."""
@@ -114,7 +127,9 @@ def read(path: str | Path = LIST) -> list[Run]:
             for seed in entry["seeds"]:
                 for varied in entry.get("vary", [{}]):
                     for head in entry["heads"]:
-                        runs.append(Run(*about, _settings(entry, head, seed, varied), varied))
+                        changed = {key: value for key, value in varied.items() if key != "name"}
+                        named = {"": varied["name"]} if "name" in varied else varied
+                        runs.append(Run(*about, _settings(entry, head, seed, changed), named))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, entry {k} ({entry.get('name', 'without a name')}): {error}") from error
     names = [str(run) for run in runs]
@@ -124,7 +139,7 @@ def read(path: str | Path = LIST) -> list[Run]:
 
 
 def _settings(entry, head, seed, varied):
-    changes = entry["settings"] | varied
+    changes = {key: None if value == "none" else value for key, value in (entry["settings"] | varied).items()}
     if entry["kind"] == "ufm":
         checks.one_of("head", head, tuple(heads.VARIANTS))
         grid = {key: [value] for key, value in changes.items()}
@@ -157,6 +172,10 @@ def work(run: Run, results: str | Path, runs: str | Path) -> bool:
             history = run.train(folder)
             history.settings["hours"] = round((spent + time.time() - started) / 3600, 4)
             history.settings["serves"] = run.serves
+            kept = run.outputs(folder)
+            if kept is not None:
+                with written_whole(run.store(results).folder / f"{run.name}-{kept.name}") as file:
+                    file.write(kept.read_bytes())
             run.store(results).put(run.settings, history)
             return True
     except filelock.Timeout:

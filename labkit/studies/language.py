@@ -7,7 +7,8 @@
 A language model is a classifier of contexts: its classes are the tokens, its features what goes into the output layer.
 """
 
-from collections.abc import Sequence
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,19 @@ import torch
 from torch import nn
 
 from labkit import checks, metrics
-from labkit.history import History
+from labkit.history import History, provenance
 from labkit.report import collapse
-from labkit.text import corpora, recipes
-from labkit.text.writing import write
+from labkit.text import corpora, hellaswag, recipes
+from labkit.text.bigram import Bigram
+from labkit.text.gpt import gpt
 from labkit.text.training import HISTORY
+from labkit.text.writing import write
 
 SAMPLES = 65_536  # places in the training text that a run is measured at
 LEAST = 20  # samples of a class, below which nothing is said of its spread
 FREQUENT = 10  # tokens that count as frequent
+# 97.5 % of Student's t with 1, 2, … 9 degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 MEASURES = (  # of the report, as columns of a run's last row
     "accuracy nearest_mean_accuracy nc1 nc1_quotient cdnv nc2 nc2_means nc3 nc4 equinorm_weights equinorm_means "
     "cosine_margin smallest_margin"
@@ -141,7 +146,8 @@ def train(
     data: str | Path | None = None,
     progress: bool = False,
 ) -> History:
-    """`labkit.text.recipes.run`, with `collapse_of` the training text in the last row of the History, and in its settings "tokens", the table by token, "alphabet", and "sample", what the model writes.
+    """`labkit.text.recipes.run`, with `collapse_of` the training text in the last row of the History, and in its
+    settings "tokens", the table by token, "alphabet", and "sample", what the model writes.
 
     For recipes on a text file; arguments as there. A run that was stopped goes on from its checkpoint in `folder`.
     """
@@ -169,3 +175,57 @@ def tokens_of(history: History) -> pd.DataFrame:
     alphabet = history.settings["alphabet"]
     vocabulary = corpora.Bytes() if alphabet is None else corpora.Characters(alphabet)
     return table.assign(text=[vocabulary.decode([token]) for token in table["token"]])
+
+
+def stored(folder: str | Path) -> list[History]:
+    """The runs of an entry of evidence.toml, each with its learning rate in a column `rate`; [] without any."""
+    found = [History.load(path) for path in sorted(Path(folder).glob("*.parquet"))]
+    for history in found:
+        history.frame["rate"] = history.settings["run"]["lr"]
+    return found
+
+
+def paired(ends: pd.DataFrame, one: str, other: str, measure: str = "validation_loss") -> dict:
+    """How much a measure differs between two activations at the same seeds: mean of one − other, its 95 % interval by
+    Student's t (for more than ten seeds a little too wide), in how many seeds it is below 0, and the number of seeds.
+    The interval is NaN with fewer than two.
+
+    >>> ends = pd.DataFrame({"head": ["aglu", "gelu"] * 3, "seed": [0, 0, 1, 1, 2, 2], "loss": [1, 2, 1, 3, 2, 5]})
+    >>> paired(ends, "aglu", "gelu", "loss")
+    {'mean': -2.0, 'low': -4.484, 'high': 0.484, 'below': 3, 'seeds': 3}
+    """
+    table = ends.pivot(index="seed", columns="head", values=measure)
+    gap = (table[one] - table[other]).dropna()
+    half = STUDENT[min(len(gap), len(STUDENT) + 1) - 2] * gap.std() / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
+    values = {"mean": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half}
+    return {k: round(float(v), 3) for k, v in values.items()} | {"below": int((gap < 0).sum()), "seeds": len(gap)}
+
+
+def hellaswag_floor(data: str | Path | None = None, progress: bool = False) -> History:
+    """What HellaSwag's 10 042 tasks make of models that cannot know the answer, byte by byte: an untrained GPT of size
+    "tiny", which guesses, and a bigram model counted from Tiny Shakespeare. One row each, with the accuracy by the mean
+    and by the sum of losses, its 95 % interval, the number of tasks, the prompt and the seconds that it took.
+
+    data: the folder of hellaswag_val_full.txt.bz2 and tinyshakespeare.txt.
+    """
+    folder = corpora.data_folder(data)
+    tasks = hellaswag.read(folder / "hellaswag_val_full.txt.bz2", hellaswag.VALIDATION)
+    text = corpora.read_text(folder / "tinyshakespeare.txt", "bytes")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        untrained = gpt("tiny")
+    rows = []
+    for name, model in (("untrained", untrained), ("bigram", Bigram(text.train, text.vocabulary.size))):
+        started = time.perf_counter()
+        found = hellaswag.score(model, text.vocabulary, tasks, progress=progress)
+        row = {"head": name, "seed": 0, "iteration": 0, "seconds": round(time.perf_counter() - started, 1)}
+        for line in found.table().to_dict("records"):
+            row |= {f"{line['by']}_{key}": line[key] for key in ("accuracy", "low", "high")}
+        rows.append(row | {"tasks": len(tasks), "cut": found.cut})
+    settings = {"prompt": tasks.prompt, "tokenizer": "bytes", "threads": torch.get_num_threads(), **provenance("cpu")}
+    return History(pd.DataFrame(rows), settings)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(hellaswag_floor(progress=True).save("data/results/hellaswag-floor.parquet"))

@@ -17,6 +17,7 @@ from labkit.activations import AGLU, APA
 from labkit.history import History, Store, provenance
 from labkit.vision import backbones, data, trainer
 from labkit.vision.batches import Batches
+from labkit.vision.outputs import attention_entropy
 
 _STAR = dict(activation="aglu", gate="apa", attention_norm=True, attention_dropout=0.1)
 
@@ -205,16 +206,6 @@ class last_gate:
     def __exit__(self, *_):
         for hook in self.hooks:
             hook.remove()
-
-
-def attention_entropy(gates):
-    """Entropy of a gate vector as a share of the largest possible, (…, C) positive -> (…,), float64, between 0 and 1.
-
-    The gates g are made a distribution, p = g/Σg, and H = −Σ p ln p is divided by ln C: 1 where all channels pass
-    alike, 0 where one passes alone. The supplement's Figure 2 prints entropies without a definition; this one is ours.
-    """
-    p = gates.double() / gates.double().sum(-1, keepdim=True)
-    return torch.special.entr(p).sum(-1) / torch.log(torch.tensor(gates.shape[-1], dtype=torch.float64))
 
 
 def load(study, root=None):

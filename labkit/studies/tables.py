@@ -6,6 +6,7 @@ beside(printed(2), ours, "test_accuracy")          the rows of the table of whic
 
 import json
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from labkit.history import History, differences
 from labkit.vision import recipes
@@ -33,14 +35,14 @@ LOST = "lost in our copy"
 # --- what is printed ---
 
 
-def printed(number, folder="data/paper"):
+def printed(number: int, folder: str | Path = "data/paper") -> pd.DataFrame:
     """Table 1 (training accuracy) or 2 (test accuracy), in percent: columns dataset, network, epoch, head, median, low,
     high.
     """
     return pd.read_csv(Path(folder) / f"guiding-table{number}.csv")
 
 
-def compare(table):
+def compare(table: pd.DataFrame) -> pd.DataFrame:
     """What a printed table says about the implicit head: one row for each dataset, network and epoch.
 
     highest: the head or heads with the highest median, joined by " = "; lead: the implicit median minus the best other
@@ -68,7 +70,7 @@ def _where(values, value):
     return " = ".join(values.index[values == value])
 
 
-def commands(table, folder="runs"):
+def commands(table: pd.DataFrame, folder: str | Path = "runs") -> list[str]:
     """The command lines whose runs fill a printed table: one for each dataset and network, with three heads and five
     seeds.
     """
@@ -85,7 +87,7 @@ def commands(table, folder="runs"):
 # --- our runs ---
 
 
-def load(folder):
+def load(folder: str | Path) -> dict[tuple[str, str], History]:
     """The finished runs in a folder and the folders under it, joined by set and backbone: {(data, backbone): History}.
 
     Runs that are not finished are left out; no folder, or an empty one, gives {}. The settings of a joined History are
@@ -123,7 +125,7 @@ def _shared(history):
     return {"run": run, **{key: history.settings[key] for key in SAME}}
 
 
-def beside(table, histories, measure):
+def beside(table: pd.DataFrame, histories: Mapping[tuple[str, str], History], measure: str) -> pd.DataFrame:
     """The rows of a printed table of which we have runs, and what ours had at that epoch: a table of text.
 
     histories: as from `load`. measure: "accuracy" (for Table 1) or "test_accuracy" (for Table 2).
@@ -139,7 +141,7 @@ def beside(table, histories, measure):
     return table[[*ROW, "head"]].assign(paper=paper, ours=mine, seeds=ours["seeds"], images=ours["images"])
 
 
-def our_rows(table, histories, measure):
+def our_rows(table: pd.DataFrame, histories: Mapping[tuple[str, str], History], measure: str) -> pd.DataFrame:
     """Our runs in the form of a printed table, in percent, with seeds and images; NaN where there are none."""
     rows = []
     for dataset, network, epoch, head in table[[*ROW, "head"]].itertuples(index=False):
@@ -166,7 +168,9 @@ def _text(median, low, high):
 # --- what a head costs ---
 
 
-def costs(backbone, heads, images, labels, repeats=5):
+def costs(
+    backbone: nn.Module, heads: Mapping[str, nn.Module], images: torch.Tensor, labels: torch.Tensor, repeats: int = 5
+) -> dict[str, float]:
     """Milliseconds of a forward and backward pass of the backbone and of each head, each by itself: {name: least}.
 
     heads: {name: head} for the features of the backbone, with cross entropy. The parts take turns, so that a slow

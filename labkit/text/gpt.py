@@ -16,6 +16,7 @@ from labkit.activations import AGLU, APA
 # layers, heads, width, tokens of context, vocabulary
 SIZES = {
     "gpt2-small": dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257),
+    "tiny": dict(n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=256),
     "char": dict(n_layer=5, n_head=4, n_embd=128, n_positions=128, vocab_size=256),
 }
 # GELU is GPT-2's own: the tanh form, here in one pass where transformers has eight.
@@ -33,7 +34,8 @@ def gpt(
 ) -> nn.Module:
     """A GPT2LMHeadModel with new weights: model(tokens (B, T)).logits is (B, T, vocabulary).
 
-    size: "gpt2-small" or "char" (5 layers of width 128). vocabulary, context: in place of the size's own.
+    size: "gpt2-small", "char" (5 layers of width 128) or "tiny" (2 of width 64, which learns something in a minute).
+    vocabulary, context: in place of the size's own.
     activation: "gelu", "silu", "relu", "aglu" or "apa", in every MLP a module of its own, with its own κ and λ.
     options: keyword arguments of the activation, such as kappa_init=(1.0, 1.0).
 

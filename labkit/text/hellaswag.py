@@ -56,6 +56,54 @@ class Tasks:
         return Tasks(self.tasks[rank::processes], self.prompt)
 
 
+# Made by hand, to try the format where the file is not there: they say nothing about a model.
+MADE_UP = Tasks(
+    (
+        Task(
+            "Baking bread: A woman mixes flour, water and yeast in a bowl. She kneads the dough on a table. She",
+            (
+                "puts the dough into the oven, still in its paper bag, and paints the wall.",
+                "covers it with a cloth and waits until it has risen.",
+                "throws the yeast to the dog and sings.",
+                "reads the dough aloud and folds it into her bicycle.",
+            ),
+            1,
+        ),
+        Task(
+            "Changing a tyre: A man lifts his car with a jack and loosens the nuts of a wheel. He",
+            (
+                "drinks the jack and drives the nuts home.",
+                "paints the wheel on the road and waits for rain.",
+                "takes the wheel off and puts the spare one in its place.",
+                "gives the car to the wheel, which smiles.",
+            ),
+            2,
+        ),
+        Task(
+            "Swimming: Children stand at the edge of a pool. The teacher blows a whistle. They",
+            (
+                "fold the pool and carry it upstairs.",
+                "sell the whistle to the water.",
+                "are cooked slowly in the snow.",
+                "jump into the water and swim to the other side.",
+            ),
+            3,
+        ),
+        Task(
+            "Playing the violin: A girl opens a case and takes out a violin. She tunes its strings. She",
+            (
+                "lays the bow on the strings and begins to play.",
+                "waters the strings until they flower.",
+                "takes a bite of the case and counts it.",
+                "climbs through the violin into the garden.",
+            ),
+            0,
+        ),
+    ),
+    "made by hand for labkit, in the form of the text file",
+)
+
+
 @dataclass(frozen=True)
 class Score:
     """What a model made of HellaSwag.

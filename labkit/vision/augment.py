@@ -12,6 +12,9 @@ share of a batch cannot repeat; its RandAugment picks the operations once for a 
 gather below.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -21,23 +24,23 @@ from labkit import checks
 class Flip:
     """Mirrors each image left to right with probability one half."""
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         return torch.rand(n, generator=generator) < 0.5
 
-    def __call__(self, images, draws):
+    def __call__(self, images: torch.Tensor, draws: Any):
         return torch.where(draws.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 class PaddedCrop:
     """Puts `padding` zeros on every side and cuts each image out again at a place of its own, in its old size."""
 
-    def __init__(self, padding):
+    def __init__(self, padding: int):
         self.padding = checks.integer("padding", padding, 1)
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         return torch.randint(2 * self.padding + 1, (n, 2), generator=generator)  # top, left
 
-    def __call__(self, images, draws):
+    def __call__(self, images: torch.Tensor, draws: Any):
         n, channels, height, width = images.shape
         draws, count = draws.to(images.device), lambda k: torch.arange(k, device=images.device)
         rows, columns = draws[:, :1] + count(height), draws[:, 1:] + count(width)
@@ -56,13 +59,13 @@ class Rotation:
     As torchvision's RandomRotation by default: positive angles turn counter-clockwise.
     """
 
-    def __init__(self, degrees):
+    def __init__(self, degrees: float):
         self.degrees = checks.positive("degrees", degrees)
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         return (2 * torch.rand(n, generator=generator) - 1) * self.degrees
 
-    def __call__(self, images, draws):
+    def __call__(self, images: torch.Tensor, draws: Any):
         angle = torch.deg2rad(draws.double())
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         aspect = images.shape[-2] / images.shape[-1]  # grid coordinates run from −1 to 1 in both directions
@@ -78,13 +81,13 @@ class Cutout:
     What sticks out of the image is lost. Put it after Normalise, where 0 is the mean colour.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self.size = checks.integer("size", size, 1)
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         return torch.rand(n, 2, generator=generator)
 
-    def __call__(self, images, draws):
+    def __call__(self, images: torch.Tensor, draws: Any):
         inside = []
         for axis, length in enumerate(images.shape[-2:]):
             first = (draws[:, axis, None] * length).long() - self.size // 2
@@ -96,7 +99,7 @@ class Cutout:
 class Normalise:
     """uint8 to float32: x/white less the mean, over the deviation, channel by channel. Draws nothing."""
 
-    def __init__(self, mean, std, white=255):
+    def __init__(self, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor, white: int = 255):
         self.mean, self.std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (mean, std))
         if self.mean.shape != self.std.shape or not (self.std > 0).all():
             raise ValueError(
@@ -105,10 +108,10 @@ class Normalise:
             )
         self.white = white
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         return None
 
-    def __call__(self, images, draws=None):
+    def __call__(self, images: torch.Tensor, draws: Any = None):
         scale, shift = 1 / (self.white * self.std), -self.mean / self.std
         return images * scale.float().to(images.device) + shift.float().to(images.device)
 
@@ -127,14 +130,14 @@ class Torchvision:
 
     GROUPS = 32
 
-    def __init__(self, transform):
+    def __init__(self, transform: Callable):
         self.transform = transform
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         seeds = torch.randint(2**31, (self.GROUPS,), generator=generator)
         return seeds[torch.randint(self.GROUPS, (n,), generator=generator)]
 
-    def __call__(self, images, draws):
+    def __call__(self, images: torch.Tensor, draws: Any):
         result = torch.empty_like(images)
         with torch.random.fork_rng(devices=[]):
             for seed in draws.unique().tolist():

@@ -10,10 +10,14 @@ Epoch k is a function of (seed, k) alone: there is no state, so that an epoch ca
 stopped after `step` batches goes on with `epoch(k, start=step)`. The global generators are left as they are.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
 from labkit import checks
+from labkit.vision.sets import ImageFiles, ImageSet
 
 
 class Batches:
@@ -35,17 +39,17 @@ class Batches:
 
     def __init__(
         self,
-        images,
-        batch_size,
+        images: ImageSet,
+        batch_size: int,
         *,
-        transforms=(),
-        mix=None,
-        order="shuffled",
-        seed=0,
-        drop_last=False,
-        rank=0,
-        processes=1,
-        device="cpu",
+        transforms: Sequence[Callable] = (),
+        mix: Callable | None = None,
+        order: str | Callable = "shuffled",
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        processes: int = 1,
+        device: torch.device | str = "cpu",
     ):
         if not callable(order):
             checks.one_of("order", order, (*SAMPLERS, "sequential"))
@@ -73,7 +77,7 @@ class Batches:
         """The number of batches in an epoch, the same for every rank."""
         return -(-self.total // self.batch_size)
 
-    def epoch(self, k, start=0):
+    def epoch(self, k: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Iterates over epoch k from batch `start` on: images float32 (b, C, H, W) and labels int64 (b,), on the
         device.
 
@@ -91,7 +95,7 @@ class Batches:
                 images = transform(images, None if draws is None else draws[rows])
             yield self._mixed(images, labels, random) if self.mix else (images, labels)
 
-    def indices(self, k):
+    def indices(self, k: int) -> torch.Tensor:
         """The order of epoch k: indices into the set, int64 (total,), the same for every rank."""
         if self.order == "sequential":
             return torch.arange(self.total)
@@ -134,7 +138,7 @@ class FileBatches(Batches):
     workers: worker processes; 0 reads in this one.
     """
 
-    def __init__(self, files, batch_size, *, picture, workers=8, **options):
+    def __init__(self, files: ImageFiles, batch_size: int, *, picture: Callable, workers: int = 8, **options: Any):
         super().__init__(files, batch_size, **options)
         self.picture, self.workers = picture, workers
 
@@ -170,7 +174,7 @@ class _Pictures(torch.utils.data.Dataset):
             return self.picture(self.files.open(index)), self.files.labels[index]
 
 
-def stratified(labels, generator):
+def stratified(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A random order of the samples that spreads every class evenly over it: indices int64 (N,) for labels (N,).
 
     The j-th of the n images of a class, shuffled, gets the place (j + φ)/n with a phase 0 < φ < 1 of the class's own,
@@ -209,7 +213,7 @@ SAMPLERS = {
 }
 
 
-def repeated(sampler, repeats):
+def repeated(sampler: Callable, repeats: int) -> Callable:
     """Each image `repeats` times on end, and as many in all as before: repeated augmentation (Hoffer et al. 2020)."""
     if repeats == 1:
         return sampler

@@ -14,7 +14,7 @@ from labkit import heads
 from labkit.activations import AGLU, APA
 from labkit.history import Store
 from labkit.optim import AGD, agd_init_
-from labkit.vision import backbones, batches, checkpoints, data, longtail, processes, recipes, trainer
+from labkit.vision import backbones, batches, checkpoints, data, longtail, outputs, processes, recipes, trainer
 from labkit.vision.augment import Cutout, Flip, Normalise, PaddedCrop, Rotation, Torchvision
 
 PASSED = ("epochs", "schedule", "warmup", "label_smoothing", "channels_last", "compile")  # to the Trainer as they are
@@ -73,10 +73,27 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, progr
     settings: a recipe of `recipes.RECIPES`, or one with changes. head: of heads.VARIANTS. seed: of weights, batches and
     augmentation; at one seed all heads start from the same backbone. folder: where runs are kept, this one in a folder
     of its own; None keeps nothing. root, download: as in data.load.
+    A run on a long-tailed set also leaves there what `outputs.of` makes of its test images, as outputs.npz.
     """
-    if folder is not None and (found := finished(settings, head, seed, folder)):
+    found = folder and finished(settings, head, seed, folder)
+    kept = folder and is_long_tailed(settings) and path_of_outputs(settings, head, seed, folder)
+    if found and (not kept or kept.is_file()):
         return found
-    return make(settings, head, seed, folder, root=root, download=download, progress=progress).run()
+    run = make(settings, head, seed, folder, root=root, download=download, progress=progress)
+    history = run.run()
+    if kept and run.on.num_processes == 1:
+        outputs.of(run).save(kept)
+    return history
+
+
+def path_of_outputs(settings, head, seed, folder):
+    """Where `run` leaves the outputs of this run, if its set is long-tailed."""
+    return Runs(folder).path(described(settings, head, seed)).parent / outputs.FILE
+
+
+def is_long_tailed(settings):
+    """Whether a recipe's training set is a long-tailed one: cut to be so, or from a list of files."""
+    return bool(settings["imbalance"]) or settings["data"] in recipes.LISTS
 
 
 def described(settings, head, seed):
@@ -169,13 +186,14 @@ def load(settings, root=None, download=False):
     name, count = settings["data"], settings["count"]
     if name in recipes.LISTS:
         folder = data.root_of(root) / name
-        train, test = (longtail.read_list(folder / part, folder) for part in recipes.LISTS[name])
+        names = [str(c) for c in range(recipes.LISTED_CLASSES[name])]
+        train, test = (longtail.read_list(folder / part, folder, names) for part in recipes.LISTS[name])
         parts = [train[:count], test[:count]]
     else:
         parts = [_load(name, split, root, count, download) for split in data.splits(name)]
     if settings["imbalance"]:
-        classes, largest = len(parts[0].classes), int(parts[0].counts().max())
-        parts[0] = longtail.subset(parts[0], longtail.exponential(largest, classes, settings["imbalance"]))
+        sizes = longtail.fitting(parts[0].counts().tolist(), settings["imbalance"])
+        parts[0] = longtail.subset(parts[0], sizes)
     return parts
 
 

@@ -10,6 +10,7 @@ What makes batches of them is labkit.vision.batches; long-tailed subsets are in 
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,9 @@ LAST_TO_TRAIN = 15  # of the drawers of Omniglot
 MOST_CLASSES = 1_000_000  # a larger label is damage: names and counts of so many classes would fill the memory
 
 
-def load(name, split, root=None, count=None, download=False):
+def load(
+    name: str, split: str, root: str | Path | None = None, count: int | None = None, download: bool = False
+) -> ImageSet | ImageFiles:
     """One split of a set as an ImageSet, or as ImageFiles for "imagenet"; the same at every call.
 
     Its title says what it is, for figures and results: "CIFAR-10", or "CIFAR-10, JPEG re-encoded" for pictures that are
@@ -103,7 +106,7 @@ def load(name, split, root=None, count=None, download=False):
     return (_image_folder(path) if name == "imagenet" else _torchvision(name, split, path.parent, download))[:count]
 
 
-def find(name, split, root=None):
+def find(name: str, split: str, root: str | Path | None = None) -> Path:
     """The path that `load` reads: of those below, the first that is there. FileNotFoundError, with what to do, for
     none.
 
@@ -138,7 +141,7 @@ def find(name, split, root=None):
     )
 
 
-def present(name, root=None):
+def present(name: str, root: str | Path | None = None) -> bool:
     """Whether all splits of a set can be loaded."""
     try:
         return name in _OFFLINE or all(find(name, split, root) for split in splits(name))
@@ -146,13 +149,13 @@ def present(name, root=None):
         return False
 
 
-def splits(name):
+def splits(name: str) -> tuple[str, ...]:
     """The splits that a set has."""
     checks.one_of("name", name, NAMES)
     return SPLITS[:1] if name in ("imagenet-one-per-class", "patterns") else SPLITS
 
 
-def read_parquet(path, count=None, classes=None):
+def read_parquet(path: str | Path, count: int | None = None, classes: Sequence[str] | None = None) -> ImageSet:
     """The images of a Parquet file in the hub's layout (see `find`), as an ImageSet with the pictures' format as its
     title.
 
@@ -203,7 +206,7 @@ def _decode(picture):
     return np.asarray(Image.open(io.BytesIO(picture.as_py())).convert("RGB"))
 
 
-def root_of(root=None):
+def root_of(root: str | Path | None = None) -> Path:
     """The folder of the sets: `root`, else LABKIT_DATA, else data/."""
     return _root(root)[0]
 

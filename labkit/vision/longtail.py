@@ -6,6 +6,7 @@
 The test set stays as it is, balanced.
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -28,6 +29,19 @@ def step(largest, num_classes, imbalance):
     """Class sizes of one step: `largest` for the first ⌊C/2⌋ classes and ⌊largest/imbalance⌋ for the others, a list."""
     _check(largest, num_classes, imbalance)
     return [largest if c < num_classes // 2 else int(largest / imbalance) for c in range(num_classes)]
+
+
+def fitting(available, imbalance):
+    """`exponential` sizes with the largest first class for which no class needs more than its `available` (C,) images.
+
+    Of classes of one size that is their size, as in CIFAR-10-LT and CIFAR-100-LT.
+
+    >>> fitting([119, 122, 118], imbalance=4)
+    [119, 59, 29]
+    """
+    checks.positive("imbalance", imbalance)
+    share = [imbalance ** (c / (len(available) - 1)) for c in range(len(available))]
+    return exponential(int(min(n * s for n, s in zip(available, share))), len(available), imbalance)
 
 
 def subset(images, counts, seed=0):
@@ -57,8 +71,8 @@ def read_list(path, root, classes=None):
     """The pictures of a list file, one "path label" a line with paths relative to `root`, as ImageFiles.
 
     ImageNet-LT and Places-LT (Liu et al. 2019) come as such files. classes: their names; None is the numbers. Pictures
-    are not opened, but the first must be there. Raises FileNotFoundError for it and for the list; ValueError, with the
-    number of the line, for a line of another form or a label that is not a class.
+    are not opened, but must be there. Raises FileNotFoundError for pictures that are not, which it counts, and for the
+    list; ValueError, with the number of the line, for a line of another form or a label that is not a class.
     """
     path, root = Path(path), Path(root)
     if not path.is_file():
@@ -75,8 +89,11 @@ def read_list(path, root, classes=None):
         labels.append(int(label))
     if not pictures:
         raise ValueError(f"{path} lists no picture")
-    if not Path(pictures[0]).is_file():
-        raise FileNotFoundError(f"{path} lists {pictures[0]}, which is not there; root is {root.absolute()}")
+    if missing := [picture for picture in pictures if not os.path.isfile(picture)]:
+        raise FileNotFoundError(
+            f"{path} lists {missing[0]}, which is not there; so it is with {len(missing)} of {len(pictures)} pictures; "
+            f"root is {root.absolute()}"
+        )
     return ImageFiles(tuple(pictures), torch.tensor(labels), tuple(classes or map(str, range(max(labels) + 1))))
 
 

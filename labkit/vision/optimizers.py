@@ -1,5 +1,9 @@
 """What a Trainer asks of an optimiser, and learning rates over time: the schedulers of torch, with a warm-up."""
 
+from collections.abc import Mapping
+
+import torch
+from torch import nn
 from torch.optim import lr_scheduler
 
 from labkit import checks
@@ -8,7 +12,7 @@ SCHEDULES = (None, "cosine", "cosine-by-epoch", "steps")
 WARMUP = 0.01  # the share of the learning rate at which a warm-up starts
 
 
-def schedule(name, optimizer, epochs, steps, warmup=0):
+def schedule(name: str | None, optimizer: torch.optim.Optimizer, epochs: int, steps: int, warmup: int = 0):
     """The scheduler of torch for one of SCHEDULES, None for None.
 
     It is to be stepped after each training step, `steps` of them in an epoch, or after each epoch where `by_epoch` says
@@ -41,12 +45,14 @@ def schedule(name, optimizer, epochs, steps, warmup=0):
     return lr_scheduler.SequentialLR(optimizer, [rise, made], [first])
 
 
-def by_epoch(name):
+def by_epoch(name: str | None) -> bool:
     """Whether a schedule moves once an epoch, as in the released code of the activation paper, and not every step."""
     return name == "cosine-by-epoch"
 
 
-def check(optimizer, parts, schedule, epochs, warmup):
+def check(
+    optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module], schedule: str | None, epochs: int, warmup: int
+):
     """Raise ValueError for an optimiser that misses a parameter of one of the `parts` {name: module}, for a schedule or
     a warm-up that is not possible, and for a schedule where there is no learning rate."""
     checks.one_of("schedule", schedule, SCHEDULES)
@@ -73,7 +79,7 @@ def check(optimizer, parts, schedule, epochs, warmup):
         )
 
 
-def described(optimizer):
+def described(optimizer: torch.optim.Optimizer) -> dict:
     """The name of an optimiser and the plain values of each of its groups."""
     plain = (bool, int, float, str, type(None), tuple, list)
     groups = [

@@ -5,10 +5,13 @@ processes.launch(my_training, folder, processes=2)          from a notebook
 """
 
 import socket
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from labkit import checks
 from labkit.metrics import over_processes
@@ -16,7 +19,7 @@ from labkit.metrics import over_processes
 PRECISIONS = ("no", "bf16", "fp16", "auto")
 
 
-def accelerator(precision="no"):
+def accelerator(precision: str = "no"):
     """An Accelerator on the GPU where there is one and the CPU elsewhere.
 
     precision: one of PRECISIONS. "no" is float32; "auto" is bf16 where the processor computes in it, else float32.
@@ -28,7 +31,7 @@ def accelerator(precision="no"):
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
 
 
-def resolved(precision):
+def resolved(precision: str):
     """The precision that is meant: itself, but for "auto", as in `accelerator`."""
     checks.one_of("precision", precision, PRECISIONS)
     gpu = torch.cuda.is_available()
@@ -44,7 +47,7 @@ def _bf16_on_cpu():
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def launch(function, *arguments, processes):
+def launch(function: Callable, *arguments: Any, processes: int):
     """Call `function(*arguments)` on several processes from a notebook, by accelerate's notebook_launcher.
 
     It refuses to start where there has been an Accelerator; what a training on one process left is forgotten first. On
@@ -57,7 +60,7 @@ def launch(function, *arguments, processes):
     notebook_launcher(function, arguments, num_processes=processes, use_port=str(port))
 
 
-def place(accelerator):
+def place(accelerator: Accelerator):
     """Where this process is, as keyword arguments of `batches.Batches`: rank, processes, device."""
     return dict(rank=accelerator.process_index, processes=accelerator.num_processes, device=accelerator.device)
 
@@ -67,7 +70,7 @@ class Generators:
     at the next where it stopped; the caller's generators stay as they are.
     """
 
-    def __init__(self, seed, accelerator):
+    def __init__(self, seed: int, accelerator: Accelerator):
         self.seed, self.on, self.state = seed + 1_000_003 * (accelerator.process_index + 1), accelerator, None
         self.gpu = [accelerator.device] if accelerator.device.type == "cuda" else []
 
@@ -95,14 +98,14 @@ class Generators:
             torch.distributed.all_gather_object(states, self.state)
         return states
 
-    def set(self, states):
+    def set(self, states: Sequence[dict]):
         """Go on from `of_all`; a process that there was not then starts from its seed."""
         mine = states[self.on.process_index :]
         self.state = mine[0] if mine else None
 
 
 @torch.no_grad()
-def average_buffers(module, accelerator):
+def average_buffers(module: nn.Module, accelerator: Accelerator):
     """Running statistics of batch norms, of which each process has its own, become their mean over processes."""
     for buffer in module.buffers():
         if buffer.is_floating_point() and accelerator.num_processes > 1:

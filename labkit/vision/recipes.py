@@ -19,6 +19,7 @@ LISTS = {  # sets of pictures that come as text files, and these files; under a 
     "places-lt": ("Places_LT_train.txt", "Places_LT_test.txt"),
     "inaturalist18": ("iNaturalist18_train.txt", "iNaturalist18_val.txt"),
 }
+LISTED_CLASSES = {"imagenet-lt": 1000, "places-lt": 365, "inaturalist18": 8142}
 PAPER_EPOCHS = (0, 50, 200)  # always measured: Tables 1 and 2 of [P] are of 50 and 200
 HOW = ("precision", "channels_last", "compile", "measure_at")  # fields that say how fast and how often, and not what
 
@@ -91,6 +92,7 @@ GUIDING = FIELDS | {
         "fixed": {"bias": "batch_mean"},  # of the batch at hand, in evaluation too [G models/resnet.py:328]
         "implicit": {"eval_bias": "last"},  # of the last training batch [G train.py:144]
     },
+    "precision": "auto",  # float32 in [G]; bf16 moves the end of collapse less than a seed does, see docs/data.md
     "measure_at": 5,  # log_interval of [G], there from epoch 1 on
     "measured_on": "augmented",  # in evaluation mode [G validate_NC.py]
 }
@@ -284,7 +286,7 @@ RANGES = {  # other numbers: from the first to the second, the first excluded wh
 }  # fmt: skip
 
 
-def check(settings):
+def check(settings: dict) -> dict:
     """The settings, if they are complete and possible; ValueError, which names the field and the value, otherwise.
 
     >>> check(RECIPES["digits"] | {"weight_decay": -1})

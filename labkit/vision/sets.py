@@ -34,24 +34,24 @@ class ImageSet:
         """The images of a slice or an index tensor, as an ImageSet with the same classes."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> "ImageSet":
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def counts(self):
+    def counts(self) -> torch.Tensor:
         """Images of each class, int64 (number of classes,)."""
         return torch.bincount(self.labels, minlength=len(self.classes))
 
-    def floats(self):
+    def floats(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 in [0, 1] and labels, as two tensors."""
         return self.images.float() / self.white, self.labels
 
-    def resized(self, side):
+    def resized(self, side: int) -> "ImageSet":
         """The images brought to side×side pixels: bilinear with antialiasing, as torchvision does it, in whole grey
         levels.
         """
         return replace(self, images=v2.functional.resize(self.images, [side, side], antialias=True))
 
-    def normalise(self):
+    def normalise(self) -> Normalise:
         """The transform (labkit.vision.augment) that gives these images mean 0 and deviation 1 in every channel.
 
         Exact to rounding: from the counts of the pixel values. Use that of the training images for the test images too.
@@ -86,7 +86,7 @@ class ImageFiles:
 
     counts = ImageSet.counts
 
-    def open(self, i):
+    def open(self, i: int) -> Image.Image:
         """The i-th picture, RGB."""
         with Image.open(self.paths[i]) as picture:
             return picture.convert("RGB")

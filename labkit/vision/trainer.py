@@ -10,18 +10,21 @@ On several processes (labkit.vision.processes says how they are started) the sam
 
 import math
 import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from labkit import checks, streaming
 from labkit.history import History, differences, plain, provenance, sample_margins
 from labkit.metrics import over_processes
 from labkit.vision import checkpoints, optimizers, processes
+from labkit.vision.batches import Batches
 
 HISTORY = "history.parquet"
 
@@ -29,18 +32,18 @@ HISTORY = "history.parquet"
 class Classifier(nn.Module):
     """A backbone and a head as one module: images and labels to logits."""
 
-    def __init__(self, backbone, head):
+    def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, images, labels):
+    def forward(self, images: Tensor, labels: Tensor):
         return self.head(self.backbone(images), labels)
 
 
 class NoHead(nn.Module):
     """In place of a head for a network that gives logits by itself: passes them on."""
 
-    def forward(self, logits, targets=None):
+    def forward(self, logits: Tensor, targets: Tensor | None = None):
         return logits
 
 
@@ -72,10 +75,29 @@ class Trainer:
     """
 
     def __init__(
-        self, backbone, head, optimizer, train, clean=None, test=None, *, name, epochs, seed=0, schedule=None, warmup=0,
-        label_smoothing=0.0, measure=None, measure_at=None, folder=None, settings=None, channels_last=False,
-        compile=False, on=None, progress=False,
-    ):  # fmt: skip
+        self,
+        backbone: nn.Module,
+        head: nn.Module | None,
+        optimizer: torch.optim.Optimizer,
+        train: Batches,
+        clean: Batches | None = None,
+        test: Batches | None = None,
+        *,
+        name: str,
+        epochs: int,
+        seed: int = 0,
+        schedule: str | None = None,
+        warmup: int = 0,
+        label_smoothing: float = 0.0,
+        measure: Callable | None = None,
+        measure_at: Collection[int] | None = None,
+        folder: str | Path | None = None,
+        settings: dict | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        on: Accelerator | None = None,
+        progress: bool = False,
+    ):
         head = NoHead() if head is None else head
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
@@ -134,13 +156,13 @@ class Trainer:
         self._network = torch.compile(self.backbone) if compile else self.backbone
         self.model = self.on.prepare_model(Classifier(self._network, self.head))
 
-    def run(self):
+    def run(self) -> History:
         """Train to the end; returns the History: a row for every epoch (see `measure`) and the margins at the end."""
         for _ in self.each_epoch():
             pass
         return self.history()
 
-    def each_epoch(self):
+    def each_epoch(self) -> Iterator[dict]:
         """Train to the end, and yield the row of each epoch that is measured; the first is that before training,
         epoch 0.
 
@@ -169,7 +191,7 @@ class Trainer:
                 elif self.folder is not None:
                     self._save()
 
-    def measure(self):
+    def measure(self) -> dict:
         """The measures of the present state, as in `streaming.collapse`, and test_loss and test_accuracy; nothing
         moves.
         """
@@ -180,7 +202,7 @@ class Trainer:
             values |= {f"test_{key}": value for key, value in found.items()}
         return values
 
-    def history(self):
+    def history(self) -> History:
         """What was measured so far, as a History."""
         margins = None if self.margins is None else sample_margins(self.name, [self.seed], [self.margins])
         return History(pd.DataFrame(self.rows), {**self.settings, **provenance(self.on.device)}, margins)

@@ -163,6 +163,11 @@ def menu(label, options, value, tip="", kind=widgets.Dropdown):
     return kind(options=options, value=value, **_looks(label, tip))
 
 
+def text_box(label, value, tip=""):
+    """A line of text, read when Enter is pressed or the focus leaves it."""
+    return widgets.Text(value=value, continuous_update=False, **_looks(label, tip))
+
+
 def box(label, value, tip=""):
     return widgets.Checkbox(value=value, **_looks(label, tip))
 

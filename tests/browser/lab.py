@@ -1,10 +1,12 @@
 """Hands and eyes of the browser tests: notebooks run, sliders moved, figures read back as plotly holds them."""
 
+import base64
 import json
 import statistics
 import time
 
 import nbformat
+import numpy as np
 import plotly.graph_objects as go
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -255,4 +257,13 @@ def latency(explorer, label, moves=15):
     assert middle < 1500, times  # ten times what is asked for
     return (
         f"{label}: {middle:.0f} ms from key to drawn figure, median of {moves} ({min(times):.0f} to {max(times):.0f})"
+    )
+
+
+def unpacked(values):
+    """Numbers as plotly's JSON holds them: a list, or packed in base64."""
+    return (
+        np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
+        if isinstance(values, dict)
+        else np.array(values)
     )

@@ -229,3 +229,101 @@ def test_temperature(run, lab, measured):
         explorer.drag("temperature τ", share)
         explorer.wait(is_there)
         assert abs(float(explorer.read_out("temperature τ")) - (0.5 + 29.5 * share)) < 1
+
+
+def test_language(run, lab):
+    """A prompt that is typed is gone on with, an answer shows what the model says, and six classes on the sphere lie at
+    right angles.
+    """
+    lab.write(
+        "language",
+        "from labkit.text import corpora\n"
+        "from labkit.text.bigram import Bigram\n"
+        "from labkit.studies import many_classes\n"
+        "from labkit.widgets.language import HellaSwagExplorer, ManyClassesExplorer, PromptExplorer\n"
+        "import numpy as np\n"
+        "text = 'the queen and the king are quiet\\n' * 30\n"
+        "letters = corpora.Characters(text)\n"
+        "bytes_ = Bigram(np.array(corpora.Bytes().encode(text)), 256)",
+        "PromptExplorer(Bigram(letters.array(text), letters.size), letters, 'the⏎', length=20)",
+        "HellaSwagExplorer(bytes_, corpora.Bytes())",
+        "ManyClassesExplorer(many_classes.study([4, 5, 8], 4, [0], 10), iterations=300)",
+    )
+    notebook = run("language")
+    prompt = notebook.explorer("characters written")
+    box = prompt.control("prompt").locator("input")
+    box.fill("the q")
+    box.press("Enter")
+    figure = prompt.wait(lambda figure: "the q" in figure.layout.annotations[-1].text)
+    assert figure.layout.yaxis.ticktext[0] == "u" and figure.data[0].x[0] > 0.4
+    prompt.drag("characters written", 1.0)
+    prompt.wait(lambda figure: "after 20 characters" in figure.layout.title.text)
+
+    quiz = notebook.explorer("your answer")
+    assert quiz.figure().data == ()
+    quiz.control("your answer").locator("select").select_option("C")
+    figure = quiz.wait(lambda figure: "right is B, you said C" in figure.layout.title.text)
+    model = figure.layout.title.text.split("the model ")[1][0]
+    assert "ABCD"[int(np.argmin(figure.data[0].x))] == model  # the lowest loss
+
+    classes = notebook.explorer("C/d")
+    figure = classes.wait(lambda figure: "study: 8 classes in 4 dimensions" in figure.layout.title.text)
+    vectors = points(figure, "class vectors")
+    cosines = vectors @ vectors.T
+    np.testing.assert_allclose(np.sort(cosines[np.triu_indices(6, 1)]), [-1] * 3 + [0] * 12, atol=0.02)
+    classes.drag("C/d", 0.0)
+    figure = classes.wait(lambda figure: "study: 4 classes in 4 dimensions" in figure.layout.title.text)
+    assert figure.layout.shapes[0].x0 == 1.0
+
+
+OUTPUTS = """
+import torch
+from labkit import widgets
+from labkit.vision.outputs import Outputs
+
+labels, counts = torch.arange(300) % 5, torch.tensor([200, 90, 40, 12, 5])
+logits = 3 * torch.eye(5)[labels] + 2 * torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+none = torch.empty(0)
+logits = logits + (counts / counts.sum()).log()
+runs = {"one": Outputs(logits, labels, counts, torch.eye(5), none, none.reshape(0, 1, 1), none.long())}
+"""
+
+
+def test_long_tails(run, lab, measured):
+    """A temperature moves confidence and not accuracy; τ takes from frequent classes and gives to rare ones; small
+    classes of a UFM fold together as the ratio grows.
+    """
+    shows = ("ReliabilityExplorer(runs)", "PriorExplorer(runs)", "ImbalanceExplorer(5, 60)")
+    lab.write("long-tails", OUTPUTS, *(f"widgets.longtail.{show}" for show in shows))
+    notebook = run("long-tails")
+
+    reliable = notebook.explorer("temperature T")
+    first = numbers(reliable.figure().layout.title.text.split("accuracy")[1])  # accuracy, mean confidence
+    reliable.drag("temperature T", 1.0)
+    last = reliable.wait(lambda figure: "T = 10.00" in figure.layout.title.text)
+    accuracy, confidence = numbers(last.layout.title.text.split("accuracy")[1])
+    assert accuracy == first[0] and confidence < first[1] - 20
+    measured("reliability, " + latency(reliable, "temperature T"))
+
+    prior = notebook.explorer("constant")
+
+    def recalls(figure):
+        return np.array(next(trace.y for trace in figure.data if trace.name == "present τ"), float)
+
+    prior.drag("τ", 0.0)
+    before = recalls(prior.wait(lambda figure: "τ = 0.00" in figure.layout.title.text))
+    prior.drag("τ", 1.0)
+    after = recalls(prior.wait(lambda figure: "τ = 2.00" in figure.layout.title.text))
+    assert after[0] < before[0] and after[-1] > before[-1]
+
+    fold = notebook.explorer("small classes")
+
+    def small(figure):
+        cosines = np.array(next(trace for trace in figure.data if trace.type == "heatmap").z, float)
+        return cosines[-1, -2]
+
+    fold.drag("large / small", 0.0)
+    even = small(fold.wait(lambda figure: "classes 1 times" in figure.layout.title.text))
+    fold.drag("large / small", 1.0)
+    folded = small(fold.wait(lambda figure: "classes 200 times" in figure.layout.title.text))
+    assert even == pytest.approx(-0.25, abs=0.05) and folded > even + 0.2

@@ -2,13 +2,12 @@
 it.
 """
 
-import base64
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
-from lab import Explorer
+from lab import Explorer, unpacked
 
 from notebooks import PLOTLY, figures, to_html
 
@@ -64,12 +63,3 @@ def shows(explorer, figure, frame, step):
                 np.ravel(trace[key]).astype(float), np.ravel(unpacked(wanted[key])).astype(float)
             )
     return True
-
-
-def unpacked(values):
-    """Numbers as plotly's JSON holds them: a list, or packed in base64."""
-    return (
-        np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
-        if isinstance(values, dict)
-        else np.array(values)
-    )

@@ -12,6 +12,7 @@ import pytest
 from labkit.history import History
 from labkit.studies import evidence
 from labkit.vision import build
+from labkit.vision.outputs import Outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = """
@@ -84,6 +85,20 @@ def test_vary_gives_a_run_for_each_row_and_its_settings(tmp_path):
     (tmp_path / "list.toml").write_text("[[runs]]" + entry.replace("lr = 0.2", "lr = -1"))
     with pytest.raises(ValueError, match="entry 1 .digits.: lr must be .* got -1"):
         evidence.read(tmp_path / "list.toml")
+
+
+def test_a_long_tailed_run_leaves_its_outputs_too(tmp_path):
+    """What it says of the test images lies beside its History, under the name of its row."""
+    entry = LIST.format(epochs=1).replace("[[runs]]", "", 1).split("[[runs]]")[1].replace(", count = 300", "")
+    row = '{ name = "plain", imbalance = 5, activation = "none" }'
+    entry = entry.replace('recipe = "digits"', f'recipe = "digits"\nvary = [{row}]')
+    (tmp_path / "list.toml").write_text("[[runs]]" + entry)
+    (run,) = evidence.read(tmp_path / "list.toml")
+    assert run.name == "fixed-plain-seed-1" and run.settings["activation"] is None
+    assert evidence.work(run, tmp_path / "results", tmp_path / "runs")
+    kept = Outputs.load(tmp_path / "results/digits/fixed-plain-seed-1-outputs.npz")
+    assert kept.logits.shape == (596, 10) and kept.train_counts.max() > 4 * kept.train_counts.min()
+    assert History.load(tmp_path / "results/digits/fixed-plain-seed-1.parquet").settings["run"]["imbalance"] == 5
 
 
 def test_a_killed_run_loses_at_most_an_epoch(place, until):

@@ -4,13 +4,15 @@ files.
 
 import math
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from image_sets import image_set, which
 from PIL import Image
 
-from labkit.vision import longtail
+from labkit.vision import build, longtail, recipes
 
 
 def exactly(largest, num_classes, imbalance, c):
@@ -138,6 +140,33 @@ def test_list_errors(listed):
         longtail.read_list(listed, listed.parent)
 
 
+def test_every_picture_must_be_there(listed):
+    listed.write_text(listed.read_text() + "train/d.png 1\ntrain/e.png 1\n")
+    expected = f"{listed} lists {listed.parent / 'train/d.png'}, which is not there; so it is with 2 of 5 pictures"
+    with pytest.raises(FileNotFoundError, match=re.escape(expected)):
+        longtail.read_list(listed, listed.parent)
+
+
+@pytest.mark.parametrize("name", list(recipes.LISTS))
+def test_published_lists(name, tmp_path):
+    """Made-up lists under the published names, read through a recipe's loader."""
+    (tmp_path / name / "pictures").mkdir(parents=True)
+    for k in range(3):
+        Image.new("RGB", (5, 4), (k, 0, 0)).save(tmp_path / name / "pictures" / f"{k}.jpg")
+    train, test = (tmp_path / name / part for part in recipes.LISTS[name])
+    last = recipes.LISTED_CLASSES[name] - 1
+    train.write_text(f"pictures/0.jpg 0\npictures/1.jpg {last}\npictures/2.jpg {last}\n")
+    test.write_text("pictures/2.jpg 7\n")
+    settings = recipes.FIELDS | {"data": name}
+    found, other = build.load(settings, tmp_path)
+    assert len(found.classes) == len(other.classes) == last + 1
+    assert found.labels.tolist() == [0, last, last] and other.labels.tolist() == [7]
+    assert found.counts()[[0, 1, last]].tolist() == [1, 0, 2] and found.open(2).size == (5, 4)
+    test.write_text(f"pictures/2.jpg {last + 1}\n")
+    with pytest.raises(ValueError, match=f"{test.name}, line 1: expected a path, a space and a label below {last + 1}"):
+        build.load(settings, tmp_path)
+
+
 def test_counts_are_whole_numbers():
     # NaN passed every comparison, and gave no image of its class
     images = image_set([9] * 10)
@@ -145,3 +174,25 @@ def test_counts_are_whole_numbers():
         with pytest.raises(ValueError, match="counts must be whole numbers, got"):
             longtail.subset(images, [5.0] * 9 + [bad])
     assert len(longtail.subset(images, [5.0] * 10)) == 50
+
+
+def test_class_sizes_equal_the_released_code():
+    outside = np.load(Path(__file__).parents[1] / "outside" / "longtail-counts.npz")
+    names = [name for name in outside if name.startswith("counts")]
+    assert len(names) == 12
+    for name in names:
+        kind, classes, ratio = re.fullmatch(r"counts_(\w+)_total50000_C(\d+)_imb(\d+)", name).groups()
+        rule = {"exp": longtail.exponential, "step": longtail.step}[kind]
+        assert rule(50000 // int(classes), int(classes), int(ratio)) == outside[name].tolist(), name
+
+
+def test_sizes_that_fit():
+    assert longtail.fitting([5000] * 10, 100) == longtail.exponential(5000, 10, 100)
+    assert longtail.fitting([119, 122, 118], 4) == [119, 59, 29]
+    assert longtail.fitting([500, 100, 400], 4) == [200, 100, 50]  # the second class is short
+    for available in ([119, 122, 118, 121], [500, 33, 400, 7]):
+        for ratio in (1, 3, 50):
+            sizes = longtail.fitting(available, ratio)
+            assert all(n <= there for n, there in zip(sizes, available))
+            larger = longtail.exponential(sizes[0] + 1, 4, ratio)
+            assert any(n > there for n, there in zip(larger, available)) or ratio > 1

@@ -19,7 +19,7 @@ CIFAR = dict(mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010])
 IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 GUIDING = dict(
     stem="imagenet", sampler="stratified", optimizer="agd", lr=10.0, momentum=0.0, epochs=200, batch_size=256,
-    measure_at=5, measured_on="augmented",
+    measure_at=5, measured_on="augmented", precision="auto",
     head_options=dict(standard=dict(start="released"), fixed=dict(bias="batch_mean"), implicit=dict(eval_bias="last")),
 )  # fmt: skip
 CROP = dict(augmentation=["flip", "crop:4", "normalise"])

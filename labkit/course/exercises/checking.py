@@ -17,7 +17,7 @@ from labkit.course.exercises import reasons
 from labkit.course.exercises.calls import TimeUp, answers_of, is_stub, of_error
 from labkit.course.exercises.exercise import Exercise
 
-PARTS = ("collapse", "simplex", "nearest", "ufm", "argmin", "activations", "networks", "runs")
+PARTS = ("collapse", "simplex", "nearest", "ufm", "argmin", "activations", "networks", "longtail", "runs", "language")
 RECORDS = {}  # name of an exercise -> dict of notebook, attempted, passed, reason; what `records()` returns
 _PASSED = {}  # name -> the attempt that passed
 SECONDS = 20  # that all inputs of an exercise may take together

@@ -1,0 +1,236 @@
+"""Long-tailed image classification: heads, corrections after training, and the steps of Table 8, from outputs of runs.
+
+    runs = load("data/results", "cifar10-lt*")        # {} where nothing is stored yet
+    table = heads_table(runs)                         # many, medium and few, ECE, for each run and correction
+    paired(table, "few", "implicit", "cosine")        # a difference over seeds, with its interval
+
+Runs are the `labkit.vision.outputs` of finished networks. Whatever can be done after training is done here, from the
+same weights: the prior is taken out (kind "odds", the released default), and calibration is measured.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from labkit import calibration, heads
+from labkit.vision import build, outputs, recipes
+from labkit.vision.outputs import Outputs
+
+DIGITS = recipes.RECIPES["digits"] | {"imbalance": 20, "epochs": 30, "measure_at": 30}  # 119 … 5 training images
+HEADS = ("standard_no_norm", "cosine", "fixed", "implicit")
+NAMES = {
+    "standard_no_norm": "linear",
+    "standard": "linear, normalised",
+    "cosine": "cosine",
+    "fixed": "fixed ETF",
+    "implicit": "implicit ETF",
+}
+MEASURES = ("overall", *calibration.GROUPS)
+PLAIN = [
+    "crop:4",
+    "flip",
+    "normalise",
+]  # what is left of the recipe's augmentation without AutoAugment, which brings Cutout
+UNTUNED = 1e-4  # weight decay of rows 1–8: not given in the paper; a usual value
+
+
+# --- the steps of Table 8 ---
+
+
+def printed(number: int = 8, folder: str | Path = "data/paper") -> pd.DataFrame:
+    """A table of the supplement, as printed; of Table 8 with its rows numbered from 1."""
+    table = pd.read_csv(Path(folder) / f"activation-table{number}.csv")
+    return table.assign(row=range(1, len(table) + 1)).set_index("row") if number == 8 else table
+
+
+def changes(row: Mapping, epochs: int = 200) -> dict:
+    """What a row of Table 8 (`printed().loc[k]`) changes in the recipe "apa/cifar10-lt", as settings of a run; whether
+    the prior is taken out afterwards (column pcs) is no setting.
+
+    epochs: of the rows with 200; the first has half. The head is a linear one without bias or the squashed cosine.
+    """
+    attention = bool(row["se_nets"])
+    return {
+        "epochs": epochs if row["epochs_200"] else epochs // 2,
+        "head": ["cosine" if row["cosine_classifier"] else "standard_no_norm"],
+        "backbone": "se_resnet32" if attention else "resnet32",
+        "augmentation": recipes.CIFAR_LT["augmentation"] if row["autoaugment"] else PLAIN,
+        "mixup": recipes.APA["mixup"] if row["mixup"] else None,
+        "weight_decay": recipes.CIFAR_LT["weight_decay"] if row["weight_decay_tuning"] else UNTUNED,
+        "gate": ("apa" if row["apa"] else "sigmoid") if attention else None,
+        "attention_dropout": recipes.APA["attention_dropout"] if row["dropout"] else 0.0,
+        "attention_norm": bool(row["layernorm"]),
+        "activation": "aglu" if row["aglu"] else None,
+    }
+
+
+def rows_of(settings: Mapping, table: pd.DataFrame) -> list[int]:
+    """The rows of Table 8 that a run with these settings belongs to: two where one has the prior taken out.
+
+    Epochs are not looked at: a row of 100 and one of 200 are told apart by `staircase`, which sees all runs.
+    """
+    asked = {"head": [settings["head"]]} | {k: v for k, v in settings.items() if k != "head"}
+    known = lambda key, value: (
+        asked[key] in ("relu", None) if key == "activation" and value is None else asked[key] == value
+    )
+    return [
+        row
+        for row, flags in table.iterrows()
+        if all(known(key, value) for key, value in changes(flags).items() if key != "epochs")
+    ]
+
+
+def staircase(runs: Mapping[str, Outputs], table: pd.DataFrame) -> pd.DataFrame:
+    """Table 8 with our overall accuracy beside it, in percent: columns top1 (the paper's), ours (median over seeds),
+    low, high and seeds; NaN and 0 where there is no run. Rows of one network with and without the correction come from
+    the same weights.
+    """
+    found = {row: [] for row in table.index}
+    longest = max((run.settings["run"]["epochs"] for run in runs.values()), default=0)
+    for run in runs.values():
+        for row in rows_of(run.settings["run"], table):
+            if (run.settings["run"]["epochs"] == longest) == bool(table.loc[row, "epochs_200"]):
+                logits = calibration.correct_prior(run.logits, run.train_counts, table.loc[row, "pcs"], "odds")
+                found[row].append(100 * (logits.argmax(-1) == run.labels).double().mean().item())
+    ours = {row: [np.median(v), min(v), max(v), len(v)] if v else [math.nan] * 3 + [0] for row, v in found.items()}
+    ours = pd.DataFrame(ours, ["ours", "low", "high", "seeds"]).T.astype({"seeds": int})
+    return table[["top1"]].join(ours)
+
+
+# --- runs ---
+
+
+def load(folder: str | Path, pattern: str = "cifar10-lt*") -> dict[str, Outputs]:
+    """The outputs that are stored, {"entry/name": Outputs}: all files *outputs.npz in folders of that pattern; {} where
+    there are none. ValueError, naming the file, for a damaged one.
+    """
+    paths = sorted(path for entry in Path(folder).glob(pattern) for path in entry.rglob("*outputs.npz"))
+    return {f"{path.parent.name}/{path.name.removesuffix('.npz')}": Outputs.load(path) for path in paths}
+
+
+def digits(names: Sequence[str] = HEADS, seeds: Iterable[int] = (0, 1, 2), settings: Mapping = DIGITS, progress=None):
+    """Train heads on long-tailed digits, a few seconds a run: {"head, seed 0": Outputs}. progress: called with each
+    name before its run.
+    """
+    found = {}
+    for seed in seeds:
+        for head in names:
+            name = f"{head}, seed {seed}"
+            if progress:
+                progress(name)
+            trainer = build.make(dict(settings), head, seed)
+            trainer.run()
+            found[name] = outputs.of(trainer)
+    return found
+
+
+# --- tables ---
+
+
+def heads_table(
+    runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.0), kind="odds", bins: int = 15
+) -> pd.DataFrame:
+    """One row for each run and τ: run, head, seed, tau, overall, many, medium, few (shares), ece, ece_mass (bins of
+    equal mass), mce, test_nc1, entropy (of the last attention, NaN without).
+    """
+    rows = []
+    for name, run in runs.items():
+        for tau in taus:
+            logits = calibration.correct_prior(run.logits.double(), run.train_counts, tau, kind)
+            row = {"run": name, "head": run.settings["head"], "seed": run.settings["seed"], "tau": tau}
+            row |= calibration.group_accuracy(logits, run.labels, run.train_counts)
+            row |= calibration.calibration_error(logits, run.labels, bins)
+            row["ece_mass"] = calibration.calibration_error(logits, run.labels, bins, equal_mass=True)["ece"]
+            row |= {"test_nc1": run.measures["test_nc1_normalised"]}
+            row["entropy"] = run.entropy.mean().item() if len(run.entropy) else math.nan
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def by_tau(run: Outputs, taus: Sequence[float], kind: str = "odds") -> pd.DataFrame:
+    """Accuracy of one run against τ: columns tau, overall, many, medium, few."""
+    found = [
+        calibration.group_accuracy(
+            calibration.correct_prior(run.logits, run.train_counts, t, kind), run.labels, run.train_counts
+        )
+        for t in taus
+    ]
+    return pd.DataFrame(found).assign(tau=list(taus))
+
+
+def paired(table: pd.DataFrame, measure: str, one, other, by: str = "head") -> dict:
+    """The difference one − other of a measure, seed by seed: {"difference", "low", "high", "seeds", "same_sign"}.
+
+    low, high: the 95 % interval of Student's t for the mean difference; NaN for fewer than two seeds. Seeds that only
+    one side has are left out. Raises ValueError where a side has a seed twice: several settings would be pooled.
+    """
+    sides = []
+    for name in (one, other):
+        side = table[table[by] == name].set_index("seed")[measure]
+        if side.index.has_duplicates:
+            raise ValueError(f"{name!r} has a seed twice; choose one τ and one setting first")
+        sides.append(side)
+    gaps = (sides[0] - sides[1]).dropna()
+    n, mean = len(gaps), gaps.mean() if len(gaps) else math.nan
+    half = _student(n - 1) * gaps.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    same = bool(n and ((gaps > 0).all() or (gaps < 0).all()))
+    return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": n, "same_sign": same}
+
+
+def _student(freedom, share=0.975):
+    """The quantile of Student's t, by bisection of its distribution function, an incomplete beta integral."""
+    x = torch.linspace(0, 1, 20001, dtype=torch.float64)
+
+    def below(t):  # P(T < t): the density along t·x
+        density = (1 + (t * x) ** 2 / freedom) ** (-(freedom + 1) / 2)
+        size = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+        return 0.5 + size * t * torch.trapezoid(density, x).item()
+
+    low, high = 0.0, 20.0 if freedom > 1 else 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < share else (low, middle)
+    return low
+
+
+def sentence(pair: Mapping, one: str, other: str, what: str, points: bool = True) -> str:
+    """A `paired` difference in words, and no more than it supports.
+
+    >>> gap = {"difference": 0.02, "low": 0.01, "high": 0.03, "seeds": 3, "same_sign": True}
+    >>> sentence(gap, "cosine", "linear", "few-shot accuracy")
+    'few-shot accuracy: cosine is 2.0 points above linear (95 % interval 1.0 to 3.0, 3 seeds)'
+    """
+    if pair["seeds"] < 2 or math.isnan(pair["low"]):
+        return f"{what}: no comparison of {one} and {other} ({pair['seeds']} seeds)"
+    scale, unit, form = (100, " points", ".1f") if points else (1, "", ".3g")
+    low, high, gap = (scale * pair[key] for key in ("low", "high", "difference"))
+    if low <= 0 <= high:
+        said = f"{gap:+{form}}{unit}, 95 % interval {low:{form}} to {high:{form}}"
+        return f"{what}: {pair['seeds']} seeds do not tell {one} and {other} apart ({said})"
+    low, high = sorted((abs(low), abs(high)))
+    side, said = "above" if gap > 0 else "below", f"95 % interval {low:{form}} to {high:{form}}"
+    return f"{what}: {one} is {abs(gap):{form}}{unit} {side} {other} ({said}, {pair['seeds']} seeds)"
+
+
+def best(table: pd.DataFrame, measure: str = "few") -> pd.Series:
+    """For each τ, the head with the highest mean of a measure over seeds."""
+    return table.groupby(["tau", "head"])[measure].mean().unstack("tau").idxmax()
+
+
+def missing(runs: Mapping[str, Outputs], table: pd.DataFrame) -> str:
+    """One sentence that says which rows of Table 8 have no stored run."""
+    rows = [row for row, seeds in staircase(runs, table)["seeds"].items() if not seeds]
+    if not rows:
+        return "Every row of Table 8 has a stored run."
+    if len(rows) == len(table):
+        return "Of no row of Table 8 is a run stored; `make evidence` trains them."
+    return f"Stored runs are missing of the rows {', '.join(map(str, rows))} of Table 8; `make evidence` trains them."
+
+
+def label(head: str) -> str:
+    """What figures and tables call a head here."""
+    return NAMES.get(head, heads.VARIANTS[head].label if head in heads.VARIANTS else head)

@@ -1,0 +1,219 @@
+"""Long-tailed studies: UFMs against a direct minimisation, rows of Table 8 by hand, paired differences against scipy."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from labkit import calibration
+from labkit.studies import longtail, minority
+from labkit.vision import build, recipes
+from labkit.vision.outputs import Outputs
+
+
+def made_up(head="cosine", seed=0, shift=0.0, settings=None, n=400, classes=5):
+    """Outputs of no network: logits that know the class, and the training prior with it."""
+    generator = torch.Generator().manual_seed(100 * seed + len(head))
+    counts = torch.tensor([300, 120, 60, 18, 6])
+    labels = torch.arange(n) % classes
+    logits = 2 * torch.nn.functional.one_hot(labels, classes) + torch.randn(n, classes, generator=generator)
+    logits = logits + (counts / counts.sum()).log() + shift * torch.arange(classes)
+    run = build.described(recipes.RECIPES["digits"] | (settings or {}), head, seed)
+    return Outputs(
+        logits=logits, labels=labels, train_counts=counts, weight=torch.randn(classes, 3), entropy=torch.empty(0),
+        cams=torch.empty(0, 1, 1), shown=torch.empty(0, dtype=torch.long),
+        measures={"test_nc1": 1.0, "test_nc1_normalised": 0.5}, settings={"head": head, "seed": seed, "run": run},
+    )  # fmt: skip
+
+
+# --- minority collapse ---
+
+
+def directly(num_classes, num_small, ratio, tau=5.0):
+    """The smallest loss of unit features and unit class vectors, one of each a class, by L-BFGS from a random start."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(num_classes, num_classes, generator=generator, dtype=torch.float64).requires_grad_() for _ in "WH"
+    ]
+    share = torch.ones(num_classes, dtype=torch.float64)
+    share[: num_classes - num_small] = ratio
+    share /= share.sum()
+    optimizer = torch.optim.LBFGS(parts, max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    unit = lambda x: x / x.norm(dim=-1, keepdim=True)
+
+    def loss():
+        optimizer.zero_grad()
+        logits = tau * unit(parts[1]) @ unit(parts[0]).mT
+        value = (share * (logits.logsumexp(-1) - logits.diagonal())).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return loss().item(), unit(parts[0].detach())
+
+
+@pytest.mark.parametrize("ratio", [10, 100])
+def test_training_ends_where_the_loss_is_smallest(ratio):
+    end = minority.train(minority.stepped(6, 3, ratio), "standard", 300)
+    loss, vectors = directly(6, 3, ratio)
+    assert end.loss == pytest.approx(loss, rel=0.03)
+    small = (vectors[3:] @ vectors[3:].mT)[*torch.triu_indices(3, 3, 1)].mean().item()
+    assert end.small_cosine() == pytest.approx(small, abs=0.03)
+    assert small > {10: 0.0, 100: 0.4}[ratio]  # a simplex ETF has −0.2
+
+
+def test_etf_heads_do_not_fold():
+    ends = {head: minority.train(minority.stepped(6, 3, 50), head, 150) for head in ("fixed", "implicit")}
+    for end in ends.values():
+        assert end.small_cosine() == pytest.approx(-1 / 5, abs=1e-5) and end.large_cosine() == pytest.approx(
+            -1 / 5, abs=1e-5
+        )
+    assert (ends["fixed"].bias == 0).all() and (ends["implicit"].bias != 0).any()
+
+
+def test_class_sizes():
+    assert minority.stepped(10, 4, 30).class_sizes().tolist() == [30] * 6 + [1] * 4
+    assert minority.stepped(5, 2, 3, smallest=4).class_sizes().tolist() == [12] * 3 + [4] * 2
+    assert minority.stepped(5, 0, 10).class_sizes().tolist() == [10] * 5
+    with pytest.raises(ValueError, match="num_small must be at most num_classes=4, got 5"):
+        minority.Stepped(4, 100, 8, 10.0, 5)
+
+
+def test_margins_and_accuracy_by_hand():
+    end = minority.End(
+        "fixed",
+        torch.eye(3).double(),
+        torch.tensor([0.0, 0.0, 0.5]).double(),
+        2 * torch.eye(3).double(),
+        torch.tensor([8, 1, 1]),
+        2,
+        0.0,
+    )
+    assert end.margins().tolist() == pytest.approx([1.5, 1.5, 2.5])
+    shift = math.log(8)
+    assert end.margins(1.0).tolist() == pytest.approx([1.5 - shift, 1.5, 2.5])
+    assert (
+        end.cosines().tolist() == torch.eye(3).tolist() and end.small_cosine() == 0 and math.isnan(end.large_cosine())
+    )
+    assert end.accuracy(0.0) == {"overall": 1.0, "large": 1.0, "small": 1.0}
+    assert end.accuracy(0.0, tau=1.0) == pytest.approx({"overall": 2 / 3, "large": 0.0, "small": 1.0})
+    noisy = end.accuracy(3.0, each=2000)
+    assert noisy["overall"] == pytest.approx((noisy["large"] + 2 * noisy["small"]) / 3) and 0.3 < noisy["overall"] < 0.9
+
+
+# --- Table 8 ---
+
+TABLE = longtail.printed(8)
+
+
+def test_every_row_has_settings_of_its_own():
+    described = {}
+    for row, flags in TABLE.iterrows():
+        settings = recipes.RECIPES["apa/cifar10-lt"] | longtail.changes(flags, epochs=20)
+        run = build.described(settings, settings["head"][0], 0)
+        found = longtail.rows_of(run, TABLE)
+        assert row in found
+        described[row] = found
+    pairs = {1: [1, 2], 2: [1, 2], 9: [9, 10], 10: [9, 10], 11: [11, 12], 12: [11, 12]}  # epochs apart; the correction
+    assert described == {row: pairs.get(row, [row]) for row in TABLE.index}
+
+
+def test_the_last_row_is_the_recipe():
+    recipe = recipes.RECIPES["apa/cifar10-lt"]
+    assert recipe | longtail.changes(TABLE.loc[16], recipe["epochs"]) == recipe
+    first = longtail.changes(TABLE.loc[1], 200)
+    assert (first["epochs"], first["backbone"], first["head"], first["mixup"]) == (
+        100,
+        "resnet32",
+        ["standard_no_norm"],
+        None,
+    )
+
+
+def of_row(row, seed=0, epochs=20):
+    change = longtail.changes(TABLE.loc[row], epochs)
+    return made_up(change["head"][0], seed, settings=recipes.RECIPES["apa/cifar10-lt"] | change)
+
+
+def test_staircase_takes_both_rows_from_one_network():
+    runs = {f"9 {seed}": of_row(9, seed) for seed in (0, 1, 2)} | {"1": of_row(1), "2": of_row(2)}
+    found = longtail.staircase(runs, TABLE)
+    assert found.index[found["seeds"] > 0].tolist() == [1, 2, 9, 10]
+    assert found.loc[[9, 10], "seeds"].tolist() == [3, 3] and found.loc[1, "seeds"] == 1 and found.loc[16, "seeds"] == 0
+    by_hand = {False: [], True: []}
+    for seed in (0, 1, 2):
+        run = runs[f"9 {seed}"]
+        n = run.train_counts.double()
+        for corrected in by_hand:
+            logits = run.logits + (((n.sum() - n) / n).log() if corrected else 0)
+            by_hand[corrected].append(100 * (logits.argmax(-1) == run.labels).double().mean().item())
+    assert found.loc[9, "ours"] == pytest.approx(np.median(by_hand[False])) and found.loc[10, "ours"] == pytest.approx(
+        np.median(by_hand[True])
+    )
+    assert found.loc[10, "high"] == pytest.approx(max(by_hand[True])) and found.loc[10, "ours"] > found.loc[9, "ours"]
+    assert "rows 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16 of Table 8" in longtail.missing(runs, TABLE)
+    assert longtail.missing({}, TABLE).startswith("Of no row of Table 8")
+
+
+def test_stored_runs_are_found(tmp_path):
+    assert longtail.load(tmp_path) == {}
+    made_up().save(tmp_path / "cifar10-lt-a" / "cosine-seed-0-outputs.npz")
+    made_up(seed=1).save(tmp_path / "cifar10-lt-a" / "cosine-seed-1-outputs.npz")
+    made_up().save(tmp_path / "other" / "x-outputs.npz")
+    found = longtail.load(tmp_path)
+    assert list(found) == ["cifar10-lt-a/cosine-seed-0-outputs", "cifar10-lt-a/cosine-seed-1-outputs"]
+
+
+# --- tables ---
+
+
+def test_heads_table_is_what_calibration_says():
+    runs = {f"{head} {seed}": made_up(head, seed) for head in ("cosine", "fixed") for seed in (0, 1, 2)}
+    table = longtail.heads_table(runs, bins=10)
+    assert len(table) == 12 and set(table["tau"]) == {0.0, 1.0}
+    row = table.query("run == 'fixed 1' and tau == 1").iloc[0]
+    logits = calibration.correct_prior(runs["fixed 1"].logits.double(), runs["fixed 1"].train_counts, 1.0, "odds")
+    expected = calibration.group_accuracy(logits, runs["fixed 1"].labels, runs["fixed 1"].train_counts)
+    assert {key: row[key] for key in expected} == pytest.approx(expected)
+    assert row["ece"] == calibration.calibration_error(logits, runs["fixed 1"].labels, 10)["ece"] and math.isnan(
+        row["entropy"]
+    )
+    curves = longtail.by_tau(runs["fixed 1"], [0.0, 1.0])
+    assert curves["few"].tolist() == pytest.approx(table.query("run == 'fixed 1'")["few"].tolist())
+    assert set(longtail.best(table).index) == {0.0, 1.0}
+
+
+def test_paired_differences_equal_scipys():
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"head": ["a"] * 5 + ["b"] * 5, "seed": [*range(5), *range(5)], "few": generator.normal(size=10)}
+    )
+    found = longtail.paired(table, "few", "a", "b")
+    gaps = table["few"].to_numpy()[:5] - table["few"].to_numpy()[5:]
+    low, high = stats.t.interval(0.95, 4, gaps.mean(), stats.sem(gaps))
+    assert (found["difference"], found["low"], found["high"]) == pytest.approx((gaps.mean(), low, high), rel=1e-5)
+    for freedom in (1, 2, 9):
+        assert longtail._student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+    assert longtail.paired(table.iloc[:-1], "few", "a", "b")["seeds"] == 4
+    with pytest.raises(ValueError, match="'a' has a seed twice"):
+        longtail.paired(pd.concat([table, table]), "few", "a", "b")
+
+
+def test_sentences_claim_no_more_than_the_interval():
+    gap = {"difference": 0.012, "low": -0.01, "high": 0.034, "seeds": 3, "same_sign": True}
+    assert longtail.sentence(gap, "a", "b", "few").startswith("few: 3 seeds do not tell a and b apart (+1.2 points")
+    gap |= {"difference": -0.02, "low": -0.03, "high": -0.01}
+    assert longtail.sentence(gap, "a", "b", "few") == "few: a is 2.0 points below b (95 % interval 1.0 to 3.0, 3 seeds)"
+    gap |= {"seeds": 1, "low": math.nan, "high": math.nan}
+    assert "no comparison" in longtail.sentence(gap, "a", "b", "few")
+
+
+def test_digits_train_and_are_reproducible():
+    settings = longtail.DIGITS | {"epochs": 2, "measure_at": 2}
+    one, two = (longtail.digits(["cosine"], [3], settings)["cosine, seed 3"] for _ in range(2))
+    assert torch.equal(one.logits, two.logits) and one.train_counts.tolist() == [119, 85, 61, 43, 31, 22, 16, 11, 8, 5]
+    assert dataclasses.asdict(one)["settings"]["run"]["imbalance"] == 20
