@@ -140,7 +140,7 @@ def best_rates(table: pd.DataFrame, blocks: int) -> pd.DataFrame:
     """
     mine = table[table["blocks"] == blocks]
     last = mine[mine["iteration"] == mine["iteration"].max()]
-    last = last.assign(test=100 * last["test_accuracy"])
+    last = last[["head", "lr", "seed", "test_accuracy"]].assign(test=100 * last["test_accuracy"])
     medians = last.pivot_table("test", "head", "lr", "median", sort=False)
     rows = {}
     for name, row in medians.iterrows():
