@@ -27,11 +27,8 @@ GOAL  := $(firstword $(MAKECMDGOALS))
 run: $(READY) ## the paper's first experiment: progress, a table, a notebook and a web page in build/
 	@$(VENV) tools/notebooks.py run $(NOTEBOOK) --preset $(PRESET) $(ARGS)
 
-# JupyterLab draws the saved figures of notebooks that it trusts, and shows pictures of the others: these are trusted, so that the
-# first one moves before anything has been run. It refuses to run as root unless it is told to; in a container there is often
-# nobody else.
+# Jupyter refuses to run as root unless it is told to; in a container there is often nobody else.
 lab: $(READY) ## JupyterLab, open at the first notebook
-	@.venv/bin/jupyter-trust notebooks/*.ipynb >/dev/null
 	@$(VENV) -m jupyterlab notebooks/00-start-here.ipynb $$(test "$$(id -u)" != 0 || echo --allow-root) $(ARGS)
 
 check: $(READY) ## style, layout and examples: ruff, who may import whom, the examples in docstrings

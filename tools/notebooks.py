@@ -12,6 +12,7 @@ import ast
 import asyncio
 import base64
 import copy
+import html
 import io
 import os
 import re
@@ -25,6 +26,7 @@ import kaleido
 import nbformat
 import papermill
 import plotly.io
+from alt import describe
 from jinja2 import DictLoader
 from kaleido.errors import ChromeNotFoundError
 from nbclient.exceptions import DeadKernelError
@@ -194,7 +196,7 @@ def tidy(nb):
 
 
 def add_pictures(nb):
-    """Give each figure a PNG, in place. Needs Chrome or Chromium."""
+    """Give each figure a picture, in place. Needs Chrome or Chromium."""
 
     async def draw(figs):
         async with kaleido.Kaleido(mathjax=False) as browser:  # MathJax would be fetched
@@ -203,7 +205,24 @@ def add_pictures(nb):
 
     if outs := figures(nb):
         for out, png in zip(outs, asyncio.run(draw([out.data[PLOTLY] for out in outs]))):
-            out.data["image/png"] = base64.b64encode(smaller(png)).decode()
+            # In place of a figure JupyterLab's plotly shows its PNG until the cell is run, if there is one; a recording
+            # should play at once, so its picture is a JPEG, which other readers show and that one does not look for.
+            recording = bool(out.data[PLOTLY].get("frames"))
+            kind, content = ("image/jpeg", as_jpeg(png)) if recording else ("image/png", smaller(png))
+            out.data[kind] = base64.b64encode(content).decode()
+
+
+def picture(out):
+    """The picture beside a figure, as an address that holds it; None where there is none."""
+    return next(
+        (f"data:{kind};base64,{out.data[kind]}" for kind in ("image/png", "image/jpeg") if kind in out.data), None
+    )
+
+
+def as_jpeg(png):
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(out, "JPEG", quality=85, optimize=True)
+    return out.getvalue()
 
 
 def smaller(png):
@@ -231,8 +250,8 @@ def to_html(nb, title):
             validate=False,
         )
         still = "<em>This figure needs JavaScript.</em>"
-        if "image/png" in out.data:
-            still = f'<img alt="figure" src="data:image/png;base64,{out.data["image/png"]}">'
+        if shown := picture(out):
+            still = f'<img alt="{html.escape(describe(fig))}" src="{shown}">'
         out.data = nbformat.from_dict({"text/html": f"{live}<noscript>{still}</noscript>"})
     exporter = HTMLExporter(extra_loaders=[DictLoader({"page.html.j2": PAGE})], template_file="page.html.j2")
     return exporter.from_notebook_node(nb, {"metadata": {"name": title}, "plotlyjs": get_plotlyjs()})[0]
@@ -295,6 +314,8 @@ def save(paths):
             nb = execute(path, opened=opened)
             tidy(nb)
             nb.metadata["labkit"] = {**nb.metadata.get("labkit", {}), "reads": reads(nb, opened, path.parent)}
+        add_setup(nb)
+        add_badge(nb, path.stem)
         add_pictures(nb)
         nbformat.validate(nb)
         text = nbformat.writes(nb) + "\n"

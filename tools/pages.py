@@ -35,7 +35,7 @@ from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
 from labkit.course import editions
-from notebooks import PLOTLY, ROOT, SIZE, notebook, write
+from notebooks import PLOTLY, ROOT, SIZE, notebook, picture, write
 
 WEB = Path(__file__).resolve().parent / "web"
 LARGEST = 1_500_000  # bytes of a page
@@ -47,7 +47,7 @@ GONE = {"setup", "hidden-check", "badge", "notes"}  # tags of cells that a page 
 FOLDS = {"answer": "After your prediction", "solution": "Solution"}  # and of those that open with a click
 # What is best read before what; the contents page draws it. A notebook that is not named here follows the one before it.
 AFTER = {"01": ["00"], "02": ["00"], "03": ["02"], "04": ["01", "03"], "05": ["04"], "06": ["04"]}
-AFTER |= {"07": ["00"], "08": ["07"], "09": ["04"], "10": ["09", "08"], "11": ["09"], "12": ["08"]}
+AFTER |= {"07": ["00"], "08": ["07"], "09": ["04"], "10": ["09"], "11": ["09"], "12": ["08"]}
 LANE = {
     "01": 0,
     "05": 0,
@@ -146,10 +146,10 @@ def still(figure: dict) -> tuple[dict, list[str], str, int]:
     return figure, [step["label"] for step in slider["steps"]], slider_title(slider), slider.get("active", 0)
 
 
-def player(figure: dict, picture: str | None, name: str) -> str:
+def player(figure: dict, image: str | None, name: str) -> str:
     """A figure as HTML: its picture until it is drawn, its content, and for a recording a slider of the browser's own.
 
-    picture: where its picture lies. name: of this figure, once in a page.
+    image: where its picture lies. name: of this figure, once in a page.
     """
     words = html.escape(describe(figure))
     figure, labels, title, start = still(figure)
@@ -158,7 +158,7 @@ def player(figure: dict, picture: str | None, name: str) -> str:
     wide = sum(key.startswith("xaxis") for key in layout) + sum(key.startswith("scene") for key in layout) > 1
     wide |= len((layout.get("title") or {}).get("text", "")) > 60
     content = json.dumps({**figure, "labels": labels}, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
-    image = f'<img class="plot-still" loading="lazy" alt="{words}" src="{picture}">' if picture else ""
+    image = f'<img class="plot-still" loading="lazy" alt="{words}" src="{image}">' if image else ""
     controls = ""
     if labels:  # its picture has plotly's slider in it, which the page has not
         image = f"<noscript>{image}</noscript>"
@@ -185,13 +185,14 @@ def with_figures(nb: nbformat.NotebookNode, stem: str, folder: Path) -> int:
     count = 0
     for out in (out for cell in nb.cells for out in cell.get("outputs", []) if PLOTLY in out.get("data", {})):
         count += 1
-        picture = None
-        if png := out.data.get("image/png"):
-            path = folder / "figures" / f"{stem}-{count}.png"
+        place = None
+        if shown := picture(out):
+            kind, content = re.fullmatch(r"data:image/(\w+);base64,(.*)", shown, re.DOTALL).groups()
+            path = folder / "figures" / f"{stem}-{count}.{kind}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(base64.b64decode(png))
-            picture = f"figures/{path.name}"
-        out.data = nbformat.from_dict({"text/html": player(out.data[PLOTLY], picture, f"frame-{count}")})
+            path.write_bytes(base64.b64decode(content))
+            place = f"figures/{path.name}"
+        out.data = nbformat.from_dict({"text/html": player(out.data[PLOTLY], place, f"frame-{count}")})
     return count
 
 

@@ -9,35 +9,21 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from labkit.plots import style, vectors
-from labkit.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    Look,
-    board,
-    line,
-    marks,
-    panel,
-    rgba,
-)
+from labkit.plots.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILION, Look, board, line, marks, panel, rgba
 
-GROUPS = {  # one look for each group of classes, in all figures of long tails
+_MANY, _MEDIUM, _FEW = style.ramp(3)
+GROUPS = {  # one look for each group of classes; their order is that of style.ramp
     "overall": Look("all classes", BLACK, "solid"),
-    "many": Look("many-shot", BLUE, "dash"),
-    "medium": Look("medium-shot", GREEN, "dashdot"),
-    "few": Look("few-shot", VERMILION, "dot"),
-    "large": Look("large classes", BLUE, "dash"),
-    "small": Look("small classes", VERMILION, "dot"),
+    "many": Look("many-shot", _MANY, "dash"),
+    "medium": Look("medium-shot", _MEDIUM, "dashdot"),
+    "few": Look("few-shot", _FEW, "dot"),
 }
-HEADS = {"linear": PURPLE, "linear, normalised": PURPLE, "cosine": BLACK, "fixed ETF": BLUE, "implicit ETF": GREEN}
+BEFORE, AFTER = GREY, PURPLE  # as trained, and with the prior taken out
+LABELS = {"ece": "calibration error, ECE", "mce": "largest calibration error", "test_nc1": "NC1 of test features"}
 PERCENT = dict(tickformat=".0%")
 
 
-def reliability_panel(table: pd.DataFrame, title: str, colour: str = BLUE) -> dict:
+def reliability_panel(table: pd.DataFrame, title: str, colour: str = GREY) -> dict:
     """Accuracy in each bin of confidence as bars, the diagonal where both are equal, and below it, as a line, the share
     of samples in the bin. table: of `labkit.calibration.reliability`.
     """
@@ -93,7 +79,7 @@ def groups_dots(
         for tau in taus:
             after = tau == taus[-1] and len(taus) > 1
             name = f"prior taken out, τ = {tau:g}" if tau else "as trained"
-            colour, shift = (VERMILION if after else BLUE), (0.16 if after else -0.16)
+            colour, shift = (AFTER if after else BEFORE), (0.16 if after else -0.16)
             for k, head in enumerate(heads):
                 values = table.loc[(table["head"] == head) & (table["tau"] == tau), measure].dropna()
                 if not len(values):
@@ -112,7 +98,7 @@ def groups_dots(
                 traces.append(
                     marks([values.median()], [k + shift], name, colour, 16, "line-ns", dict(showlegend=False), **bar)
                 )
-        shown = GROUPS[measure].label if measure in GROUPS else style.LABELS.get(measure, measure)
+        shown = GROUPS[measure].label if measure in GROUPS else LABELS.get(measure, style.LABELS.get(measure, measure))
         across = dict(title="share right" if measure in GROUPS else measure.upper()) | (
             PERCENT if measure in GROUPS else {}
         )
@@ -142,8 +128,8 @@ def tau_panels(
     order = np.argsort(-np.asarray(counts), kind="stable")
     names = [f"{c} ({counts[c]})" for c in order]
     right = [
-        marks(names, np.asarray(before)[order], "τ = 0", GREY, 9, "circle-open"),
-        marks(names, np.asarray(recalls)[order], "present τ", PURPLE, 10),
+        marks(names, np.asarray(before)[order], "τ = 0", BEFORE, 9, "circle-open"),
+        marks(names, np.asarray(recalls)[order], "present τ", AFTER, 10),
     ]
     panels = [
         panel("accuracy of groups", left, dict(title="τ"), dict(range=[0, 1.03]) | PERCENT),
@@ -199,8 +185,8 @@ def fold_panels(end, tau: float, scores: Mapping, title: str, height: int = 430)
     )
     classes, margins = np.arange(C), []
     for name, at, colour, symbol in (
-        ("as trained", 0.0, GREY, "circle-open"),
-        (f"prior taken out, τ = {tau:g}", tau, PURPLE, "circle"),
+        ("as trained", 0.0, BEFORE, "circle-open"),
+        (f"prior taken out, τ = {tau:g}", tau, AFTER, "circle"),
     ):
         margins.append(marks(classes, end.margins(at), name, colour, 9, symbol))
     split = dict(title="class, small ones on the right")
@@ -208,12 +194,12 @@ def fold_panels(end, tau: float, scores: Mapping, title: str, height: int = 430)
         "margin of each class mean", margins, split, dict(title="own logit − largest other", zeroline=True), bound=0
     )
     bars = []
-    for (name, score), colour in zip(scores.items(), (GREY, PURPLE)):
+    for (name, score), colour in zip(scores.items(), (BEFORE, AFTER)):
         shown = ["large", "small", "overall"]
         bars.append(
             dict(
                 type="bar",
-                x=["large classes", "small classes", "all"],
+                x=["large", "small", "all"],
                 y=[score[key] for key in shown],
                 name=name,
                 marker=dict(color=rgba(colour, 0.7)),
@@ -243,6 +229,22 @@ def fold_curves(
         bound=ideal,
     )
     return board([part], 1, height, title)
+
+
+def by_depth(table: pd.DataFrame, height: int = 520) -> go.Figure:
+    """κ and λ by depth (Figure 1 of the supplement): of activations on the left and of gates on the right; lines
+    are medians
+    over seeds, bands ranges.
+
+    table: columns head (what a line is called), seed, kind, layer, kappa, lam.
+    """
+    panels, styles = [], style.ordered(dict.fromkeys(table["head"]))
+    for column, letter in (("kappa", "κ"), ("lam", "λ")):
+        for kind, name in (("activation", "AGLU"), ("gate", "APA gates")):
+            part = table[table["kind"] == kind]
+            traces = style.bands(part, "layer", column, styles=styles) if len(part) else []
+            panels.append(panel(f"{letter} of {name}", traces, dict(title="layer"), {}, say=None if traces else "none"))
+    return board(panels, 2, height)
 
 
 def cams(pictures: Mapping[str, tuple], height: int = 250, columns: int = 6) -> go.Figure:

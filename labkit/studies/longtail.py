@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from labkit import calibration, heads
+from labkit.history import differences
 from labkit.vision import build, outputs, recipes
 from labkit.vision.outputs import Outputs
 
@@ -87,13 +88,16 @@ def rows_of(settings: Mapping, table: pd.DataFrame) -> list[int]:
 def staircase(runs: Mapping[str, Outputs], table: pd.DataFrame) -> pd.DataFrame:
     """Table 8 with our overall accuracy beside it, in percent: columns top1 (the paper's), ours (median over seeds),
     low, high and seeds; NaN and 0 where there is no run. Rows of one network with and without the correction come from
-    the same weights.
+    the same weights. Raises ValueError where runs of one row differ in more than the seed.
     """
-    found = {row: [] for row in table.index}
+    found, same = {row: [] for row in table.index}, {}
     longest = max((run.settings["run"]["epochs"] for run in runs.values()), default=0)
     for run in runs.values():
         for row in rows_of(run.settings["run"], table):
             if (run.settings["run"]["epochs"] == longest) == bool(table.loc[row, "epochs_200"]):
+                rest = _what(run, "seed")
+                if same.setdefault(row, rest) != rest:
+                    raise ValueError(f"runs of row {row} differ in more than the seed: {differences(same[row], rest)}")
                 logits = calibration.correct_prior(run.logits, run.train_counts, table.loc[row, "pcs"], "odds")
                 found[row].append(100 * (logits.argmax(-1) == run.labels).double().mean().item())
     ours = {row: [np.median(v), min(v), max(v), len(v)] if v else [math.nan] * 3 + [0] for row, v in found.items()}
@@ -106,10 +110,60 @@ def staircase(runs: Mapping[str, Outputs], table: pd.DataFrame) -> pd.DataFrame:
 
 def load(folder: str | Path, pattern: str = "cifar10-lt*") -> dict[str, Outputs]:
     """The outputs that are stored, {"entry/name": Outputs}: all files *outputs.npz in folders of that pattern; {} where
-    there are none. ValueError, naming the file, for a damaged one.
+    there are none. Of runs with the same settings, which serve two entries, the first. ValueError, naming the file, for
+    a damaged one.
     """
-    paths = sorted(path for entry in Path(folder).glob(pattern) for path in entry.rglob("*outputs.npz"))
-    return {f"{path.parent.name}/{path.name.removesuffix('.npz')}": Outputs.load(path) for path in paths}
+    found, seen = {}, []
+    for path in sorted(path for entry in Path(folder).glob(pattern) for path in entry.rglob("*outputs.npz")):
+        run = Outputs.load(path)
+        if _what(run) not in seen:
+            seen.append(_what(run))
+            found[f"{path.parent.name}/{path.name.removesuffix('.npz')}"] = run
+    return found
+
+
+def _what(run, *without):
+    """The settings that say what a run is, but for some."""
+    return {k: v for k, v in run.settings["run"].items() if k not in (*recipes.HOW, *without)}
+
+
+def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
+    """The runs that differ in nothing but their head, its temperature and options, and the seed: of several such sets
+    the one with the most heads, and then the most runs; {} where no two heads can be compared.
+    """
+    return _largest_set(runs, lambda run: run.settings["head"], "head", "temperature", "head_options")
+
+
+ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_dropout")
+
+
+def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
+    """The same for runs that differ in nothing but activation, attention and seed; `network` says what they are."""
+    return _largest_set(runs, network, *ATTENTION)
+
+
+def network(run: Outputs) -> str:
+    """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"."""
+    settings = run.settings["run"]
+    name = "AGLU" if settings["activation"] == "aglu" else "ReLU"
+    if not settings["backbone"].startswith("se_"):
+        return name
+    if settings["gate"] != "apa":
+        return f"{name}, SE"
+    return "APA*" if name == "AGLU" else f"{name}, APA gate"
+
+
+def _largest_set(runs, kind, *free):
+    sets = []
+    for name, run in runs.items():
+        what = _what(run, "seed", *free)
+        mine = next((found for other, found in sets if other == what), None)
+        if mine is None:
+            sets.append((what, mine := {}))
+        mine[name] = run
+    kinds = lambda found: len({kind(run) for run in found.values()})
+    most = max((found for _, found in sets), key=lambda found: (kinds(found), len(found)), default={})
+    return most if kinds(most) > 1 else {}
 
 
 def digits(names: Sequence[str] = HEADS, seeds: Iterable[int] = (0, 1, 2), settings: Mapping = DIGITS, progress=None):
@@ -135,7 +189,8 @@ def heads_table(
     runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.0), kind="odds", bins: int = 15
 ) -> pd.DataFrame:
     """One row for each run and τ: run, head, seed, tau, overall, many, medium, few (shares), ece, ece_mass (bins of
-    equal mass), mce, test_nc1, entropy (of the last attention, NaN without).
+    equal mass), mce, confidence (its mean), test_nc1 (of the features as
+    the backbone gives them), test_nc1_unit (at unit length), entropy (of the last attention, NaN without).
     """
     rows = []
     for name, run in runs.items():
@@ -144,8 +199,9 @@ def heads_table(
             row = {"run": name, "head": run.settings["head"], "seed": run.settings["seed"], "tau": tau}
             row |= calibration.group_accuracy(logits, run.labels, run.train_counts)
             row |= calibration.calibration_error(logits, run.labels, bins)
+            row["confidence"] = logits.softmax(-1).amax(-1).mean().item()
             row["ece_mass"] = calibration.calibration_error(logits, run.labels, bins, equal_mass=True)["ece"]
-            row |= {"test_nc1": run.measures["test_nc1_normalised"]}
+            row |= {"test_nc1": run.measures["test_nc1"], "test_nc1_unit": run.measures["test_nc1_normalised"]}
             row["entropy"] = run.entropy.mean().item() if len(run.entropy) else math.nan
             rows.append(row)
     return pd.DataFrame(rows)

@@ -67,6 +67,7 @@ def lab(tmp_path_factory):
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTER_DATA_DIR": "data",  # which notebooks are trusted: none
         "IPYTHONDIR": "ipython",
     }
     env = os.environ | {name: str(home / folder) for name, folder in folders.items()}

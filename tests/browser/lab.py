@@ -34,6 +34,7 @@ COUNT_CONTEXTS = """
 
 # Lines of the console that are no fault of ours, and why.
 EXPECTED = {
+    "to activate": "JupyterLab of its own plugins, where the processor is busy",
     "GPU stall due to ReadPixels": "plotly.js reads its own drawing back; told by Chromium when the processor draws",
     "willReadFrequently": "advice on speed about plotly.js's canvases",
     "/mathjax": "web pages of notebooks fetch what sets their formulas; there is no network here",

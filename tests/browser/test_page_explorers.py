@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from lab import latency
+from lab import Explorer, latency
 from scipy.special import expit
 
 from labkit import etf
@@ -162,17 +162,17 @@ def test_start_here(run):
     assert end[2:4] == [0, 200] and end[4] == pytest.approx(math.degrees(math.acos(-1 / 3)), abs=0.1)
 
 
-def test_the_first_screen_is_the_figure(lab, tab):
-    """Opened and not run: the sphere and its slider are seen without scrolling. (A picture of them, as JupyterLab shows
-    nothing else of a notebook that it was not told to trust.)
-    """
+def test_the_first_screen_is_the_figure_and_it_plays(lab, tab):
+    """Opened and not run, and told to trust nothing: the sphere and its slider are seen without scrolling, and move."""
     notebook = lab.open(tab, "00-start-here")
-    figure = tab.page.locator(".jp-OutputArea img, .js-plotly-plot").first
-    figure.wait_for(timeout=60_000)
+    explorer = Explorer(tab.page.locator(".jp-Cell", has=tab.page.locator(".js-plotly-plot")).first)
     tab.page.wait_for_timeout(500)
-    box = figure.bounding_box()
-    notebook.close()
+    box = explorer.plot.bounding_box()
     assert box["y"] > 0 and box["y"] + box["height"] <= 775
+    touch = explorer.plot.query_selector(".slider-rail-touch-rect").bounding_box()
+    tab.page.mouse.click(touch["x"] + 0.999 * touch["width"], touch["y"] + touch["height"] / 2)
+    explorer.wait(lambda figure: "step 1000:" in figure.layout.title.text)
+    notebook.close()
 
 
 @pytest.fixture
@@ -299,11 +299,11 @@ def test_long_tails(run, lab, measured):
 
     reliable = notebook.explorer("temperature T")
     first = numbers(reliable.figure().layout.title.text.split("accuracy")[1])  # accuracy, mean confidence
+    measured("reliability, " + latency(reliable, "temperature T"))
     reliable.drag("temperature T", 1.0)
     last = reliable.wait(lambda figure: "T = 10.00" in figure.layout.title.text)
     accuracy, confidence = numbers(last.layout.title.text.split("accuracy")[1])
     assert accuracy == first[0] and confidence < first[1] - 20
-    measured("reliability, " + latency(reliable, "temperature T"))
 
     prior = notebook.explorer("constant")
 

@@ -24,6 +24,14 @@ HEADS = pd.DataFrame(
 END = minority.End(
     "fixed", torch.eye(3).double(), torch.zeros(3).double(), torch.eye(3).double(), torch.tensor([9, 1, 1]), 2, 0.1
 )
+DEPTH = pd.DataFrame(
+    [
+        dict(head=h, seed=s, kind="activation", layer=k, kappa=1 + s, lam=0.5)
+        for h in ("a", "b")
+        for s in (0, 1, 2)
+        for k in (1, 2)
+    ]
+)
 PAPER = longtail.printed(8)
 MAKE = {
     "reliability": lambda: plots.calibration.reliability({"one": TABLE, "two": TABLE}, "title"),
@@ -32,6 +40,7 @@ MAKE = {
     "fold_panels": lambda: plots.calibration.fold_panels(
         END, 0.5, {"as trained": END.accuracy(), "out": END.accuracy()}, "title"
     ),
+    "by_depth": lambda: plots.calibration.by_depth(DEPTH),
     "cams": lambda: plots.calibration.cams({"a": (np.eye(4), None), "b": (np.eye(4), np.zeros((8, 8, 3), np.uint8))}),
 }
 
@@ -64,6 +73,13 @@ def test_the_staircase_keeps_the_printed_order_and_says_what_is_missing():
     figure = MAKE["staircase"]()
     assert list(figure.data[0].x) == pytest.approx(PAPER["top1"].tolist()) and figure.data[0].y[0] == "1 step"
     assert "no stored run" in [a.text for a in figure.layout.annotations]
+
+
+def test_depths_are_medians_over_seeds():
+    figure = MAKE["by_depth"]()
+    lines = [trace for trace in figure.data if trace.name == "a" and trace.line.width]
+    assert [list(trace.y) for trace in lines] == [[2.0, 2.0], [0.5, 0.5]]
+    assert [a.text for a in figure.layout.annotations].count("none") == 2  # no gates in this table
 
 
 def test_a_map_covers_its_picture():

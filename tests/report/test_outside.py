@@ -46,6 +46,8 @@ def expected(z, suffix):
     if len(z["W"]) > z["W"].shape[1]:
         for ours, theirs in (("distance", "dist"), ("log", "log"), ("riesz", "riesz")):
             found[f"uniformity_{ours}"] = z[f"rh_nc2g_{theirs}_avg_var_{suffix}"][0]
+        cosines = z[f"rh_nc2_interference_unit_{suffix}"].clone().fill_diagonal_(-2)
+        found["minimal_margin_means"] = 1 - cosines.max()
     if suffix == "w":
         found |= {"nc3": z["td_nc3"], "nc4_bias": z["td_nc4"], "equinorm_means": z["gnc_equinorm_H"]}
     return {name: value.item() for name, value in found.items() if not value.isnan()}

@@ -1,8 +1,12 @@
 """Collapse in language against numbers written out with loops, and runs that are measured at their end."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from labkit.history import History
 from labkit.studies import language
@@ -113,3 +117,24 @@ def test_a_run_is_measured_at_its_end_and_kept(corpus, tmp_path):
 def test_token_shards_are_refused():
     with pytest.raises(ValueError, match="too many classes"):
         language.train(RECIPES["gpt2-small/fineweb-edu"], "gelu")
+
+
+def test_hellaswag_of_models_that_cannot_know():
+    """The stored numbers: both intervals by both rules lie about 25 %, and are Wilson's of the accuracies."""
+    floor = History.load(Path(__file__).parents[2] / "data/results/hellaswag-floor.parquet")
+    assert floor.frame["head"].tolist() == ["untrained", "bigram"] and (floor.frame["tasks"] == 10_042).all()
+    for row in floor.frame.to_dict("records"):
+        for by in ("mean", "sum"):
+            accuracy, low, high = (row[f"{by}_{name}"] for name in ("accuracy", "low", "high"))
+            assert abs(accuracy - 0.25) < 3 * (0.25 * 0.75 / 10_042) ** 0.5
+            assert low < accuracy < high
+            for end in (low, high):  # an end is the share from which the accuracy is 1.96 standard errors away
+                assert abs(accuracy - end) == pytest.approx(1.96 * (end * (1 - end) / 10_042) ** 0.5, rel=1e-6)
+
+
+def test_paired_differences():
+    ends = pd.DataFrame({"head": ["a"] * 5 + ["b"] * 5, "seed": [*range(5)] * 2})
+    a, b = np.array([1.0, 1.2, 0.9, 1.1, 1.4]), np.array([1.1, 1.1, 1.3, 1.2, 1.6])
+    found = language.paired(ends.assign(validation_loss=[*a, *b]), "a", "b")
+    low, high = stats.ttest_rel(a, b).confidence_interval()
+    assert found == {"mean": -0.14, "low": round(low, 3), "high": round(high, 3), "below": 4, "seeds": 5}

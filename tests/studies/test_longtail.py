@@ -159,11 +159,63 @@ def test_staircase_takes_both_rows_from_one_network():
     assert longtail.missing({}, TABLE).startswith("Of no row of Table 8")
 
 
+def test_runs_that_differ_in_more_than_the_seed_are_not_pooled():
+    other = longtail.changes(TABLE.loc[9], 20) | {"imbalance": 50}
+    runs = {"a": of_row(9), "b": made_up("cosine", 1, settings=recipes.RECIPES["apa/cifar10-lt"] | other)}
+    with pytest.raises(ValueError, match="runs of row 9 differ in more than the seed: imbalance is 100 there, 50 here"):
+        longtail.staircase(runs, TABLE)
+
+
+def test_heads_are_compared_at_one_setting():
+    heads = {
+        f"{head} {seed}": made_up(head, seed, settings={"temperature": t})
+        for head, t in (("cosine", 16.0), ("fixed", 5.0))
+        for seed in (0, 1)
+    }
+    others = {
+        "x": made_up("implicit", 0, settings={"epochs": 7}),
+        "y": made_up("cosine", 0, settings={"epochs": 7, "lr": 0.3}),
+    }
+    assert longtail.heads_of_one_setting(others | heads) == heads
+    assert longtail.heads_of_one_setting(others) == {} and longtail.heads_of_one_setting({}) == {}
+
+
+def test_networks_are_compared_at_one_setting():
+    recipe = recipes.RECIPES["apa/cifar10-lt"] | {"epochs": 30}
+    plain = {"attention_norm": False, "attention_dropout": 0.0}
+    changes = {
+        "ReLU": {"backbone": "resnet32", "activation": "relu", "gate": None, **plain},
+        "AGLU": {"backbone": "resnet32", "gate": None, **plain},
+        "ReLU, SE": {"activation": "relu", "gate": "sigmoid", **plain},
+        "AGLU, SE": {"gate": "sigmoid", **plain},
+        "ReLU, APA gate": {"activation": "relu"},
+        "APA*": {},
+    }
+    runs = {
+        f"{name} {seed}": made_up("cosine", seed, settings=recipe | change)
+        for name, change in changes.items()
+        for seed in (0, 1)
+    }
+    assert {longtail.network(run) for run in runs.values()} == set(changes)
+    assert all(name.startswith(longtail.network(run)) for name, run in runs.items())
+    other = {
+        "other head": made_up("fixed", 0, settings=recipe),
+        "other epochs": made_up("cosine", 0, settings=recipe | {"epochs": 9}),
+    }
+    assert longtail.networks_of_one_setting(other | runs) == runs and longtail.networks_of_one_setting(other) == {}
+    found = {
+        row: longtail.rows_of(runs[f"{name} 0"].settings["run"], TABLE)
+        for row, name in ((9, "ReLU"), (11, "ReLU, SE"), (15, "ReLU, APA gate"), (16, "APA*"))
+    }
+    assert found == {9: [9, 10], 11: [11, 12], 15: [15], 16: [16]}
+
+
 def test_stored_runs_are_found(tmp_path):
     assert longtail.load(tmp_path) == {}
     made_up().save(tmp_path / "cifar10-lt-a" / "cosine-seed-0-outputs.npz")
     made_up(seed=1).save(tmp_path / "cifar10-lt-a" / "cosine-seed-1-outputs.npz")
     made_up().save(tmp_path / "other" / "x-outputs.npz")
+    made_up().save(tmp_path / "cifar10-lt-b" / "again-outputs.npz")  # the same settings: one run in two entries
     found = longtail.load(tmp_path)
     assert list(found) == ["cifar10-lt-a/cosine-seed-0-outputs", "cifar10-lt-a/cosine-seed-1-outputs"]
 
