@@ -101,6 +101,11 @@ class _Adaptive(torch.nn.Module):
         for parameter, (low, high) in ((self.kappa, self.kappa_init), (self.lam, self.lambda_init)):
             parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(low, high, generator=generator))
 
+    @property
+    def used_lam(self) -> torch.Tensor:
+        """λ as it is used, at its floor or above: `lam` is what is trained. A copy, apart from the graph."""
+        return _positive(self.lam.detach(), self.floor).clone()
+
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return _learnt(z, self.kappa, self.lam, self.gated, self.floor, self.lambda_gradient, self.channel_dim)
 
@@ -145,9 +150,13 @@ class AGLU(_Adaptive):
 
 @torch.fx.wrap  # a step of its own in a graph, into which no value of a parameter is written
 def _learnt(z, kappa, lam, gated, floor, lambda_gradient, channel_dim):
+    return _fast.checked(z, kappa, _positive(lam, floor), gated, lambda_gradient, check=False, channel_dim=channel_dim)
+
+
+def _positive(lam, floor):
+    """λ from the parameter that is trained."""
     lam = lam.to(_fast.working_dtype(lam))  # not in float16, where FLOOR is 0
-    lam = torch.relu(lam) + FLOOR if floor == "released" else _fast.floor(lam)
-    return _fast.checked(z, kappa, lam, gated, lambda_gradient, check=False, channel_dim=channel_dim)
+    return torch.relu(lam) + FLOOR if floor == "released" else _fast.floor(lam)
 
 
 def _range(name, values):

@@ -135,6 +135,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
     delta: proximal coefficient δ > 0. frame: orientation to start from, "canonical" or "haar".
     alpha: weight of a batch in the running means, in (0, 1]; the paper's schedule when None (see `ClassMeans`).
     backprop_through_etf: False makes U* a constant for the gradient (no indirect path in Figure 1).
+    bias: "global_mean" for b = −W μ_G; None for no bias, which neither paper has, to see what the bias does.
     eval_bias: μ_G in evaluation: its "running" mean, or that of the "last" batch, as in the guiding paper's code.
 
     In training mode a call needs targets. It moves the running means, the frame U and the step count (all in the
@@ -157,13 +158,16 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         frame: str = "canonical",
         backprop_through_etf: bool = True,
         alpha: float | None = None,
+        bias: str | None = "global_mean",
         eval_bias: str = "running",
         generators: Sequence[torch.Generator] | None = None,
         **common: Any,
     ):
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         checks.positive("delta", delta)
+        checks.one_of("bias", bias, ("global_mean", None))
         checks.one_of("eval_bias", eval_bias, ("running", "last"))
+        self.follows = bias is not None
         self.delta, self.backprop_through_etf = float(delta), backprop_through_etf
         self.class_means = ClassMeans(self.dim, self.num_classes, self.batch_shape, alpha, eval_bias == "last")
         u = self._frames(frame, generators)
@@ -176,7 +180,9 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
 
     @property
     def bias(self):
-        """−W μ_G with the running global mean, shape (…, C)."""
+        """−W μ_G with the running global mean, shape (…, C); None for a head without bias."""
+        if not self.follows:
+            return None
         return -(self.weight @ self.class_means.global_mean.unsqueeze(-1)).squeeze(-1)
 
     def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
@@ -214,7 +220,8 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         u = nearest.nearest_etf(means, self.frame.clone(), self.delta, check=False)
         move(self, frame=u.detach())
         weight = etf.of_frame(u if self.backprop_through_etf else u.detach()).mT
-        return weight, -(weight * global_mean.unsqueeze(-2)).sum(-1)
+        bias = -(weight * global_mean.unsqueeze(-2)).sum(-1)
+        return weight, bias if self.follows else torch.zeros_like(bias)
 
     def _start(self, means):
         """In the first step the frame is the solution without proximal term (Section 3.3, Markou et al. 2024)."""

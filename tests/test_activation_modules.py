@@ -214,3 +214,17 @@ def test_modules_check_their_input(module):
         module()(torch.arange(3))
     with pytest.raises(ValueError, match="has 4 channels"):
         module(num_channels=4)(torch.randn(2, 3))
+
+
+def test_used_lam_is_the_one_in_the_formula():
+    z = torch.tensor([-1.0, 2.0])
+    for floor, p, lam in (
+        ("one-sided", -0.3, 1e-8),
+        ("released", -0.3, 1e-8),
+        ("released", 0.5, 0.5 + 1e-8),
+        ("one-sided", 0.5, 0.5),
+    ):
+        act = AGLU(kappa_init=(0.7, 0.7), floor=floor)
+        act.lam.data.fill_(p)
+        assert act.used_lam.item() == pytest.approx(lam, rel=1e-6) and act.lam.item() == pytest.approx(p)
+        torch.testing.assert_close(act(z), aglu(z, 0.7, lam))

@@ -12,7 +12,13 @@ from labkit.history import History
 from labkit.plots import style
 from labkit.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, Look, board, line, log_axis, marks, panel, rgba
 
-GRADIENTS = {"exact": Look("exact gradient", BLUE), "paper": Look("Eq. 6", VERMILION, "dash")}
+GRADIENTS = {
+    "exact": Look("exact gradient", BLUE),
+    "paper": Look("Eq. 6", VERMILION, "dash"),
+    "exact, labkit's floor": Look("exact gradient", BLUE),
+    "Eq. 6, released floor": Look("Eq. 6, released floor", ORANGE, "dot"),
+    "Eq. 6, labkit's floor": Look("Eq. 6, labkit's floor", VERMILION, "dash"),
+}
 PARTS = {"z": "z", "kappa": "κ", "lam": "λ"}
 
 
@@ -176,3 +182,40 @@ def _place(kappa, lam, draws, ranges, effect):
         place.append(marks(draws[0], draws[1].log10(), "initial values", SKY, 5, more=hidden, line=edge))
     here = marks([kappa], [float(np.log10(lam))], "here", BLUE, 13, more=hidden, line=dict(color="white", width=2))
     return [*place, here]
+
+
+def start_panels(table: pd.DataFrame, ranges, epochs: int, title: str, floor=1e-3, height=560) -> go.Figure:
+    """A network that learns κ and λ, from where they were drawn: the plane of (κ, λ), accuracy, κ and λ by epoch.
+
+    table: a row for each epoch from 0 on, with iteration, accuracy, test_accuracy, and kappa_0 …, lam_0 … of every
+    layer. ranges: ((low, high) of κ, (low, high) of λ), drawn as a box. epochs: where the axes end. λ below `floor` is
+    drawn there.
+    """
+    count, epoch = sum(c.startswith("kappa_") for c in table), table["iteration"]
+    kappas, lams = (table[[f"{name}_{k}" for k in range(count)]].to_numpy(float) for name in ("kappa", "lam"))
+    lams, quiet = lams.clip(min=floor), dict(showlegend=False)
+    (k0, k1), (l0, l1) = ranges[0], np.clip(ranges[1], floor, None)
+    box = line([k0, k1, k1, k0, k0], [l0, l0, l1, l1, l0], "range", ORANGE, width=2)
+    paths = line(*_joined_paths(kappas, lams), "way", rgba(BLUE, 0.35), width=1, **quiet)
+    start = marks(kappas[0], lams[0], "drawn", SKY, 8, line=dict(width=1, color=GREY))
+    now = marks(kappas[-1], lams[-1], "now", BLUE, 8, line=dict(width=1, color="white"))
+    wide = [min(-3.2, kappas.min() - 0.2), max(3.2, kappas.max() + 0.2)]
+    high = log_axis([floor, 10, lams.max()], always=True) | dict(title="λ")
+    across = dict(title="epoch", range=[-0.3, epochs + 0.3])
+    right = [
+        line(epoch, 100 * table["test_accuracy"], "test accuracy", VERMILION, width=3),
+        line(epoch, 100 * table["accuracy"], "training accuracy", GREY, "dash", width=2),
+    ]
+    layers = lambda values, name: [line(*joined(epoch, values.T), name, rgba(BLUE, 0.6), width=1.5, **quiet)]
+    panels = [
+        panel("(a) κ and λ of every layer", [box, paths, start, now], dict(title="κ", range=wide), high),
+        panel("(b) accuracy, %", right, across, dict(range=[0, 102])),
+        panel("(c) κ by epoch", layers(kappas, "κ"), across, dict(range=wide)),
+        panel("(d) λ by epoch", layers(lams, "λ"), across, high),
+    ]
+    return board(panels, 2, height, title, legend="below", gaps=(0.1, 70))
+
+
+def _joined_paths(x, y):
+    """The paths of many points, x and y (steps, n), as one line with gaps."""
+    return tuple(np.pad(v.T, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for v in (x, y))

@@ -176,6 +176,35 @@ def class_margins(margins: pd.DataFrame, sizes_of_classes: Mapping, by: str, hea
     return board(panels, len(panels), 400, title, "y", "below", (0.02, 0))
 
 
+def biases(table: pd.DataFrame, title=None, height=480) -> go.Figure:
+    """Losses of heads with and without a bias against the imbalance of classes, with the smallest that each allows.
+
+    table: of `labkit.studies.imbalance.summary`. Marks are medians, bars the range over seeds. Lines are deterministic:
+    the bound of each way, and, dotted, where the fixed head with a bias comes to rest.
+    """
+    colours = {"standard": style.VERMILION, "fixed": style.BLUE, "implicit": style.GREEN}
+    traces, shift = ([], np.linspace(0.94, 1.06, table["way"].nunique()))  # not on top of each other
+    for way, rows in table.groupby("way", sort=False):
+        colour, bare = colours[way.split(",")[0]], "no bias" in way
+        symbol = "circle-open" if bare else "circle" if way == "standard" else "diamond"
+        low, high = rows["loss"] - rows["lowest"], rows["highest"] - rows["loss"]
+        bars = dict(type="data", symmetric=False, array=short(high), arrayminus=short(low), thickness=1, width=4)
+        place = rows["imbalance"] * shift[list(table["way"].unique()).index(way)]
+        traces.append(marks(place, rows["loss"], way, colour, 11, symbol, dict(error_y=bars), line=dict(width=2)))
+    lines = {
+        "bound: standard": ("standard", "bound", style.VERMILION, "dash"),
+        "bound: an ETF without bias": ("fixed, no bias", "bound", style.GREY, "dash"),
+        "bound: an ETF with b = −W·mean(h)": ("implicit, b = −Wμ", "bound", style.BLACK, "dash"),
+        "at rest, the bias held constant": ("fixed, b = −W·mean(h)", "rest", style.BLUE, "dot"),
+    }
+    for name, (way, column, colour, dash) in lines.items():
+        rows = table[table["way"] == way]
+        traces.insert(0, line(rows["imbalance"], rows[column], name, colour, dash, 1.5))
+    across = dict(type="log", title="largest class over smallest", tickvals=sorted(table["imbalance"].unique()))
+    up = dict(title="cross entropy at the end")
+    return board([panel("", traces, across, up)], 1, height, title, legend="below")
+
+
 def memory(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
     """Memory of training by size and head, in GB: the paper's, of a GPU, and ours, of the whole process on a CPU.
 

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+# Below these, numbers of a float32 UFM in up to 1024 dimensions are rounding, with ε = 2^-23: NC1 is a square, d ε²;
+# NC3 and the relative difference of two losses are √d ε.
+ROUNDING = {"nc1": 1024 * 2.0**-46, "nc3": 32 * 2.0**-23, "loss": 32 * 2.0**-23}
+
 
 def stored() -> Path:
     """The tables and results that labkit comes with: data/ of a checkout, or a copy of it inside an installation.

@@ -5,6 +5,7 @@ Whatever is trained leaves a `History`; its column "head" holds the name of the 
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 import torch
@@ -21,29 +22,43 @@ LAMBDA = (0.0, 1.0)
 
 
 def fit_curve(
-    kappa=0.8, lam=0.5, lambda_gradient="exact", seeds=range(5), steps=2000, lr=0.5, samples=256, smallest=FLOOR
+    kappa=0.8,
+    lam=0.5,
+    lambda_gradient="exact",
+    seeds=range(5),
+    steps=2000,
+    lr=0.5,
+    samples=256,
+    smallest=FLOOR,
+    floor="one-sided",
+    name=None,
 ):
     """Find (κ, λ) of AGLU again by gradient descent, from values of the function without noise.
 
     For each seed: samples z ~ N(0, 2²), y = AGLU(z; kappa, lam), a start κ ~ U(1, 1.3), λ ~ U(0, 1), and `steps` steps
-    of size lr on half the mean squared error. λ is put back to `smallest` where a step leaves it below.
-    Returns a History, named by lambda_gradient, with loss, kappa and lam at up to 100 iterations.
+    of size lr on half the mean squared error.
+    floor: "one-sided" puts λ back to `smallest` where a step leaves it below; "released" fits p, with
+        λ = relu(p) + FLOOR, as in the code released with the paper.
+    Returns a History, named `name` or by lambda_gradient, with loss, kappa and lam (λ, not p) at up to 100 iterations.
     """
+    checks.one_of("floor", floor, ("one-sided", "released"))
+    name, released = name or lambda_gradient, floor == "released"
     draws = [_draw(seed, samples) for seed in seeds]
     z, k, l = (torch.stack(part, -1) for part in zip(*draws))  # seeds are channels: (samples, S), (S,), (S,)
     y = aglu(z, kappa, lam)
     k.requires_grad_(), l.requires_grad_()
     shown, rows = {round(t) for t in torch.linspace(0, steps, 100).tolist()}, []
     for t in range(steps + 1):
-        losses = (aglu(z, k, l, lambda_gradient=lambda_gradient) - y).square().mean(0) / 2
+        used = torch.relu(l) + FLOOR if released else l
+        losses = (aglu(z, k, used, lambda_gradient=lambda_gradient) - y).square().mean(0) / 2
         if t in shown:
             rows.append(
                 pd.DataFrame(
                     {
-                        "head": lambda_gradient,
+                        "head": name,
                         "seed": list(seeds),
                         "iteration": t,
-                        **{name: v.tolist() for name, v in (("loss", losses), ("kappa", k), ("lam", l))},
+                        **{name: v.tolist() for name, v in (("loss", losses), ("kappa", k), ("lam", used))},
                     }
                 )
             )
@@ -51,7 +66,8 @@ def fit_curve(
         with torch.no_grad():
             for parameter, grad in zip((k, l), grads):
                 parameter -= lr * grad
-            l.clamp_(min=smallest)
+            if not released:
+                l.clamp_(min=smallest)
     settings = dict(
         kappa=kappa,
         lam=lam,
@@ -61,6 +77,7 @@ def fit_curve(
         lr=lr,
         samples=samples,
         smallest=smallest,
+        floor=floor,
         **provenance(),
     )
     return History(pd.concat(rows).sort_values(["seed", "iteration"]), settings)
@@ -109,7 +126,7 @@ class Block(nn.Module):
 class DigitNet(nn.Sequential):
     """A residual network on images of 8×8 pixels; each AGLU and each APA has a pair (κ, λ) of its own.
 
-    kappa_init, lambda_init, lambda_gradient: of the AGLU layers (2·blocks + 1, and one in each gate).
+    kappa_init, lambda_init, lambda_gradient, floor: of the AGLU layers (2·blocks + 1, and one in each gate).
     gate_kappa_init: range of κ of the APA gates, or None for no gates. activation: a class to use in place of AGLU.
     one_sign: make κ positive in the AGLUs that the shortcuts pass, all but those inside branches.
     """
@@ -124,8 +141,9 @@ class DigitNet(nn.Sequential):
         gate_kappa_init=None,
         activation=None,
         one_sign=False,
+        floor="one-sided",
     ):
-        act = activation or (lambda: AGLU(kappa_init, lambda_init, lambda_gradient=lambda_gradient))
+        act = activation or (lambda: AGLU(kappa_init, lambda_init, lambda_gradient=lambda_gradient, floor=floor))
         gates = [Gate(width, gate_kappa_init, act) if gate_kappa_init else None for _ in range(blocks)]
         super().__init__(
             nn.Flatten(),
@@ -140,9 +158,11 @@ class DigitNet(nn.Sequential):
                 layer.kappa.abs_()
 
     def parameters_of(self, kind):
-        """The (κ, λ) of all layers of that class, from the input on: two lists of floats."""
+        """The (κ, λ) of all layers of that class, from the input on: two lists of floats. λ is the one that is used, at
+        its floor or above.
+        """
         layers = [m for m in self.modules() if isinstance(m, kind)]
-        return [m.kappa.item() for m in layers], [m.lam.item() for m in layers]
+        return [m.kappa.item() for m in layers], [m.used_lam.item() for m in layers]
 
 
 def train_digits(
@@ -159,21 +179,17 @@ def train_digits(
 ):
     """Train a DigitNet(**options) for each seed, as `networks.trainer_of` does.
 
-    learn=False holds κ and λ where they start. λ is put back to `smallest` where a step leaves it below. A run whose
+    learn=False holds κ and λ where they start. λ is put back to `smallest` where a step leaves it below, but for layers
+    with the floor "released". A run whose
     loss or gradient is not finite stops: its last row has loss NaN and the accuracies of chance.
     progress: a function of the name, the seed and its last row, called after each seed.
     Returns a History, named `name`, of epochs 0 to `epochs`: loss (mean over the epoch's batches), accuracy and
     test_accuracy, gradient (the largest norm in the epoch), and kappa_0 …, lam_0 … of the AGLU layers.
     """
-    images, rows = networks.load("digits"), []
+    rows = []
+    same = dict(epochs=epochs, lr=lr, batch=batch, weight_decay=weight_decay, smallest=smallest, learn=learn)
     for seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = DigitNet(**options)
-        run = _trainer(
-            net, images, smallest, learn, epochs=epochs, batch_size=batch, lr=lr, weight_decay=weight_decay, seed=seed
-        )
-        rows += [_chance(net) | row for row in networks.rows_of(run)]
+        rows += epochs_of(seed, **same, **options)
         if progress:
             progress(name, seed, rows[-1])
     settings = dict(
@@ -188,8 +204,21 @@ def train_digits(
         **provenance(),
         **{k: v for k, v in options.items() if k != "activation"},
     )
-    columns = ["head", "seed", "iteration", "loss", *_chance(net)]
-    return History(pd.DataFrame(rows).assign(head=name)[columns], settings)
+    return History(pd.DataFrame(rows).assign(head=name)[["head", *rows[-1]]], settings)
+
+
+def epochs_of(
+    seed, epochs=20, lr=0.1, batch=128, weight_decay=1e-4, smallest=FLOOR, learn=True, **options
+) -> Iterator[dict]:
+    """The rows of `train_digits` for one seed, without head, as the training goes on: that of epoch 0 comes first."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = DigitNet(**options)
+    same = dict(epochs=epochs, batch_size=batch, lr=lr, weight_decay=weight_decay, seed=seed)
+    run = _trainer(net, networks.load("digits"), smallest, learn, **same)
+    for row in networks.rows_of(run):
+        row = _chance(net) | row
+        yield {key: row[key] for key in ("seed", "iteration", "loss", *_chance(net))}
 
 
 def _trainer(net, images, smallest, learn, **options):
@@ -208,7 +237,8 @@ def _trainer(net, images, smallest, learn, **options):
     @torch.no_grad()
     def put_back(*_):
         for module in special if learn else ():
-            module.lam.clamp_(min=smallest)
+            if module.floor != "released":
+                module.lam.clamp_(min=smallest)
 
     @torch.no_grad()
     def measure(_):

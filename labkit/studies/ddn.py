@@ -17,6 +17,7 @@ from tqdm import tqdm
 from labkit import etf
 from labkit.heads import ImplicitETFHead
 from labkit.history import History, Store, plain
+from labkit.studies import ROUNDING
 from labkit.ufm import UFM, Trainer, log_points
 
 WITH, WITHOUT = "implicit_with_ddn", "implicit_without_ddn"  # as in data/paper/guiding-table3.csv
@@ -64,7 +65,8 @@ def influence(head, features, targets):
     u = moved.frame.clone().requires_grad_()
     h = moved.normalize(features)
     weight = etf.simplex_etf(head.num_classes, frame=u)
-    (y,) = torch.autograd.grad(_loss((h - h.mean(-2, keepdim=True)) @ weight, targets), u)
+    centred = h if head.bias is None else h - h.mean(-2, keepdim=True)
+    (y,) = torch.autograd.grad(_loss(centred @ weight, targets), u)
     u = u.detach()
     tangent = y - u @ (u.mT @ y + y.mT @ u) / 2
 
@@ -193,3 +195,54 @@ def load_study(folder: str | Path) -> pd.DataFrame:
     Raises FileNotFoundError for a folder without results.
     """
     return Runs(folder).load().frame
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Does training end better with the gradient through the ETF? One row for each setting of a study.
+
+    table: of `load_study`. At the last iteration, paired by seed: percent is the loss with it over that without it,
+    less one, in percent (median, low and high); better, worse and tie count the seeds in which the loss is lower with
+    it, higher, or different by rounding (`labkit.studies.ROUNDING`); nc1 is the median of NC1 with it over NC1 without
+    it, tail the median difference of the accuracy of the last class. verdict: "better" or "worse" where every seed
+    says so, "tie" where all are ties, else "either way".
+    """
+    keys = ["num_samples", "dim", "imbalance", "batch_size", "alpha"]
+    last = table[table["iteration"] == table.groupby(keys)["iteration"].transform("max")]
+    rows = []
+    for key, runs in last.groupby(keys, sort=False):
+        wide = runs.pivot(index="seed", columns="head", values=["loss", "nc1", "tail_accuracy"])
+        loss, nc1, tail = wide["loss"], wide["nc1"], wide["tail_accuracy"]
+        gap = loss[WITH] / loss[WITHOUT] - 1
+        tie = gap.abs() <= ROUNDING["loss"]
+        better, worse = int(((gap < 0) & ~tie).sum()), int(((gap > 0) & ~tie).sum())
+        words = {(len(gap), 0): "better", (0, len(gap)): "worse", (0, 0): "tie"}
+        rows.append(
+            dict(zip(keys, key))
+            | dict(seeds=len(gap), percent=100 * gap.median(), low=100 * gap.min(), high=100 * gap.max())
+            | dict(better=better, worse=worse, tie=int(tie.sum()), nc1=(nc1[WITH] / nc1[WITHOUT]).median())
+            | dict(tail=(tail[WITH] - tail[WITHOUT]).median(), verdict=words.get((better, worse), "either way"))
+        )
+    found = pd.DataFrame(rows)
+    return found.sort_values([*keys[:2], "batch_size", "imbalance", "alpha"], ignore_index=True)
+
+
+def shown(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of `ends` as documents show it, in words."""
+    number = lambda x, digits: f"{x:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits).replace("-", "−")
+    return pd.DataFrame(
+        {
+            "model": [f"10 classes, N = {n}, d = {d}" for n, d in zip(found["num_samples"], found["dim"])],
+            "batch": ["all" if b == n else str(b) for b, n in zip(found["batch_size"], found["num_samples"])],
+            "imbalance": found["imbalance"].map("{:g}".format),
+            "α": found["alpha"].map(lambda a: f"{a:g}" if a else "schedule"),
+            "loss with it over without it, %": [
+                f"{number(m, 3)} ({number(a, 3)} to {number(b, 3)})"
+                for m, a, b in zip(found["percent"], found["low"], found["high"])
+            ],
+            "seeds better / worse / tie": [
+                f"{b} / {w} / {t}" for b, w, t in zip(found["better"], found["worse"], found["tie"])
+            ],
+            "NC1 ratio": found["nc1"].map("{:.2g}".format),
+            "ends": found["verdict"],
+        }
+    )

@@ -149,7 +149,8 @@ def parameters_by_depth(model):
 
     layer: 1, 2, … from the input to the output, counted for each kind by itself; name: the module's name in the model;
         kind:
-    "activation" (AGLU) or "gate" (APA); kappa, lam: their values, means over the channels where there is one for each.
+    "activation" (AGLU) or "gate" (APA); kappa, lam: their values (λ as it is used, at its floor or above), means over
+    the channels where there is one for each.
     The order is that of model.modules(), which in the networks made here is the order of the forward pass.
     """
     rows, depth = [], {"activation": 0, "gate": 0}
@@ -157,7 +158,7 @@ def parameters_by_depth(model):
         if isinstance(module, (AGLU, APA)):
             kind = "activation" if isinstance(module, AGLU) else "gate"
             depth[kind] += 1
-            rows.append((depth[kind], name, kind, module.kappa.mean().item(), module.lam.mean().item()))
+            rows.append((depth[kind], name, kind, module.kappa.mean().item(), module.used_lam.mean().item()))
     return pd.DataFrame(rows, columns=["layer", "name", "kind", "kappa", "lam"])
 
 

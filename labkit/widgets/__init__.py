@@ -13,5 +13,7 @@ from labkit.widgets import (  # noqa: F401
     longtail,
     networks,
     results,
+    starts,
+    training,
     ufm,
 )

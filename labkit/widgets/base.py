@@ -131,7 +131,8 @@ def _check_range(name, value, widget):
     if isinstance(widget, widgets.FloatLogSlider):
         low, high = widget.base**low, widget.base**high
     slack = 1e-9 * min(abs(low), high - low)  # 10**-6.0 need not be 1e-6
-    if not low - slack <= value <= high + slack:
+    ends = value if isinstance(value, tuple) else (value, value)
+    if not low - slack <= ends[0] <= ends[1] <= high + slack:
         raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
 
 
@@ -150,6 +151,11 @@ def slider(label, value, low, high, step, tip="", kind=None, **more):
 def log_slider(label, value, low, high, tip="", step=0.1, readout_format=".1e", **more):
     """A slider over powers of ten, from 10^low to 10^high."""
     return slider(label, value, low, high, step, tip, widgets.FloatLogSlider, readout_format=readout_format, **more)
+
+
+def range_slider(label, value, low, high, step, tip="", **more):
+    """A slider with two handles; its value is (low, high)."""
+    return slider(label, value, low, high, step, tip, widgets.FloatRangeSlider, **more)
 
 
 def menu(label, options, value, tip="", kind=widgets.Dropdown):

@@ -1,8 +1,6 @@
 """The interactive figures of UFMs in training; `labkit.widgets.base` has what all explorers share."""
 
-import asyncio
 import math
-import sys
 import time
 
 import ipywidgets as widgets
@@ -13,14 +11,12 @@ import torch
 from labkit import etf, plots, ufm
 from labkit.heads import HEADS, MAIN
 from labkit.history import History
-from labkit.widgets.base import Explorer, button, log_slider, menu, slider
+from labkit.widgets.base import log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
+from labkit.widgets.training import TrainingExplorer
 
 ITERATIONS = 3000  # the longest training of UFMExplorer
 LOG = ufm.log_points(ITERATIONS)
-# Seconds: of training between two looks at the buttons; that the page gets for drawing, at least; from one figure to
-# the next
-CHUNK, REST, PACE = 0.05, 0.04, 0.12
 SCHEDULE = "2/(t+1)"
 
 
@@ -87,7 +83,7 @@ class Run:
         return (features @ axes).mT.numpy(), self.trainer.targets[rows].tolist(), (weight @ axes).mT.numpy()
 
 
-class UFMExplorer(Explorer):
+class UFMExplorer(TrainingExplorer):
     """Train a small UFM at the present settings, watch it collapse, and stop it where you like.
 
     `train()` and `pause()` are the buttons; `run()` trains to the end before it returns. A change of a setting begins
@@ -97,9 +93,7 @@ class UFMExplorer(Explorer):
 
     def __init__(self, spec=ufm.UFM_10, iterations=1000):
         self.spec, self.iterations = spec, iterations
-        self._task = self._run = self._kept = None
         super().__init__()
-        self._buttons()
 
     def controls(self):
         late, most = dict(continuous_update=False), max(10, self.spec.num_classes)
@@ -115,25 +109,17 @@ class UFMExplorer(Explorer):
             "iterations": slider("iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late),
         }
 
-    def commands(self):
-        self.status = widgets.Label(layout=widgets.Layout(margin="0 0 0 12px"))
-        return {
-            "train": button("train", "play", "train on from here", self.train),
-            "pause": button("pause", "pause", "stop here", self.pause),
-            **super().commands(),
-            "status": self.status,
-        }
+    def new_run(self, **settings):
+        return Run(self.spec, **settings)
 
-    def figure(self, iterations, iteration=None, **settings):
-        wanted, run = iterations if iteration is None else iteration, self._kept
-        if run is None or run.settings != settings or run.iteration > wanted:
-            run = Run(self.spec, **settings)
-        run.advance(wanted)
-        self._kept = run  # the next wanted may be further on in the same training
-        return self._drawn(run)
+    def split(self, iterations, **settings):
+        return settings, iterations
+
+    def looks(self, iteration, end):
+        return min([end, *(t for t in LOG if t > iteration)])
 
     @staticmethod
-    def _drawn(run):
+    def drawn(run):
         s, C, (table, margins), end = run.settings, run.spec.num_classes, run.history(), run.iteration
         last = table.iloc[-1]
         points, targets, vectors = run.picture()
@@ -147,81 +133,6 @@ class UFMExplorer(Explorer):
             title += f", δ = {s['delta']:.1e}, α = {s['alpha']}"
         limit = max(1.2 * etf.ring(C)[:3].abs().max().item(), 1.05 * np.abs(vectors).max())
         return plots.ufm.training_panels(look, table, margins, points, targets, vectors, limit, bounds, title)
-
-    def current(self):
-        """The run of the present settings: the one that there is, or a new one where settings have changed since."""
-        state = self.state
-        end = state.pop("iterations")
-        if self._run is None or self._run.settings != state or self._run.iteration > end:
-            self._run = Run(self.spec, **state)
-        return self._run
-
-    def present(self):
-        return self._drawn(self.current())
-
-    def redraw(self):
-        super().redraw()
-        self._buttons()
-
-    def _buttons(self):
-        done, end = 0 if self._run is None else self._run.iteration, self.state["iterations"]
-        self.buttons["train"].disabled, self.buttons["pause"].disabled = self.training, not self.training
-        self.status.value = f"step {done} of {end}"
-
-    def _advance(self, seconds, next_log=False):
-        """Train for about that many seconds, or to the next point of `LOG`. Returns whether there is more to do."""
-        with self._lock:  # a change from another thread waits for the end of this piece
-            run, end = self.current(), self.state["iterations"]
-            run.advance(min([end, *(t for t in LOG if next_log and t > run.iteration)]), seconds)
-            return run.iteration < end
-
-    def run(self):
-        """Train to the end, draw, and return."""
-        while self._advance(CHUNK):
-            pass
-        self.redraw()
-
-    @property
-    def training(self):
-        return self._task is not None
-
-    def train(self):
-        """Train and draw on the way, as a task of the event loop that Jupyter has: this returns at once.
-
-        Without a loop, as in a script, it is the same as `run()`.
-        """
-        if self.training:
-            return None
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return self.run()
-        if self.current().iteration >= self.state["iterations"]:
-            self._run = None  # at the end: once more from the start
-        self._task = loop.create_task(self._train())
-        self._buttons()
-
-    async def _train(self):
-        me, more = self._task, True
-        try:
-            while self._task is me and more:
-                started = time.monotonic()
-                more = self._advance(CHUNK, next_log=True)
-                self.redraw()
-                await asyncio.sleep(max(REST, PACE - (time.monotonic() - started)))
-        finally:
-            if self._task is me:
-                self.pause()
-            if (error := sys.exc_info()[1]) is not None:  # the event loop only writes it to the server's log
-                self.status.value = f"stopped: {error}"
-
-    def pause(self):
-        self._task = None
-        self._buttons()
-
-    def reset(self):
-        self._task = self._run = None
-        super().reset()
 
 
 def _heads():

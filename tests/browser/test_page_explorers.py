@@ -121,6 +121,32 @@ def test_apa(run, measured):
     measured("APA, " + latency(explorer, "κ"))
 
 
+def test_starts(run, lab):
+    """A network trains live from starts drawn from the ranges, stops at a press, and begins anew with another range."""
+    lab.write("starts", "from labkit import widgets", "widgets.starts.StartsExplorer()")
+    explorer = run("starts").explorer("learning rate")
+    epoch = lambda figure: int(figure.layout.title.text.split("epoch ")[1].split(" of")[0])
+    assert epoch(explorer.figure()) == 0
+    explorer.button("train").click()
+    figure = explorer.wait(lambda figure: epoch(figure) >= 3, seconds=60)
+    explorer.button("pause").click()
+    epochs, accuracy = curve(figure, "test accuracy")
+    assert epochs.tolist() == list(range(epoch(figure) + 1)) and accuracy[-1] > 60 > 30 > accuracy[0]
+    low = explorer.control("κ from … to").locator(".noUi-handle").first
+    low.focus()
+    for _ in range(3):
+        explorer.page.keyboard.press("ArrowLeft")
+
+    def is_new(figure):
+        box, _ = curve(figure, "range")
+        drawn, _ = curve(figure, "drawn")
+        assert epoch(figure) == 0 and box.min() < 0.95 and box.max() == pytest.approx(1.3)
+        assert (drawn >= box.min() - 1e-6).all() and (drawn <= box.max() + 1e-6).all() and len(drawn) == 9
+        return True
+
+    explorer.wait(is_new)
+
+
 def test_start_here(run):
     """The picture of a collapse: at its end the class vectors are the simplex ETF of four classes."""
     explorer = run("00-start-here").explorer("step")

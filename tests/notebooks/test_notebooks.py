@@ -99,6 +99,35 @@ def test_text_of_a_cell_is_in_one_piece(nb):
         assert ("stream", "stream") not in zip(kinds, kinds[1:])
 
 
+def promised_but_false(text):
+    """The lines of a printed text that say of something that it is false: "name: False", "{'name': False}", "False".
+
+    A table may have a column of truth values; those are data, and not promises.
+    """
+    return [text for text in text.splitlines() if re.search(r"(?:^\s*|[:=]\s*)False\b", text)]
+
+
+def test_no_cell_saves_a_promise_that_is_false(nb):
+    """What notebook 07 once did: "more than 4000 points: False", under a sentence that said there were more."""
+    texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs(nb)]
+    assert [line for text in texts for line in promised_but_false("".join(text))] == []
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("more than 4000 points: False\nall: True", ["more than 4000 points: False"]),
+        ("{'same': False}", ["{'same': False}"]),
+        ("False", ["False"]),
+        ("ok=False", ["ok=False"]),
+        ("implicit  0.25  False", []),
+        ("it is False that", []),
+    ],
+)
+def test_promises_are_told_from_tables(text, found):
+    assert promised_but_false(text) == found
+
+
 def test_figures_show_without_scripts(nb):
     """A recording has no PNG: JupyterLab would show that in its place until its cell is run."""
     for out in figures(nb):

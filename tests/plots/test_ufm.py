@@ -138,3 +138,21 @@ def test_every_variant_has_a_style_of_its_own():
     styles = plots.style.looks(VARIANTS)
     assert len(styles) == len({look.colour for look in styles.values()}) == len(VARIANTS)
     assert not {look.colour for look in styles.values()} & set(plots.style.CLASS_COLOURS)
+
+
+def test_biases_are_drawn_with_their_bounds():
+    ways = ["standard", "fixed, no bias", "fixed, b = −W·mean(h)", "implicit, no bias", "implicit, b = −Wμ"]
+    rows = [
+        dict(imbalance=r, way=way, loss=k + r, lowest=k + r - 0.1, highest=k + r + 0.3, bound=k, rest=10 * k)
+        for r in (1.0, 10.0)
+        for k, way in enumerate(ways, 1)
+    ]
+    figure = plots.ufm.biases(pd.DataFrame(rows))
+    shown = {trace.name: trace for trace in figure.data}
+    for k, way in enumerate(ways, 1):
+        assert list(shown[way].y) == [k + 1, k + 10]
+        np.testing.assert_allclose(shown[way].error_y.array, [0.3, 0.3])
+        np.testing.assert_allclose(shown[way].error_y.arrayminus, [0.1, 0.1])
+    assert list(shown["bound: standard"].y) == [1, 1] and list(shown["bound: an ETF without bias"].y) == [2, 2]
+    assert list(shown["bound: an ETF with b = −W·mean(h)"].y) == [5, 5]
+    assert list(shown["at rest, the bias held constant"].y) == [30, 30]

@@ -137,3 +137,16 @@ def test_held_holds(monkeypatch):
     monkeypatch.setattr(activation_fits, "DigitNet", Net)
     activation_fits.held(("AGLU",), kappas=[-1.5], lams=[10.0], seeds=(0,), epochs=1)
     assert ends[0].parameters_of(AGLU) == ([-1.5] * 9, [10.0] * 9)
+
+
+def test_the_released_floor_of_a_fit():
+    """λ = relu(p) + 1e-8 with Eq. 6: where p falls below 0 λ stays at the floor; with the exact gradient nothing does."""
+    run = activation_fits.fit_curve(lambda_gradient="paper", floor="released", seeds=(0, 1), steps=300, name="x")
+    assert set(run.frame["head"]) == {"x"} and run.settings["floor"] == "released"
+    end = run.final()
+    assert (end["lam"] == 1e-8).all()
+    exact = activation_fits.fit_curve(floor="released", seeds=(0, 1), steps=300).final()
+    usual = activation_fits.fit_curve(seeds=(0, 1), steps=300).final()
+    np.testing.assert_allclose(exact["lam"], usual["lam"], rtol=1e-4)
+    with pytest.raises(ValueError, match="floor must be one of"):
+        activation_fits.fit_curve(floor="soft")

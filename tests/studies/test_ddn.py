@@ -2,8 +2,10 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -217,3 +219,42 @@ def test_tail_accuracy_is_that_of_the_smallest_class():
     frame = train_both(SMALL, 0, [0]).frame
     assert frame["tail_accuracy"].tolist() == pytest.approx([expected, expected])
     assert etf.cosine_margin_bound(4) >= frame["cosine_margin"].max()
+
+
+def made_up(gaps, imbalance=1.0, nc1=0.5):
+    """A study of one setting whose loss with the gradient is 1 + gap times that without it, at each seed."""
+    rows = []
+    for seed, gap in enumerate(gaps):
+        for t in (0, 10):
+            for head, loss, size in ((WITH, 2 * (1 + gap), nc1), (WITHOUT, 2.0, 1.0)):
+                here = dict(num_samples=60, dim=16, imbalance=imbalance, batch_size=12, alpha=1.0, seed=seed)
+                value = loss if t else 5.0 * loss
+                rows.append(here | dict(iteration=t, head=head, loss=value, nc1=size, tail_accuracy=1.0))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    "gaps, counts, verdict",
+    [
+        ([-0.01, -0.02, -0.001], (3, 0, 0), "better"),
+        ([0.01, 0.02, 0.001], (0, 3, 0), "worse"),
+        ([-0.01, 0.02, -0.001], (2, 1, 0), "either way"),
+        ([1e-7, -1e-7, 0.0], (0, 0, 3), "tie"),
+        ([-0.01, -0.02, 1e-7], (2, 0, 1), "either way"),
+    ],
+)
+def test_ends_are_judged_seed_by_seed(gaps, counts, verdict):
+    row = module.ends(made_up(gaps)).iloc[0]
+    assert tuple(row[["better", "worse", "tie"]]) == counts and row["verdict"] == verdict and row["seeds"] == 3
+    assert row["percent"] == pytest.approx(100 * sorted(gaps)[1], abs=1e-9) and row["nc1"] == 0.5
+
+
+def test_ends_has_a_row_for_each_setting():
+    both = pd.concat([made_up([0.1, 0.2], 10.0), made_up([-0.1, -0.2])])
+    assert module.ends(both)[["imbalance", "verdict"]].values.tolist() == [[1.0, "better"], [10.0, "worse"]]
+
+
+def test_the_stored_study_is_whole():
+    found = module.ends(load_study(Path(__file__).resolve().parents[2] / "data/results/ddn"))
+    assert len(found) == len(module.STUDY) and (found["seeds"] == 5).all()
+    assert "−0.061 (−0.103 to −0.043)" in module.shown(found)["loss with it over without it, %"].tolist()

@@ -197,8 +197,8 @@ def test_a_study_is_saved_and_loaded(small, tmp_path):
     for loaded, history in zip(networks.saved("digits", tmp_path), found.values()):
         assert loaded.settings == history.settings
         pd.testing.assert_frame_equal(loaded.frame, history.frame)
-    with pytest.raises(FileNotFoundError, match="networks-cifar10-curves.parquet"):
-        networks.saved("cifar10", tmp_path)
+    with pytest.raises(FileNotFoundError, match="networks-stl10-curves.parquet"):
+        networks.saved("stl10", tmp_path)
 
 
 def test_a_changed_study_is_run_again(small, tmp_path, monkeypatch):
@@ -207,7 +207,3 @@ def test_a_changed_study_is_run_again(small, tmp_path, monkeypatch):
     monkeypatch.setitem(networks.STUDIES, "digits", dict(networks.STUDIES["digits"], lr=0.01))
     networks.run("digits", tmp_path, ["relu"], [0], progress=told.append)
     assert len(told) == 2
-
-
-def test_cifar_results_say_that_they_are_re_encoded():
-    assert "JPEG re-encoded" in networks.NOTES["cifar10"]

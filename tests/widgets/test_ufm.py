@@ -55,7 +55,7 @@ def test_a_run_does_not_depend_on_where_it_was_stopped(stops, explorer):
         run.advance(stop)
         run.history(), run.picture()  # looking moves nothing
     assert run.iteration == 33
-    assert explorer._drawn(run).to_json() == explorer.figure(iterations=33, **SETTINGS).to_json()
+    assert explorer.drawn(run).to_json() == explorer.figure(iterations=33, **SETTINGS).to_json()
 
 
 @pytest.mark.parametrize("head", list(HEADS))
@@ -167,8 +167,8 @@ def live(coroutine):
 @pytest.fixture
 def hasty(monkeypatch):
     """Training without the time that a page gets to draw."""
-    monkeypatch.setattr(widgets.ufm, "REST", 0.0)
-    monkeypatch.setattr(widgets.ufm, "PACE", 0.0)
+    monkeypatch.setattr(widgets.training, "REST", 0.0)
+    monkeypatch.setattr(widgets.training, "PACE", 0.0)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -282,7 +282,7 @@ def test_other_events_are_handled_during_training(page):
             await asyncio.sleep(0.001)
         explorer.pause()
         drawn = len(page)
-        await asyncio.sleep(2 * widgets.ufm.PACE)
+        await asyncio.sleep(2 * widgets.training.PACE)
         await other
         assert len(page) == drawn
 
