@@ -9,5 +9,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["labkit", "labkit.*"]), "labkit.stored"],
     package_dir={"labkit.stored": "data"},
-    package_data={"labkit": ["py.typed"], "labkit.stored": ["paper/*", "results/**/*", "tinyshakespeare.txt"]},
+    package_data={"labkit": ["py.typed"], "labkit.stored": ["paper/*", "results/**/*"]},
 )

@@ -30,7 +30,7 @@ def study(
     uniformity that rhubarbwu/neural-collapse has for GNC2; and self_duality, the mean cosine of a class's vector and
     its centred mean. NC2 and NC3 are kept, to show what they no longer say.
 
-    >>> study([3], dim=2, seeds=[0], iterations=200).final()["minimal_margin"].round(2).item()
+    >>> study([3], dim=2, seeds=[0], iterations=1000).final()["minimal_margin"].round(2).item()
     1.5
     """
     s = SETTINGS | ({} if iterations is None else {"iterations": checks.integer("iterations", iterations, 1)})

@@ -8,6 +8,7 @@ There is no state: batch k of a seed is always the same, so a run that was stopp
 """
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from labkit import checks
+from labkit.history import written_whole
 
 UNITS = ("characters", "bytes")
 ORDERS = ("random", "in order")
@@ -209,6 +211,21 @@ class Batches:
         """The array of a row or batch, counted through all arrays, and its number there."""
         array = int(np.searchsorted(self.ends, number, side="right"))
         return array, int(number - (self.ends[array - 1] if array else 0))
+
+
+def example(folder: str | Path | None = None) -> Path:
+    """A text file to train on: tinyshakespeare.txt, where the data are (`data_folder`); or else Python's own help, some
+    hundred thousand characters of English that every Python brings along, in a file under the temporary folder.
+    """
+    path = data_folder(folder) / "tinyshakespeare.txt"
+    if path.is_file():
+        return path
+    from pydoc_data.topics import topics
+
+    path = Path(tempfile.gettempdir()) / "labkit-text" / "python-help.txt"
+    with written_whole(path) as file:
+        file.write("\n\n".join(topics[name] for name in sorted(topics)).encode("ascii", "ignore"))
+    return path
 
 
 def data_folder(folder: str | Path | None = None) -> Path:

@@ -153,3 +153,14 @@ def test_a_bigram_model_counts_pairs():
     assert model.cross_entropy(text) == pytest.approx(loss.item(), rel=1e-6)
     with pytest.raises(ValueError, match="0 … 1"):
         Bigram(text, 2)
+
+
+def test_the_example_is_shakespeare_or_what_every_python_has(tmp_path):
+    """Where the data are not, the text is English, long enough to train on, and the same at every call."""
+    help_ = corpora.example(tmp_path)
+    assert help_.name == "python-help.txt" and corpora.example(tmp_path) == help_
+    corpus = corpora.read_text(help_)
+    assert len(corpus.train) > 300_000 and 80 < corpus.vocabulary.size < 100
+    assert " the function " in help_.read_text(encoding="ascii")
+    (tmp_path / "tinyshakespeare.txt").write_text("To be, or not to be")
+    assert corpora.example(tmp_path) == tmp_path / "tinyshakespeare.txt"
