@@ -1,11 +1,13 @@
 """Figures of APA and AGLU: their derivatives, errors, what a fit and a network make of κ and λ, and their explorer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from numpy.typing import ArrayLike
 
 from labkit.activations import derivatives
 from labkit.history import History
@@ -22,14 +24,18 @@ GRADIENTS = {
 PARTS = {"z": "z", "kappa": "κ", "lam": "λ"}
 
 
-def joined(x, curves) -> tuple[np.ndarray, np.ndarray]:
+def joined(x: ArrayLike, curves: Mapping) -> tuple[np.ndarray, np.ndarray]:
     """Many curves over the same x as one: x and y with gaps between."""
     curves = np.asarray(curves, float)
     return np.tile(np.append(x, np.nan), len(curves)), np.pad(curves, ((0, 0), (0, 1)), constant_values=np.nan).ravel()
 
 
 def derivative_panels(
-    gated: bool, kappas=(-1.0, 0.3, 1.0, 3.0), lams=(0.01, 0.3, 1.0, 3.0, 30.0), reach=6.0, height=580
+    gated: bool,
+    kappas: Sequence[float] = (-1.0, 0.3, 1.0, 3.0),
+    lams: Sequence[float] = (0.01, 0.3, 1.0, 3.0, 30.0),
+    reach: float = 6.0,
+    height: int = 580,
 ):
     """Derivatives of AGLU (gated) or APA in z, κ and λ: above for several κ at λ = 1, below for several λ at κ = 1."""
     name, panels = "AGLU" if gated else "APA", []
@@ -56,7 +62,7 @@ def references(z: torch.Tensor, kappa: float, gated: bool) -> list[tuple]:
     ]
 
 
-def error_panels(lams, errors: Mapping, height=640) -> go.Figure:
+def error_panels(lams: Sequence[float], errors: Mapping, height: int = 640) -> go.Figure:
     """Largest relative errors against λ, on logarithmic axes: a panel for each (quantity, precision).
 
     errors: {(method, quantity, precision): values}; quantities and precisions in the order they come. NaN and errors
@@ -77,7 +83,7 @@ def error_panels(lams, errors: Mapping, height=640) -> go.Figure:
     return board(panels, len(precisions), height, share="y", gaps=(0.05, 80))
 
 
-def fit_panels(history: History, kappa: float, lam: float, height=400) -> go.Figure:
+def fit_panels(history: History, kappa: float, lam: float, height: int = 400) -> go.Figure:
     """Loss, κ and λ of `fit_curve` runs against steps, one line for each seed; dashed grey lines at the values
     sought.
     """
@@ -90,7 +96,7 @@ def fit_panels(history: History, kappa: float, lam: float, height=400) -> go.Fig
     return board(panels, 3, height)
 
 
-def lambda_paths(history: History, height=420) -> go.Figure:
+def lambda_paths(history: History, height: int = 420) -> go.Figure:
     """λ of every AGLU layer and seed against epochs, a panel for each variant in the history."""
     columns, panels = [c for c in history.frame if c.startswith("lam_")], []
     up = log_axis(history.frame[columns]) | dict(title="λ")
@@ -102,7 +108,7 @@ def lambda_paths(history: History, height=420) -> go.Figure:
     return board(panels, len(panels), height, share="y", legend=None, gaps=(0.03, 0))
 
 
-def depth_panels(tables: Mapping[str, pd.DataFrame], y: str, y_title: str, height=420) -> go.Figure:
+def depth_panels(tables: Mapping[str, pd.DataFrame], y: str, y_title: str, height: int = 420) -> go.Figure:
     """One measure of `signal` against depth: {title: table with head, seed, layer and the measure}, a panel each.
 
     Lines are medians over seeds, bands their ranges, for each initialisation in the column head.
@@ -115,7 +121,7 @@ def depth_panels(tables: Mapping[str, pd.DataFrame], y: str, y_title: str, heigh
 
 
 def accuracy_dots(
-    printed: Mapping, measured: Mapping, printed_title: str, measured_title: str, height=380
+    printed: Mapping, measured: Mapping, printed_title: str, measured_title: str, height: int = 380
 ) -> go.Figure:
     """Printed accuracies, {label: number or None}, beside ours, {label: one for each seed}, each with an axis of its
     own.
@@ -135,7 +141,18 @@ def accuracy_dots(
     return figure.update_layout(margin_l=110)
 
 
-def apa_panels(kappa, lam, gated, title, wrong=False, draws=None, ranges=None, effect=None, reach=6.0, height=490):
+def apa_panels(
+    kappa: float,
+    lam: float,
+    gated: bool,
+    title: str,
+    wrong: bool = False,
+    draws: tuple | None = None,
+    ranges: Any = None,
+    effect: tuple | None = None,
+    reach: float = 6.0,
+    height: int = 490,
+):
     """AGLU (gated) or APA, its three derivatives, and the place of (κ, λ) among others.
 
     wrong: Eq. 6 beside the true ∂/∂λ. draws: (κ (n,), λ (n,)) of functions drawn behind. ranges: those of κ and λ that
@@ -184,7 +201,9 @@ def _place(kappa, lam, draws, ranges, effect):
     return [*place, here]
 
 
-def start_panels(table: pd.DataFrame, ranges, epochs: int, title: str, floor=1e-3, height=560) -> go.Figure:
+def start_panels(
+    table: pd.DataFrame, ranges: Any, epochs: int, title: str, floor: float = 1e-3, height: int = 560
+) -> go.Figure:
     """A network that learns κ and λ, from where they were drawn: the plane of (κ, λ), accuracy, κ and λ by epoch.
 
     table: a row for each epoch from 0 on, with iteration, accuracy, test_accuracy, and kappa_0 …, lam_0 … of every

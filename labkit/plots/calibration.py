@@ -3,6 +3,7 @@ minority collapse, and Grad-CAM maps.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ def reliability(
 
 
 def groups_dots(
-    table: pd.DataFrame, measures: Sequence[str], heads: Sequence[str], title=None, height=380
+    table: pd.DataFrame, measures: Sequence[str], heads: Sequence[str], title: str | None = None, height: int = 380
 ) -> go.Figure:
     """Measures of heads before (open) and after (filled) the correction: a dot for each seed, a bar for the median.
 
@@ -110,7 +111,13 @@ def groups_dots(
 
 
 def tau_panels(
-    curves: pd.DataFrame, recalls: Sequence[float], before: Sequence[float], tau: float, counts, title=None, height=420
+    curves: pd.DataFrame,
+    recalls: Sequence[float],
+    before: Sequence[float],
+    tau: float,
+    counts: Sequence[int],
+    title: str | None = None,
+    height: int = 420,
 ):
     """Accuracy of groups of classes against τ, with a mark at the present one; and every class's recall before
     (open) and at τ (filled), from the largest class to the smallest.
@@ -171,7 +178,7 @@ def staircase(table: pd.DataFrame, steps: Sequence[str], title: str | None = Non
     return board(panels, 2, height, title, "y", None, (0.03, 0)).update_layout(margin_l=200)
 
 
-def fold_panels(end, tau: float, scores: Mapping, title: str, height: int = 430) -> go.Figure:
+def fold_panels(end: Any, tau: float, scores: Mapping, title: str, height: int = 430) -> go.Figure:
     """A `studies.minority.End`: cosines between class vectors, margins of class means, and accuracy of noisy samples.
 
     scores: {"as trained": dict, "prior taken out": dict} of large, small and overall accuracy.
@@ -216,8 +223,8 @@ def fold_curves(
     y_title: str,
     looks: Mapping[str, Look],
     ideal: float | None = None,
-    height=380,
-    title=None,
+    height: int = 380,
+    title: str | None = None,
 ):
     """A measure of `studies.minority.study` against the imbalance, a line for each head (medians, ranges as bands)."""
     traces = style.bands(table, "imbalance", measure, styles=looks)

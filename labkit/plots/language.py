@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from labkit.plots import vectors
 from labkit.plots.style import (
@@ -51,14 +52,14 @@ def visible(text: str) -> str:
     return text.translate(SPACES)
 
 
-def losses(table: pd.DataFrame, height=380, title: str | None = None) -> go.Figure:
+def losses(table: pd.DataFrame, height: int = 380, title: str | None = None) -> go.Figure:
     """Validation loss of activations (column head) against the step: median over seeds, and their range as a band."""
     styles = {name: look for name, look in ACTIVATIONS.items() if name in set(table["head"])}
     traces = bands(table.dropna(subset="validation_loss"), "iteration", "validation_loss", styles=styles)
     return board([panel("", traces, dict(title="step"), dict(title="validation loss, nats a token"))], 1, height, title)
 
 
-def depth(table: pd.DataFrame, height=340, title: str | None = None) -> go.Figure:
+def depth(table: pd.DataFrame, height: int = 340, title: str | None = None) -> go.Figure:
     """κ and λ of each layer before training (crosses) and at its end (dots), of every seed; lines are medians."""
     layers = sorted(int(name.split("_")[1]) for name in table if name.startswith("kappa_"))
     by_step = table.sort_values("iteration").groupby("seed")
@@ -77,7 +78,7 @@ def depth(table: pd.DataFrame, height=340, title: str | None = None) -> go.Figur
     return board(parts, 2, height, title)
 
 
-def margins_by_frequency(tables: Mapping[str, pd.DataFrame], height=420, title: str | None = None) -> go.Figure:
+def margins_by_frequency(tables: Mapping[str, pd.DataFrame], height: int = 420, title: str | None = None) -> go.Figure:
     """Mean cosine margin of each token's samples against how often it comes next, {name of an activation: table with
     columns text, count, margin}; the letters stand for themselves.
     """
@@ -101,7 +102,7 @@ def margins_by_frequency(tables: Mapping[str, pd.DataFrame], height=420, title: 
 
 
 def next_tokens(
-    names: Sequence[str], probabilities, drawn: int | None, title: str, written="", height=420
+    names: Sequence[str], probabilities: Sequence, drawn: int | None, title: str, written: str = "", height: int = 420
 ) -> go.Figure:
     """The likeliest next tokens as bars, the one that was drawn in another colour.
 
@@ -138,7 +139,15 @@ def wrapped(text: str, width: int = 46, last: int = 16) -> str:
     return "<br>".join(safe)
 
 
-def endings(task_text: str, options: Sequence[str], losses, tokens, right: int | None, mine: int | None, title: str):
+def endings(
+    task_text: str,
+    options: Sequence[str],
+    losses: Sequence[float] | None,
+    tokens: Sequence[int] | None,
+    right: int | None,
+    mine: int | None,
+    title: str,
+):
     """A HellaSwag item: the context, its endings, and beside them what a model makes of them, once it may be seen.
 
     losses, tokens: of each ending, the sum of −log p and the number of tokens; None before the answer. right, mine: the
@@ -163,7 +172,15 @@ def endings(task_text: str, options: Sequence[str], losses, tokens, right: int |
     return board([part], 1, 430, title, annotations=[words])
 
 
-def many_classes(table: pd.DataFrame, ratio: float, points, targets, arrows, title: str, height=430) -> go.Figure:
+def many_classes(
+    table: pd.DataFrame,
+    ratio: float,
+    points: np.ndarray,
+    targets: ArrayLike,
+    arrows: np.ndarray,
+    title: str,
+    height: int = 430,
+) -> go.Figure:
     """Class vectors and features in three dimensions, and measures of a study over C/d with the present place marked.
 
     table: last rows of `labkit.studies.many_classes`, with columns num_classes, dim, seed, nc1, nc2, minimal_margin and

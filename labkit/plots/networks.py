@@ -76,7 +76,14 @@ def _up(values):
     return log_axis(values) if len(values) and values.max() > 20 else {}
 
 
-def dots(curves: pd.DataFrame, measure: str, networks: Sequence[str], epoch=None, log_x=False, title=None) -> go.Figure:
+def dots(
+    curves: pd.DataFrame,
+    measure: str,
+    networks: Sequence[str],
+    epoch: int | None = None,
+    log_x: bool = False,
+    title: str | None = None,
+) -> go.Figure:
     """A measure at one epoch, a row for each network: a dot for each seed and a bar at their median."""
     table, traces = at(curves, epoch), []
     for network in networks:
@@ -91,7 +98,9 @@ def dots(curves: pd.DataFrame, measure: str, networks: Sequence[str], epoch=None
     return figure.update_layout(margin_l=170)
 
 
-def over_epochs(curves: pd.DataFrame, measure: str, networks: Sequence[str], log_y=False, title=None) -> go.Figure:
+def over_epochs(
+    curves: pd.DataFrame, measure: str, networks: Sequence[str], log_y: bool = False, title: str | None = None
+) -> go.Figure:
     """A measure against the epoch: for each network the median over seeds, and their range as a band."""
     table = curves.dropna(subset=measure)
     shades = (BLUE, VERMILION, GREEN, PURPLE, GREY)
@@ -100,7 +109,7 @@ def over_epochs(curves: pd.DataFrame, measure: str, networks: Sequence[str], log
     return board([panel("", bands(table, "iteration", measure, styles=styles), dict(title="epoch"), up)], 1, 380, title)
 
 
-def depth_panels(parameters: pd.DataFrame, networks: Sequence[str], title=None) -> go.Figure:
+def depth_panels(parameters: pd.DataFrame, networks: Sequence[str], title: str | None = None) -> go.Figure:
     """λ and κ by depth before and after training, the panels of Figure 1 of the supplement.
 
     Two rows, λ and κ, a column for each kind of layer that learns. Small grey crosses: every seed before training;
@@ -143,7 +152,9 @@ def _fixed(network, kind, z):
     return function(z), name
 
 
-def network_panels(parameters: pd.DataFrame, network: str, kind: str, seed: int, epoch: int, title=None) -> go.Figure:
+def network_panels(
+    parameters: pd.DataFrame, network: str, kind: str, seed: int, epoch: int, title: str | None = None
+) -> go.Figure:
     """One network and seed at one epoch: λ by depth, κ by depth (with where they started), and the curves they make.
 
     kind: "activation" or "gate". Where nothing is learnt the curve is the fixed one, and the other panels say so.

@@ -14,7 +14,7 @@ from labkit import etf
 from labkit.heads import VARIANTS
 from labkit.history import History
 from labkit.plots import style
-from labkit.plots.style import LABELS, LOG, bands, board, line, log_axis, looks, marks, panel, scale, short
+from labkit.plots.style import LABELS, LOG, Look, bands, board, line, log_axis, looks, marks, panel, scale, short
 from labkit.plots.vectors import arrows, cloud, scene
 from labkit.ufm import classes_of
 
@@ -62,7 +62,14 @@ def ranked(margins: pd.DataFrame, points: int = 300) -> list[dict]:
     return traces
 
 
-def run_panels(history: History, measures: Sequence[str], bounds: Mapping = {}, log_x=True, columns=3, title=None):
+def run_panels(
+    history: History,
+    measures: Sequence[str],
+    bounds: Mapping = {},
+    log_x: bool = True,
+    columns: int = 3,
+    title: str | None = None,
+):
     """Measures of a History, a panel each, for all its heads: medians over seeds, and their ranges as bands.
 
     measures: columns of the table, "margins" for those of every sample at the end, or "equinorm_gap". bounds: {measure:
@@ -89,7 +96,7 @@ def run_panels(history: History, measures: Sequence[str], bounds: Mapping = {}, 
     return board(panels, columns, 120 + 230 * -(-len(panels) // columns), title)
 
 
-def ufm_panels(history: History, num_classes: int, temperature: float = 5.0, title=None) -> go.Figure:
+def ufm_panels(history: History, num_classes: int, temperature: float = 5.0, title: str | None = None) -> go.Figure:
     """The six panels of Figure 2 (and 12–14) of Markou et al. 2024, from a History with one or more heads.
 
     Cross entropy with its bound; mean cosine margin; the margin of every sample at the end, sorted; NC1; NC3; and the
@@ -108,7 +115,14 @@ def bounds_of(num_classes: int, temperature: float) -> dict[str, float]:
     return dict(loss=etf.cross_entropy_bound(num_classes, temperature), cosine_margin=margin, margins=margin)
 
 
-def curves(history: History, measure: str, bound: float | None = None, log_y=True, height=380, title=None):
+def curves(
+    history: History,
+    measure: str,
+    bound: float | None = None,
+    log_y: bool = True,
+    height: int = 380,
+    title: str | None = None,
+):
     """One measure of a History against iterations, all heads; `bound` draws a dashed line at a theoretical limit.
 
     Raises ValueError for a table of several settings, as of a sweep, that would be drawn as one line.
@@ -122,7 +136,13 @@ def curves(history: History, measure: str, bound: float | None = None, log_y=Tru
     return board([part], 1, height, title)
 
 
-def by_size(frame: pd.DataFrame, measures=("accuracy",), heads=None, last: int | None = None, title=None):
+def by_size(
+    frame: pd.DataFrame,
+    measures: Sequence[str] = ("accuracy",),
+    heads: Sequence[str] | None = None,
+    last: int | None = None,
+    title: str | None = None,
+):
     """Curves of training: a column of panels for each size, a row for each measure, all heads; Figure 3 with one row.
 
     frame: with a column size. heads: names, all when None. last: the last iteration drawn. Lines are medians over
@@ -141,7 +161,15 @@ def by_size(frame: pd.DataFrame, measures=("accuracy",), heads=None, last: int |
 
 
 def against(
-    table: pd.DataFrame, x: str, y: str, heads=None, x_title=None, y_title=None, log_x=True, log_y=True, title=None
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    heads: Sequence[str] | None = None,
+    x_title: str | None = None,
+    y_title: str | None = None,
+    log_x: bool = True,
+    log_y: bool = True,
+    title: str | None = None,
 ):
     """A number of each finished run against a setting, e.g. steps against C: the median over seeds, bars for the range.
 
@@ -158,7 +186,13 @@ def against(
     return board([panel("", traces, across, up)], 1, 400, title)
 
 
-def class_margins(margins: pd.DataFrame, sizes_of_classes: Mapping, by: str, heads=None, title=None) -> go.Figure:
+def class_margins(
+    margins: pd.DataFrame,
+    sizes_of_classes: Mapping,
+    by: str,
+    heads: Sequence[str] | None = None,
+    title: str | None = None,
+) -> go.Figure:
     """Mean cosine margin of each class at the end, from the largest class to the smallest: a panel for each value of
     `by`.
 
@@ -176,7 +210,7 @@ def class_margins(margins: pd.DataFrame, sizes_of_classes: Mapping, by: str, hea
     return board(panels, len(panels), 400, title, "y", "below", (0.02, 0))
 
 
-def biases(table: pd.DataFrame, title=None, height=480) -> go.Figure:
+def biases(table: pd.DataFrame, title: str | None = None, height: int = 480) -> go.Figure:
     """Losses of heads with and without a bias against the imbalance of classes, with the smallest that each allows.
 
     table: of `labkit.studies.imbalance.summary`. Marks are medians, bars the range over seeds. Lines are deterministic:
@@ -205,7 +239,7 @@ def biases(table: pd.DataFrame, title=None, height=480) -> go.Figure:
     return board([panel("", traces, across, up)], 1, height, title, legend="below")
 
 
-def memory(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
+def memory(paper: pd.DataFrame, ours: pd.DataFrame, title: str | None = None) -> go.Figure:
     """Memory of training by size and head, in GB: the paper's, of a GPU, and ours, of the whole process on a CPU.
 
     paper, ours: columns size, head, gigabytes (NaN where there is none). Each has an axis of its own: the two are not
@@ -228,7 +262,9 @@ def memory(paper: pd.DataFrame, ours: pd.DataFrame, title=None) -> go.Figure:
     return board(panels, 2, 420, title, legend="below", gaps=(0.09, 0))
 
 
-def bound_curve(class_counts: Sequence[int] = (10, 100, 1000), temperatures=None) -> go.Figure:
+def bound_curve(
+    class_counts: Sequence[int] = (10, 100, 1000), temperatures: Sequence[float] | None = None
+) -> go.Figure:
     """The cross-entropy bound against temperature, one line for each number of classes (Yaras et al. 2022, Theorem
     1).
     """
@@ -238,7 +274,7 @@ def bound_curve(class_counts: Sequence[int] = (10, 100, 1000), temperatures=None
     return figure.update_xaxes(tickvals=[1, 2, 5, 10, 20, 30], dtick=None)
 
 
-def costs(table: pd.DataFrame, measure="milliseconds", height=430) -> go.Figure:
+def costs(table: pd.DataFrame, measure: str = "milliseconds", height: int = 430) -> go.Figure:
     """Time ("milliseconds") or memory ("peak_mib") of the nearest ETF against the number of classes, as Figures 5 and
     16 have it.
 
@@ -263,7 +299,18 @@ def costs(table: pd.DataFrame, measure="milliseconds", height=430) -> go.Figure:
     return board(panels, len(panels), height, None, "y", "below", (0.04, 0))
 
 
-def training_panels(look, table, margins, points, targets, vectors, limit, bounds, title, height=440) -> go.Figure:
+def training_panels(
+    look: Look,
+    table: pd.DataFrame,
+    margins: np.ndarray | None,
+    points: np.ndarray,
+    targets: np.ndarray,
+    vectors: np.ndarray,
+    limit: float,
+    bounds: Mapping,
+    title: str | None,
+    height: int = 440,
+) -> go.Figure:
     """A UFM in training: features and class vectors in space; cross entropy, margins of all samples, NC1 and NC3.
 
     look: of the head. table: columns iteration, loss, nc1 and nc3. margins: (N,). points: (3, n) features with targets

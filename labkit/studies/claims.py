@@ -70,7 +70,7 @@ def verdict(answers: Iterable[bool | None], open_counts: bool = False) -> str:
     return HOLDS if yes and yes >= unknown else UNKNOWN
 
 
-def steps_to(frame, accuracy=1.0):
+def steps_to(frame: pd.DataFrame, accuracy: float = 1.0):
     """The first logged iteration at which a run's accuracy is at least so high: one row for each size, head and seed.
 
     Columns size, num_classes, head, seed, steps; infinite where it never is. Iterations are logged all up to 5, and
@@ -79,7 +79,7 @@ def steps_to(frame, accuracy=1.0):
     return first(frame, frame["accuracy"] >= accuracy)
 
 
-def first(frame, there):
+def first(frame: pd.DataFrame, there: pd.Series):
     """The first logged iteration of each run at which a condition holds, a Series of booleans: as `steps_to`."""
     keys = ["size", "head", "seed"]
     runs = frame[keys].drop_duplicates()
@@ -88,13 +88,13 @@ def first(frame, there):
     return table.assign(num_classes=table["size"].map(classes_of))[["size", "num_classes", "head", "seed", "steps"]]
 
 
-def spread(values, form="{:.3g}"):
+def spread(values: pd.Series, form: str = "{:.3g}"):
     """A median and its range as text: "12 (10–15)"; without the range where it is one number."""
     low, median, high = (form.format(v) for v in (values.min(), values.median(), values.max()))
     return median if low == high else f"{median} ({low}–{high})"
 
 
-def claims(frame):
+def claims(frame: pd.DataFrame):
     """The table of claims, a DataFrame with the columns of `Row`.
 
     frame: of `labkit.studies.sweep.load`, with the heads standard, fixed and implicit in every size, and the variants
@@ -117,7 +117,7 @@ def claims(frame):
     return pd.DataFrame(rows)
 
 
-def control(frame):
+def control(frame: pd.DataFrame):
     """The two claims about the number of classes once more, on sizes that differ in C alone: as `claims`.
 
     frame: runs of CONTROL_SIZES with the three heads (`controlled` has those that came with labkit).
@@ -127,7 +127,7 @@ def control(frame):
     return pd.DataFrame(rows).assign(beside=f"C alone changes; d = 1024, N/C = 25; {NOT_SWEPT}")
 
 
-def controlled(folder=None):
+def controlled(folder: Path | None = None):
     """The runs of the control: those of data/results/ufm-control, and UFM-200 of data/results/ufm."""
     folder = stored() / "results" if folder is None else folder
     return pd.concat([sweep.load(folder / "ufm-control").frame, sweep.load(folder / "ufm", "UFM-200-*").frame])
@@ -271,7 +271,7 @@ def _bound(frame, sizes):
     )
 
 
-def compared(frame, measure, head="implicit"):
+def compared(frame: pd.DataFrame, measure: str, head: str = "implicit"):
     """At every logged iteration from 1 on, size and seed: whether `head` has the smaller value than another of MAIN.
 
     A table with size, seed, iteration, other and answer: True, False, or None where both are rounding (ROUNDING), for
@@ -381,13 +381,13 @@ def _at(frame, iteration):
     return early.loc[early.groupby(["size", "head", "seed"])["iteration"].idxmax()]
 
 
-def markdown(table):
+def markdown(table: pd.DataFrame):
     """A table as Markdown lines."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).values.tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def shown(table):
+def shown(table: pd.DataFrame):
     """The table of claims as documents show it: rule and its date in one column, runs beside the measurement."""
     return pd.DataFrame(
         {
@@ -413,7 +413,7 @@ def documented():
     }
 
 
-def renew(text, tables):
+def renew(text: str, tables: dict[str, pd.DataFrame]):
     """A document with its tables replaced: each stands between "<!-- table: NAME -->" and "<!-- end -->"."""
     for name, table in tables.items():
         place = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)

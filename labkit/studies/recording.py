@@ -4,6 +4,7 @@ film = record(build.make(recipes.RECIPES["digits"], "standard"))
 film.history.frame["nc1"], film.features[20]
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,8 @@ import torch
 
 from labkit import metrics
 from labkit.history import History
+from labkit.vision.batches import Batches
+from labkit.vision.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,14 @@ class Recording:
         """Class means less the global mean, float64 (E+1, C, d)."""
         return centred_means(self.features, self.labels, self.weights.shape[-2])
 
-    def cosines(self, epoch, between="means"):
+    def cosines(self, epoch: int, between: str = "means"):
         """Cosines (C, C) of the centred class means with each other ("means"), or of the class vectors, in rows, with
         them.
         """
         means = torch.nn.functional.normalize(self.means[epoch], dim=-1)
         return (means if between == "means" else self.weights[epoch].double()) @ means.mT
 
-    def axes(self, classes):
+    def axes(self, classes: Sequence[int]):
         """Orthonormal columns (d, 3), each as near as can be to the last mean of one of three classes.
 
         The means lie in the space of the three axes, so at the end they are drawn as they are: the polar factor of the
@@ -52,7 +55,7 @@ class Recording:
         left, _, right = torch.linalg.svd(self.means[-1][list(classes)].mT, full_matrices=False)
         return left @ right
 
-    def shadow(self, classes):
+    def shadow(self, classes: Sequence[int]):
         """The features of three classes seen along `axes`: points (E+1, n, 3), class vectors (E+1, 3, 3), labels (n,),
         share.
 
@@ -65,13 +68,13 @@ class Recording:
         return points, self.weights[:, list(classes)].double() @ axes, self.labels[mine], share
 
 
-def centred_means(features, labels, num_classes):
+def centred_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int):
     """Class means less the global mean, float64 (…, C, d), of features (…, N, d) and labels (N,)."""
     means, global_mean = metrics.class_means(features, labels, num_classes)
     return means - global_mean.unsqueeze(-2)
 
 
-def record(trainer):
+def record(trainer: Trainer):
     """Train with a `Trainer` from its beginning to its end, and keep what it makes of its clean training set after each
     epoch.
 
@@ -92,7 +95,7 @@ def record(trainer):
 
 
 @torch.no_grad()
-def features_of(trainer, batches):
+def features_of(trainer: Trainer, batches: Batches):
     """Features (N, d) of unit length, in float32 on the CPU, and labels (N,) of all samples of `batches` in order."""
     trainer.backbone.eval()
     pairs = [

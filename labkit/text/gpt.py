@@ -6,6 +6,7 @@ gpt("char", vocabulary=65)                      about one million, for one core
 
 import sys
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def gpt(
     vocabulary: int | None = None,
     context: int | None = None,
     dropout: float = 0.0,
-    **options,
+    **options: Any,
 ) -> nn.Module:
     """A GPT2LMHeadModel with new weights: model(tokens (B, T)).logits is (B, T, vocabulary).
 

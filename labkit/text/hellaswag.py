@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,7 +202,7 @@ def tokenizer(name: str | Path):
 @torch.no_grad()
 def score(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Any,
     tasks: Tasks,
     *,
     batch_tokens: int = 4096,

@@ -10,6 +10,7 @@ has a folder of its own, and the same command once more goes on where it was sto
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from labkit import checks
 from labkit.history import History
@@ -95,7 +97,16 @@ def run(
     return make(settings, activation, seed, folder, data=data, tokenizer=tokenizer, progress=progress).run()
 
 
-def make(settings, activation, seed=0, folder=None, *, data=None, tokenizer=None, progress=False) -> training.Trainer:
+def make(
+    settings: dict,
+    activation: str,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: str | None = None,
+    progress: bool = False,
+) -> training.Trainer:
     """The Trainer of `run`, for those who want to look at each epoch."""
     s = check(settings)
     checks.one_of("activation", activation, tuple(ACTIVATIONS))
@@ -152,7 +163,9 @@ def make(settings, activation, seed=0, folder=None, *, data=None, tokenizer=None
     )
 
 
-def measure(model, held_out, batches, tasks, on, progress=False) -> dict:
+def measure(
+    model: nn.Module, held_out: Batches, batches: int, tasks: tuple | None, on: Accelerator, progress: bool = False
+) -> dict:
     """Loss on so many held-out batches, in nats a token; κ and λ by depth; and with tasks, (tokenizer, Tasks),
     HellaSwag's shares of right answers. All over all processes.
     """
@@ -193,7 +206,7 @@ def _tasks(data, tokenizer):
     return hellaswag.tokenizer(tokenizer), hellaswag.read(paths[0], hellaswag.VALIDATION)
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 1 where a run diverged."""
     parser = argparse.ArgumentParser(prog="python -m labkit.text", description="Train GPTs with any activation.")
     parser.add_argument("--recipe", choices=RECIPES, default=next(iter(RECIPES)), help="(%(default)s)")

@@ -1,6 +1,7 @@
 """A language model at work: what it would write next, and how likely it takes each token to be."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,9 @@ def following(
         yield token, logits.softmax(-1)
 
 
-def write(model: nn.Module, vocabulary, prompt: str, count: int, *, temperature: float = 0.8, seed: int = 0) -> str:
+def write(
+    model: nn.Module, vocabulary: Any, prompt: str, count: int, *, temperature: float = 0.8, seed: int = 0
+) -> str:
     """What a model makes of a prompt, without the prompt: the text of `count` tokens, drawn as in `following`.
 
     vocabulary: with encode and decode, such as `corpora.Bytes()`; a prompt without a token raises ValueError.

@@ -16,7 +16,7 @@ import timm
 import torch.nn.functional as F
 from timm.layers import SEModule
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from labkit import checks
 from labkit.activations import AGLU, APA
@@ -47,23 +47,23 @@ LEARNT = ("aglu", "apa")
 
 
 def create(
-    name,
+    name: str,
     *,
-    features_only=False,
-    num_classes=0,
-    in_chans=3,
-    stem=None,
-    image_size=None,
-    affine=True,
-    activation=None,
-    activation_options=None,
-    gate=None,
-    gate_options=None,
-    per_channel=False,
-    attention_bias=True,
-    attention_norm=False,
-    attention_dropout=0.0,
-):
+    features_only: bool = False,
+    num_classes: int = 0,
+    in_chans: int = 3,
+    stem: str | None = None,
+    image_size: int | None = None,
+    affine: bool = True,
+    activation: str | None = None,
+    activation_options: dict | None = None,
+    gate: str | None = None,
+    gate_options: dict | None = None,
+    per_channel: bool = False,
+    attention_bias: bool = True,
+    attention_norm: bool = False,
+    attention_dropout: float = 0.0,
+) -> nn.Module:
     """The network `name`, one of NAMES, for images (N, in_chans, height, width).
 
     num_classes: 0 for pooled features (N, model.num_features), else logits (N, num_classes) of a linear classifier.
@@ -143,7 +143,7 @@ def create(
     return model
 
 
-def parameters_by_depth(model):
+def parameters_by_depth(model: nn.Module) -> pd.DataFrame:
     """The learnt κ and λ of a network, as drawn in Figure 1 of the supplement: a DataFrame, one row for each AGLU and
     APA.
 
@@ -169,7 +169,7 @@ class VGG13(nn.Module):
     expect maps of 7×7, and images of 32 pixels end in maps of one pixel.
     """
 
-    def __init__(self, num_classes=0, in_chans=3, affine=True):
+    def __init__(self, num_classes: int = 0, in_chans: int = 3, affine: bool = True):
         super().__init__()
         layers = []
         for width in (64, 128, 256, 512, 512):
@@ -183,7 +183,7 @@ class VGG13(nn.Module):
         self.num_features, self.num_classes = 512, num_classes
         self.fc = nn.Linear(512, num_classes, bias=affine) if num_classes else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Tensor):
         return self.fc(self.features(x).mean((-2, -1)))
 
 
@@ -192,7 +192,7 @@ class ZeroPadShortcut(nn.Module):
     it.
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor):
         half = x.shape[1] // 2
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
 

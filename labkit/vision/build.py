@@ -5,6 +5,7 @@ run(RECIPES["digits"], "implicit", seed=0, folder="runs")
 
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torchvision.transforms import v2
 
 from labkit import heads
 from labkit.activations import AGLU, APA
-from labkit.history import Store
+from labkit.history import History, Store
 from labkit.optim import AGD, agd_init_
 from labkit.vision import backbones, batches, checkpoints, data, longtail, outputs, processes, recipes, trainer
 from labkit.vision.augment import Cutout, Flip, Normalise, PaddedCrop, Rotation, Torchvision
@@ -27,10 +28,10 @@ POLICIES = {name: getattr(v2.AutoAugmentPolicy, name.upper()) for name in ("cifa
 class Rgb:
     """Grey images (n, 1, H, W) as three equal channels."""
 
-    def draw(self, n, generator):
+    def draw(self, n: int, generator: torch.Generator):
         return None
 
-    def __call__(self, images, draws=None):
+    def __call__(self, images: torch.Tensor, draws: Any = None):
         return images.expand(-1, 3, -1, -1)
 
 
@@ -60,14 +61,23 @@ PICTURE_STEPS = {
 class Runs(Store):
     """Runs on images, each in a folder of its own: its history.parquet, and its checkpoints."""
 
-    def name(self, settings):
+    def name(self, settings: dict):
         cut = settings["imbalance"] and f"lt{settings['imbalance']:g}"
         parts = (settings[key] for key in ("backbone", "activation", "gate", "head", "seed"))
         said = "-".join(str(part) for part in (settings["data"], cut, *parts) if part is not None)
         return f"{said}-{super().name(settings)[-8:]}/{Path(trainer.HISTORY).stem}"
 
 
-def run(settings, head, seed=0, folder=None, *, root=None, download=False, progress=False):
+def run(
+    settings: dict,
+    head: str,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    progress: bool = False,
+) -> History:
     """One run to its end, or from where it was stopped, or from its file if it is finished; returns the History.
 
     settings: a recipe of `recipes.RECIPES`, or one with changes. head: of heads.VARIANTS. seed: of weights, batches and
@@ -86,29 +96,38 @@ def run(settings, head, seed=0, folder=None, *, root=None, download=False, progr
     return history
 
 
-def path_of_outputs(settings, head, seed, folder):
+def path_of_outputs(settings: dict, head: str, seed: int, folder: str | Path) -> Path:
     """Where `run` leaves the outputs of this run, if its set is long-tailed."""
     return Runs(folder).path(described(settings, head, seed)).parent / outputs.FILE
 
 
-def is_long_tailed(settings):
+def is_long_tailed(settings: dict) -> bool:
     """Whether a recipe's training set is a long-tailed one: cut to be so, or from a list of files."""
     return bool(settings["imbalance"]) or settings["data"] in recipes.LISTS
 
 
-def described(settings, head, seed):
+def described(settings: dict, head: str, seed: int) -> dict:
     """What tells one run from all others: the settings with one head, a seed, and the precision that is meant."""
     settings = recipes.check(settings | {"head": [head]})
     return settings | {"head": head, "seed": seed, "precision": processes.resolved(settings["precision"])}
 
 
-def finished(settings, head, seed, folder):
+def finished(settings: dict, head: str, seed: int, folder: str | Path) -> History | None:
     """The History of a finished run with exactly these settings; None where there is none."""
     found = Runs(folder).get(described(settings, head, seed))
     return found if found and found.frame["iteration"].max() == settings["epochs"] else None
 
 
-def make(settings, head, seed=0, folder=None, *, root=None, download=False, progress=False):
+def make(
+    settings: dict,
+    head: str,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    progress: bool = False,
+) -> trainer.Trainer:
     """The Trainer of `run`, for those who want to look at each epoch: `for row in make(...).each_epoch(): ...`."""
     settings = described(settings, head, seed)
     on = processes.accelerator(settings["precision"])
@@ -138,7 +157,7 @@ def make(settings, head, seed=0, folder=None, *, root=None, download=False, prog
     )
 
 
-def epochs_to_measure(settings):
+def epochs_to_measure(settings: dict) -> list[int]:
     """The epochs of `measure_at`, as a list: those of the papers' tables and the last are always among them."""
     epochs, at = settings["epochs"], settings["measure_at"]
     wanted = range(0, epochs + 1, at or 1) if at is None or isinstance(at, int) else at
@@ -148,7 +167,7 @@ def epochs_to_measure(settings):
 # --- images ---
 
 
-def batches_of(settings, seed, root, download, here):
+def batches_of(settings: dict, seed: int, root: str | Path | None, download: bool, here: dict):
     """Batches to train on, of training images to measure, and of the test set (None where there is none); (channels,
     side); and what the images are called, such as "CIFAR-10, JPEG re-encoded".
     """
@@ -181,7 +200,7 @@ def batches_of(settings, seed, root, download, here):
     return shuffled, clean, test[0] if test else None, (channels, side), train.title
 
 
-def load(settings, root=None, download=False):
+def load(settings: dict, root: str | Path | None = None, download: bool = False) -> list:
     """The splits of a recipe's data, its training set cut to a long tail where the settings say so."""
     name, count = settings["data"], settings["count"]
     if name in recipes.LISTS:
@@ -235,7 +254,7 @@ def _mix(settings, classes):
 # --- networks ---
 
 
-def network(settings, in_chans, side):
+def network(settings: dict, in_chans: int, side: int) -> nn.Module:
     """The backbone of the settings, for images (n, in_chans, side, side); for AGD all weights are matrices, at its
     scale.
     """
@@ -285,7 +304,7 @@ def _start(model, settings):
     model.load_state_dict(state)
 
 
-def small_network(pixels, bias=True, width=128, features=64):
+def small_network(pixels: int, bias: bool = True, width: int = 128, features: int = 64) -> nn.Module:
     """Three layers with ReLU between them, from images of so many pixels to features (n, 64)."""
     linear = partial(nn.Linear, bias=bias)
     hidden = [linear(pixels, width), nn.ReLU(), linear(width, width), nn.ReLU()]
@@ -294,7 +313,7 @@ def small_network(pixels, bias=True, width=128, features=64):
     return model
 
 
-def optimizer(settings, backbone, head):
+def optimizer(settings: dict, backbone: nn.Module, head: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum, AdamW or AGD, over the parameters of both that learn."""
     learnt = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad]
     if settings["optimizer"] == "agd":

@@ -46,14 +46,14 @@ class Pyramid(nn.Module):
             part.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True):
         super().train(mode)
         for module in self.body.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor):
         x = self.body.maxpool(self.body.act1(self.body.bn1(self.body.conv1(images))))
         maps = {}
         for k, name in enumerate(STAGES):
@@ -78,7 +78,7 @@ class NormMask(nn.Module):
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         x = F.normalize(F.relu(self.up(x)), dim=1)
         return self.root.square() * F.conv2d(x, F.normalize(self.weight, dim=1)[..., None, None])
 

@@ -1,11 +1,12 @@
 """Grad-CAM: where in a picture a network found what speaks for a class (Selvaraju et al. 2017)."""
 
 import torch
+from torch import nn
 
 from labkit import checks
 
 
-def grad_cam(backbone, head, images: torch.Tensor, classes: torch.Tensor | None = None) -> tuple:
+def grad_cam(backbone: nn.Module, head: nn.Module, images: torch.Tensor, classes: torch.Tensor | None = None) -> tuple:
     """Maps (n, h, w) of images (n, …), at the size of the backbone's last maps, and the classes (n,) they are of.
 
         α_k = mean over pixels of ∂ logit_c/∂ A_k,   map = max(0, Σ_k α_k A_k)

@@ -7,15 +7,16 @@ The test set stays as it is, balanced.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from labkit import checks
-from labkit.vision.data import ImageFiles
+from labkit.vision.sets import ImageFiles, ImageSet
 
 
-def exponential(largest, num_classes, imbalance):
+def exponential(largest: int, num_classes: int, imbalance: float) -> list[int]:
     """Class sizes that fall exponentially: n_c = ⌊largest · imbalance^(−c/(C−1))⌋ for c = 0 … C−1, a list.
 
     CIFAR-10-LT and CIFAR-100-LT (Cui et al. 2019; Cao et al. 2019) are this with largest 5000 and 500 and imbalance 10,
@@ -25,13 +26,13 @@ def exponential(largest, num_classes, imbalance):
     return [int(largest / imbalance ** (c / (num_classes - 1))) for c in range(num_classes)]
 
 
-def step(largest, num_classes, imbalance):
+def step(largest: int, num_classes: int, imbalance: float) -> list[int]:
     """Class sizes of one step: `largest` for the first ⌊C/2⌋ classes and ⌊largest/imbalance⌋ for the others, a list."""
     _check(largest, num_classes, imbalance)
     return [largest if c < num_classes // 2 else int(largest / imbalance) for c in range(num_classes)]
 
 
-def fitting(available, imbalance):
+def fitting(available: Sequence[int], imbalance: float):
     """`exponential` sizes with the largest first class for which no class needs more than its `available` (C,) images.
 
     Of classes of one size that is their size, as in CIFAR-10-LT and CIFAR-100-LT.
@@ -44,7 +45,7 @@ def fitting(available, imbalance):
     return exponential(int(min(n * s for n, s in zip(available, share))), len(available), imbalance)
 
 
-def subset(images, counts, seed=0):
+def subset(images: ImageSet | ImageFiles, counts: Sequence[int] | torch.Tensor, seed: int = 0) -> ImageSet | ImageFiles:
     """counts[c] images of each class c, drawn at random by `seed`, in their old order; for an ImageSet or ImageFiles.
 
     Raises ValueError for counts that are not whole numbers, and where the classes are not as many as the counts, or
@@ -67,7 +68,7 @@ def subset(images, counts, seed=0):
     return images[shuffled[within < counts[labels[shuffled]]].sort().values]
 
 
-def read_list(path, root, classes=None):
+def read_list(path: str | Path, root: str | Path, classes: Sequence[str] | None = None) -> ImageFiles:
     """The pictures of a list file, one "path label" a line with paths relative to `root`, as ImageFiles.
 
     ImageNet-LT and Places-LT (Liu et al. 2019) come as such files. classes: their names; None is the numbers. Pictures

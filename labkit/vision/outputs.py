@@ -20,6 +20,7 @@ from labkit import checks, metrics
 from labkit.history import plain, written_whole
 from labkit.vision import backbones
 from labkit.vision.gradcam import grad_cam
+from labkit.vision.trainer import Trainer
 
 FILE = "outputs.npz"  # in the folder of a run
 TENSORS = ("logits", "labels", "train_counts", "weight", "entropy", "cams", "shown")
@@ -83,7 +84,7 @@ class Outputs:
 
 
 @torch.no_grad()
-def of(trainer) -> Outputs:
+def of(trainer: Trainer) -> Outputs:
     """The Outputs of a Trainer as it stands, as a rule after `run()`; its networks are put into evaluation mode.
 
     For one process. Raises ValueError for a trainer without test images, and for several processes, of which each has
