@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 import labkit
+import labkit.vision
 from labkit import streaming
 
 C, D, N = 4, 6, 90

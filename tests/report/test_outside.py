@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import labkit
+import labkit.vision
 from labkit.report import measures
 
 OUTSIDE = Path(__file__).parent.parent / "outside"
