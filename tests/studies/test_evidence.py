@@ -106,7 +106,7 @@ def test_a_killed_run_loses_at_most_an_epoch(place, until):
     command = [sys.executable, "-m", "labkit.studies.evidence", *arguments(place), "--only", "digits", "--workers", "1"]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     kept = lambda: sorted((place / "runs/digits").rglob("history.parquet"))
-    until(kept, "a first epoch", 80, 0.1)
+    until(kept, "a first epoch", 100, 0.1)
     time.sleep(1)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
@@ -153,4 +153,4 @@ def test_a_bad_list_names_the_entry(place, change, error):
 
 def test_the_list_of_the_project_is_sound():
     runs = evidence.read(ROOT / "evidence.toml")
-    assert {run.kind for run in runs} == {"ufm", "images"} and all(run.hours > 0 for run in runs)
+    assert {run.kind for run in runs} == {"ufm", "images", "text"} and all(run.hours > 0 for run in runs)

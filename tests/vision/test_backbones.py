@@ -9,13 +9,13 @@ from labkit import heads
 from labkit.optim import AGD, agd_init_
 from labkit.vision import backbones
 
-RESNETS = ["resnet18", "resnet32", "resnet50", "resnet101", "resnet152", "resnext50"]
+RESNETS = ["resnet10_half", "resnet18", "resnet32", "resnet50", "resnet101", "resnet152", "resnext50"]
 ATTENTION = [f"se_{name}" for name in RESNETS]
 TRANSFORMERS = ["vit_tiny", "vit_small", "vit_base", "swin_tiny"]
 ALL = [*RESNETS, *ATTENTION, "vgg13", *TRANSFORMERS]
 
 FEATURES = {"vgg13": 512, "vit_tiny": 192, "vit_small": 384, "vit_base": 768, "swin_tiny": 768}
-FEATURES |= {"resnet18": 512, "resnet32": 64}  # the other ResNets: 2048
+FEATURES |= {"resnet10_half": 256, "resnet18": 512, "resnet32": 64}  # the other ResNets: 2048
 
 
 def small(name, **options):
@@ -59,7 +59,9 @@ def test_published_numbers_of_parameters(name, parameters):
 @pytest.mark.parametrize("name", RESNETS)
 def test_channel_attention_adds_two_layers_a_block(name):
     blocks = {"resnet18": (2, 2, 2, 2), "resnet32": (5, 5, 5), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-    widths = {"resnet18": (64, 128, 256, 512), "resnet32": (16, 32, 64)}.get(name, (256, 512, 1024, 2048))
+    blocks |= {"resnet10_half": (1, 1, 1, 1)}
+    widths = {"resnet10_half": (32, 64, 128, 256), "resnet18": (64, 128, 256, 512), "resnet32": (16, 32, 64)}
+    widths = widths.get(name, (256, 512, 1024, 2048))
     ratio = 4 if name == "resnet32" else 16
     attention = sum(
         n * ((c + 1) * (c // ratio) + (c // ratio + 1) * c) for n, c in zip(blocks.get(name, (3, 4, 6, 3)), widths)
@@ -135,7 +137,7 @@ def test_stem_sets_the_size_of_the_first_stage(name, stem, shrinks):
         model(torch.empty(1, 3, 32, 32))
     ((into, out),) = maps
     assert into[2:] == out[2:] == (32 // shrinks, 32 // shrinks)
-    assert into[1] == (16 if name.endswith("resnet32") else 64)
+    assert into[1] == {"resnet32": 16, "resnet10_half": 32}.get(name.removeprefix("se_"), 64)
     kernel = {"imagenet": ((7, 7), (2, 2)), "cifar": ((3, 3), (1, 1))}[stem]
     assert (model.conv1.kernel_size, model.conv1.stride) == kernel
     assert isinstance(model.maxpool, torch.nn.MaxPool2d) == (stem == "imagenet")
@@ -225,7 +227,7 @@ def test_nothing_is_downloaded(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(name="resnet19"), r"name must be one of 'resnet18', .*got 'resnet19'"),
+        (dict(name="resnet19"), r"name must be one of .*'resnet18', .*got 'resnet19'"),
         (dict(activation="mish"), "activation must be one of .*got 'mish'"),
         (dict(name="se_resnet50", gate="relu"), "gate must be one of .*got 'relu'"),
         (dict(gate="apa"), "'resnet18' has not"),
