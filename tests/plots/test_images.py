@@ -111,6 +111,7 @@ def test_chosen_panels_without_test_images(history):
     figure = image_panels(without, 10, panels=("accuracy", "nc1", "nc3", "equinorm_gap"))
     titles = [a.text[4:] for a in figure.layout.annotations]
     assert titles == [LABELS[measure] for measure in ("accuracy", "nc1", "nc3", "equinorm_gap")]
+    assert len(image_panels(without, 10).layout.annotations) == len(PANELS) - 1
     assert figure.layout.xaxis4.title.text == "epoch" and figure.layout.yaxis.range[1] <= 1.06
     assert len(figure.layout.shapes) == 0
 
