@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from labkit import checks, metrics
+from labkit._torchvision import import_torchvision
 
 # name: (label, what it is)
 MEASURES = {
@@ -182,7 +183,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     0.75
     """
     if find_spec("torchvision"):
-        import labkit.vision  # noqa: F401  torchmetrics imports torchvision, which can need the hand that it gets there
+        import_torchvision()  # torchmetrics imports it too, and it can need a hand
     try:
         from torchmetrics.functional.classification import binary_auroc
     except ImportError:

@@ -52,7 +52,7 @@ class Networks(Store):
 @dataclass(frozen=True)
 class Run:
     """One run of an entry of the list. settings: all that it is made with; hours: of one core, as the list says;
-    varied: the settings that its row of `vary` has changed, or {"": its name}.
+    varied: what its row of `vary` is called, its name or the settings that it changes, such as lr-0.1.
     """
 
     entry: str
@@ -60,17 +60,20 @@ class Run:
     serves: str
     hours: float
     settings: dict = field(hash=False)
-    varied: dict = field(hash=False, default_factory=dict)
+    varied: str = ""
 
     @property
     def name(self) -> str:
         """Of its file: head, changes and seed, such as implicit-lr-0.1-seed-0."""
-        changes = [f"{key}-{value}".lstrip("-") for key, value in self.varied.items()]
-        return "-".join([self.settings["head"], *changes, "seed", str(self.settings["seed"])])
+        return "-".join(filter(None, [self.settings["head"], self.varied, "seed", str(self.settings["seed"])]))
 
     def __str__(self) -> str:
-        changes = "".join(f", {key} {value}".replace("  ", " ") for key, value in self.varied.items())
-        return f"{self.entry}: {self.settings['head']}{changes}, seed {self.settings['seed']}"
+        return f"{self.entry}: {self.name}"
+
+    @property
+    def recipe(self) -> dict:
+        """The settings without head and seed, as what trains networks takes them."""
+        return {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
 
     def store(self, results: str | Path) -> Store:
         """Where its result goes: UFMs of the paper's sizes to those of `labkit.studies.sweep`, others to ufm-control,
@@ -91,25 +94,22 @@ class Run:
             return None
         from labkit.vision import build
 
-        settings = {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
-        settings |= {"head": [self.settings["head"]]}
-        if not build.is_long_tailed(settings):
+        if not build.is_long_tailed(self.settings):
             return None
-        return build.path_of_outputs(settings, self.settings["head"], self.settings["seed"], folder)
+        return build.path_of_outputs(self.recipe, self.settings["head"], self.settings["seed"], folder)
 
     def train(self, folder: str | Path) -> History:
         """Make it, from its last checkpoint in `folder` where there is one (UFMs, of some minutes, have none)."""
         if self.kind == "ufm":
             return sweep.train(self.settings)
         head, seed = self.settings["head"], self.settings["seed"]
-        settings = {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
         if self.kind == "text":
             from labkit.studies import language  # only here, as below: UFMs need neither library
 
-            return language.train(settings, head, seed, folder)
+            return language.train(self.recipe, head, seed, folder)
         from labkit.vision import build
 
-        return build.run(settings | {"head": [head]}, head, seed, folder)
+        return build.run(self.recipe, head, seed, folder)
 
 
 def read(path: str | Path = LIST) -> list[Run]:
@@ -128,7 +128,7 @@ def read(path: str | Path = LIST) -> list[Run]:
                 for varied in entry.get("vary", [{}]):
                     for head in entry["heads"]:
                         changed = {key: value for key, value in varied.items() if key != "name"}
-                        named = {"": varied["name"]} if "name" in varied else varied
+                        named = varied.get("name", "-".join(f"{key}-{value}" for key, value in varied.items()))
                         runs.append(Run(*about, _settings(entry, head, seed, changed), named))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, entry {k} ({entry.get('name', 'without a name')}): {error}") from error

@@ -7,7 +7,6 @@
 A language model is a classifier of contexts: its classes are the tokens, its features what goes into the output layer.
 """
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 from labkit import checks, metrics
 from labkit.history import History, provenance
 from labkit.report import collapse
+from labkit.studies import rates
 from labkit.text import corpora, hellaswag, recipes
 from labkit.text.bigram import Bigram
 from labkit.text.gpt import gpt
@@ -29,8 +29,6 @@ from labkit.text.writing import write
 SAMPLES = 65_536  # places in the training text that a run is measured at
 LEAST = 20  # samples of a class, below which nothing is said of its spread
 FREQUENT = 10  # tokens that count as frequent
-# 97.5 % of Student's t with 1, 2, … 9 degrees of freedom
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 MEASURES = (  # of the report, as columns of a run's last row
     "accuracy nearest_mean_accuracy nc1 nc1_quotient cdnv nc2 nc2_means nc3 nc4 equinorm_weights equinorm_means "
     "cosine_margin smallest_margin"
@@ -187,7 +185,7 @@ def stored(folder: str | Path) -> list[History]:
 
 def paired(ends: pd.DataFrame, one: str, other: str, measure: str = "validation_loss") -> dict:
     """How much a measure differs between two activations at the same seeds: mean of one − other, its 95 % interval by
-    Student's t (for more than ten seeds a little too wide), in how many seeds it is below 0, and the number of seeds.
+    Student's t, in how many seeds it is below 0, and the number of seeds.
     The interval is NaN with fewer than two.
 
     >>> ends = pd.DataFrame({"head": ["aglu", "gelu"] * 3, "seed": [0, 0, 1, 1, 2, 2], "loss": [1, 2, 1, 3, 2, 5]})
@@ -196,8 +194,7 @@ def paired(ends: pd.DataFrame, one: str, other: str, measure: str = "validation_
     """
     table = ends.pivot(index="seed", columns="head", values=measure)
     gap = (table[one] - table[other]).dropna()
-    half = STUDENT[min(len(gap), len(STUDENT) + 1) - 2] * gap.std() / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
-    values = {"mean": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half}
+    values = dict(zip(("mean", "low", "high"), rates.interval(gap)))
     return {k: round(float(v), 3) for k, v in values.items()} | {"below": int((gap < 0).sum()), "seeds": len(gap)}
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from labkit import calibration, heads
 from labkit.history import differences
+from labkit.studies import rates
 from labkit.vision import build, outputs, recipes
 from labkit.vision.outputs import Outputs
 
@@ -231,26 +231,9 @@ def paired(table: pd.DataFrame, measure: str, one, other, by: str = "head") -> d
             raise ValueError(f"{name!r} has a seed twice; choose one τ and one setting first")
         sides.append(side)
     gaps = (sides[0] - sides[1]).dropna()
-    n, mean = len(gaps), gaps.mean() if len(gaps) else math.nan
-    half = _student(n - 1) * gaps.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    same = bool(n and ((gaps > 0).all() or (gaps < 0).all()))
-    return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": n, "same_sign": same}
-
-
-def _student(freedom, share=0.975):
-    """The quantile of Student's t, by bisection of its distribution function, an incomplete beta integral."""
-    x = torch.linspace(0, 1, 20001, dtype=torch.float64)
-
-    def below(t):  # P(T < t): the density along t·x
-        density = (1 + (t * x) ** 2 / freedom) ** (-(freedom + 1) / 2)
-        size = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
-        return 0.5 + size * t * torch.trapezoid(density, x).item()
-
-    low, high = 0.0, 20.0 if freedom > 1 else 100.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < share else (low, middle)
-    return low
+    mean, low, high = rates.interval(gaps)
+    same = bool(len(gaps) and ((gaps > 0).all() or (gaps < 0).all()))
+    return {"difference": mean, "low": low, "high": high, "seeds": len(gaps), "same_sign": same}
 
 
 def sentence(pair: Mapping, one: str, other: str, what: str, points: bool = True) -> str:

@@ -1,15 +1,18 @@
-"""Each side at its own best learning rate: one seed chooses the rate, other seeds are reported.
+"""Each side at its own best learning rate: one seed chooses the rate, other seeds are reported, side by side.
 
     ends = rates.read("data/results/omniglot-rates")         the last row of every run, with its rate
     rates.best(ends, "test_accuracy")                        implicit 0.2, standard 0.6, …
+    rates.interval(differences)                              of one side and another at equal seeds
 
 A best rate at the edge of the list may lie beyond it; `best` says so in a warning, and nobody should report it.
 """
 
+import math
 import warnings
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from labkit.history import History
 
@@ -51,3 +54,32 @@ def best(ends: pd.DataFrame, by: str, largest: bool = True) -> pd.Series:
                 f"{head} is best at {rate:g}, the edge of the rates that were tried: {sorted(set(tried))}", stacklevel=2
             )
     return found.rename("rate")
+
+
+def interval(differences: pd.Series) -> tuple[float, float, float]:
+    """The mean of differences at equal seeds, and its 95 % interval by Student's t: (mean, low, high).
+
+    NaN for no difference; the interval is NaN with fewer than two.
+
+    >>> [round(float(value), 3) for value in interval(pd.Series([-1.0, -2.0, -3.0]))]
+    [-2.0, -4.484, 0.484]
+    """
+    n, mean = len(differences), differences.mean() if len(differences) else math.nan
+    half = student(n - 1) * differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    return mean, mean - half, mean + half
+
+
+def student(freedom: int, share: float = 0.975) -> float:
+    """The quantile of Student's t, by bisection of its distribution function, an incomplete beta integral."""
+    x = torch.linspace(0, 1, 20001, dtype=torch.float64)
+
+    def below(t):  # P(T < t): the density along t·x
+        density = (1 + (t * x) ** 2 / freedom) ** (-(freedom + 1) / 2)
+        size = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+        return 0.5 + size * t * torch.trapezoid(density, x).item()
+
+    low, high = 0.0, 20.0 if freedom > 1 else 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < share else (low, middle)
+    return low

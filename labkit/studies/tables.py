@@ -4,7 +4,6 @@ ours = load("data/results/cifar10-resnet18")       finished runs, as `make evide
 beside(printed(2), ours, "test_accuracy")          the rows of the table of which we have runs
 """
 
-import json
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.history import History, differences
+from labkit.history import History, differences, plain
 from labkit.vision import recipes
 
 DATA = {
@@ -156,7 +155,7 @@ def our_rows(table: pd.DataFrame, histories: Mapping[tuple[str, str], History], 
 
 def _of_the_paper(history, data, backbone):
     """Whether runs had the settings of the paper's recipe, but for the backbone and for how long they went on."""
-    recipe = json.loads(json.dumps(recipes.RECIPES[f"guiding/{data}"])) | {"backbone": backbone}
+    recipe = plain(recipes.RECIPES[f"guiding/{data}"]) | {"backbone": backbone}
     run = history.settings["run"]
     return all(run[key] == recipe[key] for key in run if key != "epochs") and run["epochs"] <= recipe["epochs"]
 

@@ -4,14 +4,14 @@ gpt("gpt2-small", activation="aglu")            Radford et al. 2019, 124 439 808
 gpt("char", vocabulary=65)                      about one million, for one core
 """
 
-import sys
+import contextlib
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from labkit import checks
+from labkit._torchvision import import_torchvision
 from labkit.activations import AGLU, APA
 
 # layers, heads, width, tokens of context, vocabulary
@@ -95,23 +95,9 @@ def shapes_by_depth(model: nn.Module) -> dict[str, float]:
 
 
 def import_transformers():
-    """The transformers library, also beside a torchvision that cannot load its compiled part (transformers imports it).
-
-    Of such a torchvision only the declarations are missing, of operators that no language model calls.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except ModuleNotFoundError:
-        pass  # then transformers does without
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
-            raise
-        for name in ("nms", "qnms"):
-            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            if not hasattr(torch.ops.torchvision, name):
-                torch.library.define(f"torchvision::{name}", schema)
-        for module in [name for name in sys.modules if name.startswith("torchvision.")]:
-            del sys.modules[module]  # half-imported
+    """The transformers library, after torchvision, which it imports where there is one, and which can need a hand."""
+    with contextlib.suppress(ModuleNotFoundError):
+        import_torchvision()
     import transformers
 
     return transformers

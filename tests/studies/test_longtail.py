@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from labkit import calibration
-from labkit.studies import longtail, minority
+from labkit.studies import longtail, minority, rates
 from labkit.vision import build, recipes
 from labkit.vision.outputs import Outputs
 
@@ -249,7 +249,7 @@ def test_paired_differences_equal_scipys():
     low, high = stats.t.interval(0.95, 4, gaps.mean(), stats.sem(gaps))
     assert (found["difference"], found["low"], found["high"]) == pytest.approx((gaps.mean(), low, high), rel=1e-5)
     for freedom in (1, 2, 9):
-        assert longtail._student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+        assert rates.student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
     assert longtail.paired(table.iloc[:-1], "few", "a", "b")["seeds"] == 4
     with pytest.raises(ValueError, match="'a' has a seed twice"):
         longtail.paired(pd.concat([table, table]), "few", "a", "b")
