@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from labkit.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, board, log_axis, panel, short
+from labkit import checks
+from labkit.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, board, line, log_axis, panel, short
 
 # A colour is what is measured: features, weights, both together, or features out of distribution.
 FEATURES, WEIGHTS, BOTH, OUTSIDE = BLUE, VERMILION, GREEN, ORANGE
@@ -86,3 +88,38 @@ def _panel(name, looks, values, layers, num_classes):
     if name == "numerical rank of a class (1 at collapse)":
         bound = 1
     return panel(name, traces, x, y, bound)
+
+
+def through_training(table: pd.DataFrame, measure: str, epoch: int, title: str | None = None) -> go.Figure:
+    """One measure over layers and epochs: a map of all, and a line over the layers at one epoch, before the first, and,
+    faint, at all others.
+
+    table: columns layer, measure, value and epoch. The axes do not depend on the epoch. Raises ValueError for an epoch
+    or a measure that is not in the table.
+    """
+    checks.one_of("measure", measure, tuple(table["measure"].unique()))
+    checks.one_of("epoch", epoch, tuple(table["epoch"].unique()))
+    rows = table[table["measure"] == measure]
+    layers = list(rows["layer"].unique())
+    wide = rows.pivot(index="layer", columns="epoch", values="value").reindex(layers)
+    positive = bool((rows["value"] > 0).all()) and measure in PANELS[LOGARITHMIC]
+    label = next((panel[measure][0] for panel in PANELS.values() if measure in panel), measure)
+    colours = np.log10(wide) if positive else wide
+    bar = dict(x=0.43, thickness=12)
+    names = [str(e) for e in wide]
+    place = dict(type="heatmap", x=names, y=layers, z=short(colours), colorscale="Cividis", reversescale=True)
+    place |= dict(colorbar=bar, hovertemplate="epoch %{x}, %{y}: %{z:.3g}<extra></extra>")
+    at = names.index(str(epoch))
+    box = dict(type="rect", xref="x", yref="y", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=len(layers) - 0.5)
+    box |= dict(line=dict(color=BLACK, width=3))
+    faint = dict(showlegend=False, hoverinfo="skip", opacity=0.25)
+    traces = [line(layers, wide[e], colour=GREY, width=1, **faint) for e in wide]
+    traces += [line(layers, wide[min(wide)], "before training", GREY, "dash")]
+    traces += [line(layers, wide[epoch], "at this epoch", BLACK, width=3, mode="lines+markers")]
+    across = dict(title="layer", type="category", categoryorder="array", categoryarray=layers, tickangle=-40)
+    up = log_axis(rows["value"]) if positive else {}
+    panels = [
+        panel(f"log₁₀ of {label}" if positive else label, [place], dict(title="epoch", type="category"), at=((0, 0.42), (0, 1))),
+        panel(f"{label}, layer by layer", traces, across, up, at=((0.6, 1), (0, 1))),
+    ]
+    return board(panels, 2, 430, title, shapes=[box])

@@ -3,9 +3,14 @@
 import math
 import time
 
+import ipywidgets as widgets
+import pandas as pd
+
 from labkit.heads import MAIN
 from labkit.history import History
 from labkit.plots.images import accuracies, best_probabilities, image_panels
+from labkit.plots.report import through_training
+from labkit.report.measures import MEASURES
 from labkit.studies import tables
 from labkit.vision import build
 from labkit.widgets.base import Explorer, log_slider, menu, slider
@@ -59,3 +64,28 @@ class TemperatureExplorer(Explorer):
 
     def figure(self, num_classes, temperature):
         return best_probabilities([10, 100, 1000, round(num_classes)], temperature)
+
+
+class LayersExplorer(Explorer):
+    """How far each layer of a network has collapsed, epoch by epoch.
+
+    table: of one run, with the columns layer, measure, value and epoch, as `labkit.studies.layers` makes it.
+    """
+
+    MEASURES = ("nc1", "cdnv", "nc2_means", "nearest_mean_accuracy", "numerical_rank")
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+        super().__init__()
+
+    def controls(self):
+        epochs = sorted(int(epoch) for epoch in self.table["epoch"].unique())
+        there = set(self.table["measure"])
+        options = [(MEASURES[name][0], name) for name in self.MEASURES if name in there]
+        return {
+            "measure": menu("measure", options, options[0][1]),
+            "epoch": menu("epoch", epochs, epochs[-1], "of training", widgets.SelectionSlider),
+        }
+
+    def figure(self, measure, epoch):
+        return through_training(self.table, measure, epoch, title=f"epoch {epoch}: {MEASURES[measure][1]}")

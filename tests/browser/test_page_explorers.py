@@ -231,6 +231,25 @@ def test_temperature(run, lab, measured):
         assert abs(float(explorer.read_out("temperature τ")) - (0.5 + 29.5 * share)) < 1
 
 
+def test_layers(run, lab):
+    """Notebook 09's explorer of layers and epochs: the line is that of the epoch at which the slider is let go."""
+    made = "from labkit.studies import layers\ntable = layers.on_digits(depth=2, epochs=(0, 1, 2, 4))"
+    lab.write("layers", made, "from labkit.widgets.images import LayersExplorer", "LayersExplorer(table)")
+    explorer = run("layers").explorer("epoch")
+
+    def ends(figure):
+        """NC1 of the last layer, divided by what it was before training."""
+        now, before = (
+            next(t for t in figure.data if t.name == name).y[-1] for name in ("at this epoch", "before training")
+        )
+        return now / before
+
+    assert ends(explorer.figure()) < 0.5
+    explorer.drag("epoch", 0.0)
+    explorer.wait(lambda figure: ends(figure) == 1)
+    assert explorer.read_out("epoch") == "0"
+
+
 def test_language(run, lab):
     """A prompt that is typed is gone on with, an answer shows what the model says, and six classes on the sphere lie at
     right angles.
