@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from labkit.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, board, log_axis, panel, short
+from labkit.plots.colours import BLUE, GREEN, GREY, ORANGE, VERMILION
+from labkit.plots.style import board, log_axis, panel, short
 
 # A colour is what is measured: features, weights, both together, or features out of distribution.
 FEATURES, WEIGHTS, BOTH, OUTSIDE = BLUE, VERMILION, GREEN, ORANGE
