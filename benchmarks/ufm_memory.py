@@ -13,7 +13,7 @@ import pandas as pd
 
 from labkit import ufm
 from labkit.history import History, provenance
-from labkit.studies import sweep
+from labkit.studies.ufms import sweep
 
 HEADS = {
     "standard": "standard",

@@ -6,7 +6,7 @@ Run it again: finished runs are read, not trained.
 """
 
 from labkit.plots import ufm as figures
-from labkit.studies.sweep import sweep
+from labkit.studies.ufms.sweep import sweep
 from labkit.ufm import UFM
 
 DELTAS = [1e-3, 1.0]

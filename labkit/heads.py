@@ -18,7 +18,8 @@ from torch import nn
 from labkit import checks, etf, nearest
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
-from labkit._head import HEADS, VARIANTS, Head, Steps, Variant, make, move, on_sphere, options_of, over_processes
+from labkit._head import HEADS, VARIANTS, Head, Variant, make, move, on_sphere, options_of, over_processes
+from labkit._head.steps import ClassMeans, Steps
 
 __all__ = ["HEADS", "MAIN", "PAPER", "VARIANTS", "ClassMeans", "CosineHead", "FixedETFHead", "Head", "ImplicitETFHead"]
 __all__ += ["LinearHead", "Variant", "make", "on_sphere", "options_of"]
@@ -230,46 +231,6 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
             move(self, frame=torch.where(first, nearest.start_frame(means, self.frame), self.frame))
         elif first:
             move(self, frame=nearest.start_frame(means, self.frame))
-
-
-class ClassMeans(nn.Module):
-    """Running average of the centred class means (Eq. 9), kept before normalisation as the released code does.
-
-        H̄_t = α_t H̄_batch + (1 − α_t) H̄_{t−1},   α_t = max(2/(t+1), 1e-4), or a constant alpha in (0, 1]
-
-    Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a
-    centred mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C),
-    global_mean (…, d), of the last batch alone where `last` is set, seen (…, C), step.
-    """
-
-    def __init__(
-        self, dim: int, num_classes: int, batch_shape: tuple = (), alpha: float | None = None, last: bool = False
-    ):
-        super().__init__()
-        if alpha is not None:
-            checks.positive("alpha", alpha)
-            if alpha > 1:
-                raise ValueError(f"alpha must be at most 1, got {alpha!r}")
-        self.alpha, self.last = alpha, last
-        self.register_buffer("means", torch.zeros(*batch_shape, dim, num_classes))
-        self.register_buffer("global_mean", torch.zeros(*batch_shape, dim))
-        self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-
-    def forward(self, sums: torch.Tensor, counts: torch.Tensor):
-        """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
-        step = self.step + 1
-        alpha = float(self.alpha) if self.alpha else (2 / (step + 1).double()).clamp(min=1e-4)
-        present = counts > 0
-        global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
-        batch = sums / counts.masked_fill(~present, 1).unsqueeze(-1) - global_mean.unsqueeze(-2)
-        # α_t; 1 for a class that is new, 0 for one that is not in the batch
-        weight = present * (1 - (1 - alpha) * self.seen.to(sums.dtype))
-        means = torch.lerp(self.means.to(sums.dtype), batch.mT, weight.unsqueeze(-2))
-        average = self.global_mean.to(sums.dtype)
-        average = average + (1.0 if self.last else alpha) * (global_mean.detach() - average)
-        move(self, means=means.detach(), global_mean=average, seen=self.seen | present, step=step)
-        return means, global_mean
 
 
 class CosineHead(Head, name="cosine", label="cosine classifier", colour="#000000", dash="longdashdot"):

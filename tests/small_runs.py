@@ -11,9 +11,10 @@ from torch import nn
 from labkit import streaming
 from labkit.heads import HEADS
 from labkit.optim import AGD
-from labkit.vision import data, processes, trainer
+from labkit.vision import data
 from labkit.vision.augment import PaddedCrop
 from labkit.vision.batches import Batches
+from labkit.vision.training import processes, trainer
 
 COUNT, DIM = 300, 16  # digits to train on, features
 OPTIMIZERS = {

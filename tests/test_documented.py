@@ -66,9 +66,9 @@ def module(request):
 
 ROOMS = ("vision", "text", "report", "plots")
 IN_ROOMS = [
-    f"{room}.{name}"
+    ".".join(path.relative_to(Path(labkit.__file__).parent).with_suffix("").parts)
     for room in ROOMS
-    for name in sorted(path.stem for path in (Path(labkit.__file__).parent / room).glob("[a-z]*.py"))
+    for path in sorted((Path(labkit.__file__).parent / room).rglob("[a-z]*.py"))
 ]
 
 

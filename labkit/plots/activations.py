@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from labkit.activations import derivatives
 from labkit.history import History
 from labkit.plots import style
-from labkit.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, Look, board, line, log_axis, marks, panel, rgba
+from labkit.plots.colours import BLUE, GREY, ORANGE, SKY, VERMILION, Look, ordered, rgba
+from labkit.plots.style import board, line, log_axis, marks, panel
 
 GRADIENTS = {
     "exact": Look("exact gradient", BLUE),
@@ -42,7 +43,7 @@ def derivative_panels(
     z = torch.linspace(-reach, reach, 121, dtype=torch.float64)
     for letter, values, fixed, legend in (("κ", kappas, "λ = 1", "legend"), ("λ", lams, "κ = 1", "legend2")):
         found = [derivatives(z, *((v, 1.0) if letter == "κ" else (1.0, v)), gated) for v in values]
-        styles = style.ordered(f"{letter} = {v:g}" for v in values).values()
+        styles = ordered(f"{letter} = {v:g}" for v in values).values()
         for part, symbol in PARTS.items():
             traces = [line(z, f[part], *look, width=2.5, legend=legend) for f, look in zip(found, styles)]
             panels.append(panel(f"∂{name}/∂{symbol} at {fixed}", traces, dict(title=dict(text="z", standoff=4))))
@@ -113,7 +114,7 @@ def depth_panels(tables: Mapping[str, pd.DataFrame], y: str, y_title: str, heigh
 
     Lines are medians over seeds, bands their ranges, for each initialisation in the column head.
     """
-    styles, panels = style.ordered(dict.fromkeys(name for t in tables.values() for name in t["head"])), []
+    styles, panels = ordered(dict.fromkeys(name for t in tables.values() for name in t["head"])), []
     for title, table in tables.items():
         up = log_axis(table[y]) | dict(title=y_title if not panels else "")
         panels.append(panel(title, style.bands(table, "layer", y, styles=styles), dict(title="layer"), up))

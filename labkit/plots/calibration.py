@@ -10,10 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from labkit.plots import style, vectors
-from labkit.plots.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILION, Look, board, line, marks, panel, rgba
+from labkit.plots.colours import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILION, Look, ordered, ramp, rgba
+from labkit.plots.style import board, line, marks, panel
 
-_MANY, _MEDIUM, _FEW = style.ramp(3)
-GROUPS = {  # one look for each group of classes; their order is that of style.ramp
+_MANY, _MEDIUM, _FEW = ramp(3)
+GROUPS = {  # one look for each group of classes; their order is that of ramp
     "overall": Look("all classes", BLACK, "solid"),
     "many": Look("many-shot", _MANY, "dash"),
     "medium": Look("medium-shot", _MEDIUM, "dashdot"),
@@ -179,7 +180,7 @@ def staircase(table: pd.DataFrame, steps: Sequence[str], title: str | None = Non
 
 
 def fold_panels(end: Any, tau: float, scores: Mapping, title: str, height: int = 430) -> go.Figure:
-    """A `studies.minority.End`: cosines between class vectors, margins of class means, and accuracy of noisy samples.
+    """An `End` of `studies.ufms.minority`: cosines between class vectors, margins of means, accuracy of noisy samples.
 
     scores: {"as trained": dict, "prior taken out": dict} of large, small and overall accuracy.
     """
@@ -226,7 +227,7 @@ def fold_curves(
     height: int = 380,
     title: str | None = None,
 ):
-    """A measure of `studies.minority.study` against the imbalance, a line for each head (medians, ranges as bands)."""
+    """A measure of `studies.ufms.minority.study` against the imbalance, a line for each head (medians, ranges)."""
     traces = style.bands(table, "imbalance", measure, styles=looks)
     part = panel(
         "",
@@ -245,7 +246,7 @@ def by_depth(table: pd.DataFrame, height: int = 520) -> go.Figure:
 
     table: columns head (what a line is called), seed, kind, layer, kappa, lam.
     """
-    panels, styles = [], style.ordered(dict.fromkeys(table["head"]))
+    panels, styles = [], ordered(dict.fromkeys(table["head"]))
     for column, letter in (("kappa", "κ"), ("lam", "λ")):
         for kind, name in (("activation", "AGLU"), ("gate", "APA gates")):
             part = table[table["kind"] == kind]

@@ -9,8 +9,9 @@ import torch
 
 from labkit.history import History
 from labkit.plots import style
+from labkit.plots.colours import BLACK, GREY
 from labkit.plots.player import play
-from labkit.plots.style import GREY, board, line, log_axis, marks, panel
+from labkit.plots.style import board, line, log_axis, marks, panel
 from labkit.plots.ufm import run_panels
 from labkit.plots.vectors import class_colour, in_space, scene, side_by_side, sphere
 
@@ -53,7 +54,7 @@ def state(
         values = frame[measure]
         up = dict(title=dict(text=label, standoff=4), nticks=4) | (log_axis(values, True) if measure != "nc4" else {})
         across = dict(range=[-0.05 * last, 1.05 * last], title="epoch" if k == 3 else "", showticklabels=k == 3)
-        here = marks([epoch], [row[measure]], label, style.BLACK, more=dict(showlegend=False))
+        here = marks([epoch], [row[measure]], label, BLACK, more=dict(showlegend=False))
         drawn = [line(frame["iteration"], values, label, GREY, showlegend=False), here]
         panels.append(panel("", drawn, across, up, at=((0.74, 1), (0.76 - 0.25 * k, 0.97 - 0.25 * k))))
     title = (

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from labkit import etf
 from labkit.history import History
-from labkit.plots.style import BLACK, GREY, Look, board, line, log_axis, looks, marks, panel, rgba
+from labkit.plots.colours import BLACK, GREY, Look, looks, rgba
+from labkit.plots.style import board, line, log_axis, marks, panel
 from labkit.plots.ufm import FIGURE_2, bounds_of, run_panels
 
 SYMBOLS = {"standard": "circle", "fixed": "diamond", "implicit": "square", "backbone": "triangle-up"}

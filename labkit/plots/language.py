@@ -1,6 +1,6 @@
 """Figures of language models: runs of activations, margins by frequency, what comes next, HellaSwag, and many classes.
 
-Tables in, plotly figures out; `labkit.studies.language` and `labkit.studies.many_classes` make the tables.
+Tables in, plotly figures out; `labkit.studies.language` and `labkit.studies.ufms.many_classes` make the tables.
 """
 
 import textwrap
@@ -12,25 +12,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from labkit.plots import vectors
-from labkit.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    Look,
-    band,
-    bands,
-    board,
-    line,
-    log_axis,
-    marks,
-    panel,
-    short,
-)
+from labkit.plots.colours import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Look
+from labkit.plots.style import band, bands, board, line, log_axis, marks, panel, short
 
 # As in labkit.plots.networks: blue where nothing is learnt, orange-red for AGLU.
 ACTIVATIONS = {
@@ -183,7 +166,7 @@ def many_classes(
 ) -> go.Figure:
     """Class vectors and features in three dimensions, and measures of a study over C/d with the present place marked.
 
-    table: last rows of `labkit.studies.many_classes`, with columns num_classes, dim, seed, nc1, nc2, minimal_margin and
+    table: last rows of `studies.ufms.many_classes`, with columns num_classes, dim, seed, nc1, nc2, minimal_margin and
     `bound`, the largest minimal margin where it is known. ratio: C/d that is marked. points (3, n), targets (n,) and
     arrows (3, C): the picture.
     """

@@ -12,24 +12,8 @@ import plotly.graph_objects as go
 import torch
 
 from labkit import activations
-from labkit.plots.style import (
-    BLACK,
-    BLUE,
-    DASHES,
-    GREEN,
-    GREY,
-    PURPLE,
-    VERMILION,
-    Look,
-    bands,
-    board,
-    line,
-    log_axis,
-    marks,
-    panel,
-    ramp,
-    rgba,
-)
+from labkit.plots.colours import BLACK, BLUE, DASHES, GREEN, GREY, PURPLE, VERMILION, Look, ramp, rgba
+from labkit.plots.style import bands, board, line, log_axis, marks, panel
 
 LABELS = {
     "relu": "ReLU",

@@ -7,7 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from labkit import checks
-from labkit.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, board, line, log_axis, panel, short
+from labkit.plots.colours import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION
+from labkit.plots.style import board, line, log_axis, panel, short
 
 # A colour is what is measured: features, weights, both together, or features out of distribution.
 FEATURES, WEIGHTS, BOTH, OUTSIDE = BLUE, VERMILION, GREEN, ORANGE
@@ -119,7 +120,12 @@ def through_training(table: pd.DataFrame, measure: str, epoch: int, title: str |
     across = dict(title="layer", type="category", categoryorder="array", categoryarray=layers, tickangle=-40)
     up = log_axis(rows["value"]) if positive else {}
     panels = [
-        panel(f"log₁₀ of {label}" if positive else label, [place], dict(title="epoch", type="category"), at=((0, 0.42), (0, 1))),
+        panel(
+            f"log₁₀ of {label}" if positive else label,
+            [place],
+            dict(title="epoch", type="category"),
+            at=((0, 0.42), (0, 1)),
+        ),
         panel(f"{label}, layer by layer", traces, across, up, at=((0.6, 1), (0, 1))),
     ]
     return board(panels, 2, 430, title, shapes=[box])

@@ -1,6 +1,6 @@
 """Figures of UFMs in training and of several sizes side by side, of imbalance, τ and d, of memory and time.
 
-Tables are those of a `History`, or of `labkit.studies.sweep` with a column size: one row for each head, seed and
+Tables are those of a `History`, or of `labkit.studies.ufms.sweep` with a column size: one row for each head, seed and
 iteration.
 """
 
@@ -14,20 +14,12 @@ from labkit import etf
 from labkit.heads import VARIANTS
 from labkit.history import History
 from labkit.plots import style
-from labkit.plots.style import LABELS, LOG, Look, bands, board, line, log_axis, looks, marks, panel, scale, short
+from labkit.plots.colours import BLACK, BLUE, GREEN, GREY, VERMILION, Look, looks
+from labkit.plots.style import LABELS, LOG, bands, board, line, log_axis, marks, panel, scale, short
 from labkit.plots.vectors import arrows, cloud, scene
 from labkit.ufm import classes_of
 
 FIGURE_2 = ("loss", "cosine_margin", "margins", "nc1", "nc3", "equinorm_gap")
-METHODS = {  # ways to compute the nearest ETF and its gradient: (colour, marker)
-    "closed form": (style.GREEN, "circle"),
-    "closed form, no gradient": (style.SKY, "circle-open"),
-    "closed form, float64": (style.BLACK, "triangle-up"),
-    "trust region, cold": (style.VERMILION, "square"),
-    "trust region, warm": (style.ORANGE, "square-open"),
-    "Proposition 1, dense": (style.BLUE, "diamond"),
-    "SVD with autograd": (style.PURPLE, "x"),
-}
 
 
 def with_excess(frame: pd.DataFrame, temperature: float = 5.0) -> pd.DataFrame:
@@ -213,10 +205,10 @@ def class_margins(
 def biases(table: pd.DataFrame, title: str | None = None, height: int = 480) -> go.Figure:
     """Losses of heads with and without a bias against the imbalance of classes, with the smallest that each allows.
 
-    table: of `labkit.studies.imbalance.summary`. Marks are medians, bars the range over seeds. Lines are deterministic:
+    table: of `studies.ufms.imbalance.summary`. Marks are medians, bars the range over seeds. Lines are deterministic:
     the bound of each way, and, dotted, where the fixed head with a bias comes to rest.
     """
-    colours = {"standard": style.VERMILION, "fixed": style.BLUE, "implicit": style.GREEN}
+    colours = {"standard": VERMILION, "fixed": BLUE, "implicit": GREEN}
     traces, shift = ([], np.linspace(0.94, 1.06, table["way"].nunique()))  # not on top of each other
     for way, rows in table.groupby("way", sort=False):
         colour, bare = colours[way.split(",")[0]], "no bias" in way
@@ -226,10 +218,10 @@ def biases(table: pd.DataFrame, title: str | None = None, height: int = 480) -> 
         place = rows["imbalance"] * shift[list(table["way"].unique()).index(way)]
         traces.append(marks(place, rows["loss"], way, colour, 11, symbol, dict(error_y=bars), line=dict(width=2)))
     lines = {
-        "bound: standard": ("standard", "bound", style.VERMILION, "dash"),
-        "bound: an ETF without bias": ("fixed, no bias", "bound", style.GREY, "dash"),
-        "bound: an ETF with b = −W·mean(h)": ("implicit, b = −Wμ", "bound", style.BLACK, "dash"),
-        "at rest, the bias held constant": ("fixed, b = −W·mean(h)", "rest", style.BLUE, "dot"),
+        "bound: standard": ("standard", "bound", VERMILION, "dash"),
+        "bound: an ETF without bias": ("fixed, no bias", "bound", GREY, "dash"),
+        "bound: an ETF with b = −W·mean(h)": ("implicit, b = −Wμ", "bound", BLACK, "dash"),
+        "at rest, the bias held constant": ("fixed, b = −W·mean(h)", "rest", BLUE, "dot"),
     }
     for name, (way, column, colour, dash) in lines.items():
         rows = table[table["way"] == way]
@@ -272,31 +264,6 @@ def bound_curve(
     bounds = {f"C = {C}": [etf.cross_entropy_bound(C, float(t)) for t in taus] for C in class_counts}
     figure = style.lines(taus, bounds, "temperature τ", "smallest cross entropy", height=380)
     return figure.update_xaxes(tickvals=[1, 2, 5, 10, 20, 30], dtick=None)
-
-
-def costs(table: pd.DataFrame, measure: str = "milliseconds", height: int = 430) -> go.Figure:
-    """Time ("milliseconds") or memory ("peak_mib") of the nearest ETF against the number of classes, as Figures 5 and
-    16 have it.
-
-    table: columns method, num_classes, dim, quantity ("forward" or "forward + backward", a panel each) and the measure.
-    Of several dimensions at one C the largest is drawn; it shows under the pointer.
-    """
-    table = table.dropna(subset=measure).sort_values(["num_classes", "dim"])
-    table = table.drop_duplicates(["method", "quantity", "num_classes"], keep="last")
-    title = {"peak_mib": "peak memory, MiB"}.get(measure, measure)
-    over = "C = %{x}, d = %{customdata}: %{y:.3g}"
-    unknown = {name: (style.GREY, "star") for name in table["method"]}
-    panels = []
-    for quantity in [q for q in ("forward", "forward + backward") if q in set(table["quantity"])]:
-        traces = []
-        for method, (colour, symbol) in (unknown | METHODS).items():
-            mine = table[(table["method"] == method) & (table["quantity"] == quantity)]
-            more = dict(mode="lines+markers", marker=dict(symbol=symbol, size=8), hovertemplate=over)
-            if len(mine):
-                traces.append(line(mine["num_classes"], mine[measure], method, colour, **more, customdata=mine["dim"]))
-        across = dict(type="log", title="classes C", tickvals=sorted(table["num_classes"].unique().tolist()))
-        panels.append(panel(quantity, traces, across, log_axis(table[measure]) | dict(title=title)))
-    return board(panels, len(panels), height, None, "y", "below", (0.04, 0))
 
 
 def training_panels(

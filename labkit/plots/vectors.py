@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import torch
 from numpy.typing import ArrayLike
 
-from labkit.plots.style import BLACK, CLASS_COLOURS, GREY, board, layout, line, log_axis, marks, panel, short
+from labkit.plots.colours import BLACK, CLASS_COLOURS, GREY
+from labkit.plots.style import board, layout, line, log_axis, marks, panel, short
 
 EYE = (1.15, 1.0, 0.65)
 _GROUPS = [("solid", "circle", 6), ("dash", "diamond", 4), ("dot", "square", 4)]  # dash, symbol and width

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from labkit import checks, heads, ufm
 from labkit.history import History, Store, written_whole
-from labkit.studies import sweep
+from labkit.studies.ufms import sweep
 
 LIST = "evidence.toml"
 FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry; `vary` may be there too
@@ -76,7 +76,7 @@ class Run:
         return {key: value for key, value in self.settings.items() if key not in ("head", "seed")}
 
     def store(self, results: str | Path) -> Store:
-        """Where its result goes: UFMs of the paper's sizes to those of `labkit.studies.sweep`, others to ufm-control,
+        """Where its result goes: UFMs of the paper's sizes to those of `ufms.sweep`, others to ufm-control,
         so that nobody takes them for the paper's; others to a folder of the entry.
         """
         if self.kind != "ufm":

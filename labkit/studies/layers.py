@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from labkit.report import collapse
-from labkit.vision import batches, data, trainer
+from labkit.vision import batches, data
+from labkit.vision.training import trainer
 
 EPOCHS = (0, 1, 2, 3, 5, 8, 12, 20, 30)  # those that on_digits measures
 

@@ -18,7 +18,7 @@ import pandas as pd
 from labkit import calibration, heads
 from labkit.history import differences
 from labkit.studies import rates
-from labkit.vision import build, outputs, recipes
+from labkit.vision import build, fields, outputs, recipes
 from labkit.vision.outputs import Outputs
 
 DIGITS = recipes.RECIPES["digits"] | {"imbalance": 20, "epochs": 30, "measure_at": 30}  # 119 … 5 training images
@@ -124,7 +124,7 @@ def load(folder: str | Path, pattern: str = "cifar10-lt*") -> dict[str, Outputs]
 
 def _what(run, *without):
     """The settings that say what a run is, but for some."""
-    return {k: v for k, v in run.settings["run"].items() if k not in (*recipes.HOW, *without)}
+    return {k: v for k, v in run.settings["run"].items() if k not in (*fields.HOW, *without)}
 
 
 def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:

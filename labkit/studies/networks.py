@@ -2,7 +2,7 @@
 became.
 
 Data are in memory, without augmentation, and networks have a classifier of their own; the loop is that of
-labkit.vision.trainer.
+labkit.vision.training.trainer.
 """
 
 from collections import namedtuple
@@ -15,9 +15,10 @@ import torch
 from labkit import checks, metrics
 from labkit.activations import AGLU, APA
 from labkit.history import History, Store, provenance
-from labkit.vision import backbones, data, trainer
+from labkit.vision import backbones, data
 from labkit.vision.batches import Batches
 from labkit.vision.outputs import attention_entropy
+from labkit.vision.training import trainer
 
 _STAR = dict(activation="aglu", gate="apa", attention_norm=True, attention_dropout=0.1)
 

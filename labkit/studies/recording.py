@@ -13,7 +13,7 @@ import torch
 from labkit import metrics
 from labkit.history import History
 from labkit.vision.batches import Batches
-from labkit.vision.trainer import Trainer
+from labkit.vision.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from labkit.history import History, differences, plain
-from labkit.vision import recipes
+from labkit.vision import fields, recipes
 
 DATA = {
     "CIFAR10": "cifar10",
@@ -92,7 +92,7 @@ def load(folder: str | Path) -> dict[tuple[str, str], History]:
     Runs that are not finished are left out; no folder, or an empty one, gives {}. The settings of a joined History are
     those that its runs share, without head and seed, and "runs", how many there are.
     Raises ValueError, naming the files, for a damaged or foreign one, and where runs of one set and backbone differ in
-    more than head, seed and how fast and how often they were measured (recipes.HOW).
+    more than head, seed and how fast and how often they were measured (fields.HOW).
     """
     groups = {}
     for path in sorted(Path(folder).rglob("*.parquet")):
@@ -119,7 +119,7 @@ def _together(found):
 
 def _shared(history):
     """What all runs of one experiment have in common."""
-    own = {"head", "seed", *recipes.HOW}
+    own = {"head", "seed", *fields.HOW}
     run = {key: value for key, value in history.settings["run"].items() if key not in own}
     return {"run": run, **{key: history.settings[key] for key in SAME}}
 
@@ -129,7 +129,7 @@ def beside(table: pd.DataFrame, histories: Mapping[tuple[str, str], History], me
 
     histories: as from `load`. measure: "accuracy" (for Table 1) or "test_accuracy" (for Table 2).
     Columns dataset, network, epoch, head, paper and ours as "median (low–high)" in percent, seeds (of ours), images
-    (what ours were trained on). Runs count only if they had the settings of the paper's recipe, but for recipes.HOW,
+    (what ours were trained on). Runs count only if they had the settings of the paper's recipe, but for fields.HOW,
     and for fewer epochs: without a schedule, epoch 50 of a run does not know how many follow.
     """
     ours = our_rows(table, histories, measure)

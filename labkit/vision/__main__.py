@@ -15,8 +15,10 @@ import sys
 import torch
 
 from labkit import heads
-from labkit.vision import build, processes
-from labkit.vision.recipes import CHOICES, FIELDS, RECIPES, check
+from labkit.vision import build
+from labkit.vision.fields import CHOICES, FIELDS, check
+from labkit.vision.recipes import RECIPES
+from labkit.vision.training import processes
 
 SHOWN = ("accuracy", "test_accuracy", "loss", "nc1")
 

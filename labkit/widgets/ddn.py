@@ -4,7 +4,7 @@ import torch
 
 from labkit import plots, ufm
 from labkit.heads import ImplicitETFHead
-from labkit.studies import ddn
+from labkit.studies.ufms import ddn
 from labkit.widgets.base import Explorer, log_slider, slider
 
 

@@ -119,7 +119,7 @@ class HellaSwagExplorer(Explorer):
 class ManyClassesExplorer(Explorer):
     """What replaces the simplex when classes outnumber dimensions: a sphere trained live at C/d, and the stored study.
 
-    study: the History of `labkit.studies.many_classes`. each, iterations: of the live training in three dimensions.
+    study: the History of `studies.ufms.many_classes`. each, iterations: of the live training in three dimensions.
     """
 
     DIM = 3

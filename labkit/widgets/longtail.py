@@ -8,7 +8,8 @@ import ipywidgets as widgets
 import numpy as np
 
 from labkit import calibration, plots
-from labkit.studies import longtail, minority
+from labkit.studies import longtail
+from labkit.studies.ufms import minority
 from labkit.widgets.base import Explorer, box, log_slider, menu, slider
 
 BINS = (5, 10, 15, 20)

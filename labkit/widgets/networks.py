@@ -1,9 +1,84 @@
-"""An explorer of what networks learnt: κ and λ by depth, and the activations and gates they make, from saved runs."""
+"""Explorers of κ and λ in networks: where they start, with a training from there, and what saved runs learnt."""
+
+import math
+import time
 
 import ipywidgets as widgets
+import pandas as pd
 
 from labkit import plots
-from labkit.widgets.base import Explorer, menu
+from labkit.studies import activation_fits
+from labkit.widgets.base import Explorer, menu, range_slider, slider
+from labkit.widgets.training import TrainingExplorer
+
+EPOCHS = 20  # of a training; the learning rate falls along half a cosine until then
+WORDS = "scikit-learn's digits, 1201 images to train on and 596 to test"
+
+
+class DigitRun:
+    """A DigitNet in training on handwritten digits; a row of measures for each epoch from 0 on.
+
+    Settings: kappa and lam, the ranges that they are drawn from; blocks, lr, seed. A run that diverges has ended.
+    """
+
+    def __init__(self, kappa, lam, blocks, lr, seed):
+        self.settings = dict(kappa=kappa, lam=lam, blocks=blocks, lr=lr, seed=seed)
+        starts = dict(kappa_init=kappa, lambda_init=(lam[0], max(lam[1], 1e-3)))  # a λ of 0 only is none
+        self._coming = activation_fits.epochs_of(seed, epochs=EPOCHS, lr=lr, blocks=blocks, **starts)
+        self.rows = [next(self._coming)]
+        self.diverged = False
+
+    @property
+    def iteration(self):
+        return EPOCHS if self.diverged else self.rows[-1]["iteration"]
+
+    def advance(self, iteration, seconds=math.inf):
+        """Train up to that epoch, or for about that many seconds, but whole epochs, if this comes first."""
+        end = time.monotonic() + seconds
+        while self.iteration < iteration and time.monotonic() < end:
+            self.rows.append(next(self._coming))
+            self.diverged = not math.isfinite(self.rows[-1]["loss"])
+
+    def table(self):
+        return pd.DataFrame(self.rows)
+
+
+class StartsExplorer(TrainingExplorer):
+    """Ranges of κ and λ by sliders with two handles, starts drawn from them, and a network that trains from
+    there while one looks: its accuracy, and κ and λ of every layer. See TrainingExplorer.
+    """
+
+    unit = "epoch"
+
+    def controls(self):
+        late, slide = dict(continuous_update=False), widgets.SelectionSlider
+        return {
+            "kappa": range_slider("κ from … to", (1.0, 1.3), -3.0, 3.0, 0.1, "of the uniform draw", **late),
+            "lam": range_slider("λ from … to", (0.0, 1.0), 0.0, 3.0, 0.05, "of the uniform draw", **late),
+            "blocks": slider("blocks", 4, 1, 24, 1, "two activations in each, one of them on the shortcut", **late),
+            "lr": menu("learning rate", [0.005, 0.02, 0.1], 0.1, "at the start", slide),
+            "seed": slider("seed", 0, 0, 20, 1, "of the weights, κ and λ", **late),
+        }
+
+    def new_run(self, **settings):
+        return DigitRun(**settings)
+
+    def split(self, **settings):
+        return settings, EPOCHS
+
+    def looks(self, iteration, end):
+        return iteration + 1
+
+    @staticmethod
+    def drawn(run):
+        s, last = run.settings, run.rows[-1]
+        ends = lambda pair, digits: " to ".join(f"{v:.{digits}f}" for v in pair).replace("-", "−")
+        state = "the loss is no longer finite" if run.diverged else f"{100 * last['test_accuracy']:.1f} % right"
+        title = (
+            f"κ from {ends(s['kappa'], 1)}, λ from {ends(s['lam'], 2)}; {s['blocks']} blocks, rate {s['lr']:g}, "
+            f"seed {s['seed']}<br>epoch {run.iteration} of {EPOCHS}: {state} ({WORDS})"
+        )
+        return plots.activations.start_panels(run.table(), (s["kappa"], s["lam"]), EPOCHS, title)
 
 
 class NetworksExplorer(Explorer):

@@ -1,4 +1,4 @@
-"""The interactive figures of UFMs in training; `labkit.widgets.base` has what all explorers share."""
+"""The interactive figures of UFMs, in training and saved; `labkit.widgets.base` has what all explorers share."""
 
 import math
 import time
@@ -11,7 +11,7 @@ import torch
 from labkit import etf, plots, ufm
 from labkit.heads import HEADS, MAIN
 from labkit.history import History
-from labkit.widgets.base import log_slider, menu, slider
+from labkit.widgets.base import Explorer, log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
 from labkit.widgets.training import TrainingExplorer
 
@@ -123,7 +123,7 @@ class UFMExplorer(TrainingExplorer):
         s, C, (table, margins), end = run.settings, run.spec.num_classes, run.history(), run.iteration
         last = table.iloc[-1]
         points, targets, vectors = run.picture()
-        bounds, look = plots.ufm.bounds_of(C, s["temperature"]), plots.style.looks([s["head"]])[s["head"]]
+        bounds, look = plots.ufm.bounds_of(C, s["temperature"]), plots.colours.looks([s["head"]])[s["head"]]
         title = (
             f"{look.label}, step {end}: cross entropy {last['loss']:.4g}, bound {bounds['loss']:.4g}<br>"
             f"NC1 {last['nc1']:.1e}, NC3 {last['nc3']:.1e}; "
@@ -136,7 +136,7 @@ class UFMExplorer(TrainingExplorer):
 
 
 def _heads():
-    options = [(look.label, name) for name, look in plots.style.looks(HEADS).items()]
+    options = [(look.label, name) for name, look in plots.colours.looks(HEADS).items()]
     return menu("head", options, "implicit", "where the class vectors come from")
 
 
@@ -159,3 +159,39 @@ def watch_ufm(spec=ufm.UFM_10, heads=MAIN, iterations=100, seed=0, every=0.3, me
             live.draw(plots.ufm.run_panels(history, measures, bounds))
             drawn = time.monotonic()
     return history
+
+
+class RunsExplorer(Explorer):
+    """The six panels of Figure 2 for one size, some heads, and one seed or the median and range of all.
+
+    history: of `labkit.studies.ufms.sweep.load`; its frame has a column size.
+    """
+
+    def __init__(self, history):
+        self.history = history
+        super().__init__()
+
+    def controls(self):
+        frame = self.history.frame
+        heads = [(look.label, head) for head, look in plots.colours.looks(frame["head"]).items()]
+        seeds = sorted(frame["seed"].unique().tolist())
+        main = tuple(h for _, h in heads if h in MAIN)
+        chosen = menu("heads", heads, main or (heads[0][1],), "several with shift or ctrl", kind=widgets.SelectMultiple)
+        chosen.rows = len(heads)
+        sizes = sorted(frame["size"].unique(), key=ufm.classes_of)
+        return {
+            "size": menu("model", sizes, sizes[0], "number of classes"),
+            "seed": menu("seed", [("all: median and range", -1), *((str(s), s) for s in seeds)], -1),
+            "heads": chosen,
+        }
+
+    def figure(self, size, heads, seed):
+        shown = self.history.where(size=size, head=heads)
+        if seed != -1:
+            shown = shown.where(seed=seed)
+        C = ufm.classes_of(size)
+        counts = shown.frame.groupby("head")["seed"].nunique()
+        title = f"{size}: " + (f"seed {seed}" if seed != -1 else f"{counts.min()} seeds" if len(counts) else "")
+        if shown.frame.empty:
+            title = f"{size}: not run for this choice" if heads else f"{size}: choose a head"
+        return plots.ufm.ufm_panels(shown, C, title=title)

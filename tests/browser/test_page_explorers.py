@@ -123,7 +123,7 @@ def test_apa(run, measured):
 
 def test_starts(run, lab):
     """A network trains live from starts drawn from the ranges, stops at a press, and begins anew with another range."""
-    lab.write("starts", "from labkit import widgets", "widgets.starts.StartsExplorer()")
+    lab.write("starts", "from labkit import widgets", "widgets.networks.StartsExplorer()")
     explorer = run("starts").explorer("learning rate")
     epoch = lambda figure: int(figure.layout.title.text.split("epoch ")[1].split(" of")[0])
     assert epoch(explorer.figure()) == 0

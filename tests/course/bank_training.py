@@ -10,7 +10,7 @@ from course.bank_geometry import B_of, centred, polar
 
 from labkit import etf, heads, nearest, reference
 from labkit.history import History
-from labkit.studies import claims
+from labkit.studies.ufms import claims
 
 
 def loop(*_):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from labkit import calibration, plots
-from labkit.studies import longtail, minority
+from labkit.studies import longtail
+from labkit.studies.ufms import minority
 
 TABLE = calibration.reliability(
     torch.randn(200, 4, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 4, 10

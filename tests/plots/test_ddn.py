@@ -9,7 +9,7 @@ import pytest
 from labkit.plots import player
 from labkit.plots.ddn import LIT, alphas, relative_difference, study_panels, two_paths
 from labkit.plots.ufm import ufm_panels
-from labkit.studies.ddn import WITH, WITHOUT, train_both
+from labkit.studies.ufms.ddn import WITH, WITHOUT, train_both
 from labkit.ufm import UFM
 
 

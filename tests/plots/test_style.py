@@ -70,8 +70,8 @@ FIGURES = {
     "gallery_3d": lambda: plots.vectors.gallery_3d({"a": etf_3d(), "b": -etf_3d()}),
     "lines": lambda: plots.style.lines([1, 2, 3], {"a": [1, 2, 3]}, "x", "y", marks={"here": 2}),
     "histograms": lambda: plots.style.histograms({"a": [1.0, 2.0, 2.0]}, "x", marks={"here": 2}),
-    "costs": lambda: plots.ufm.costs(COSTS),
-    "costs in memory": lambda: plots.ufm.costs(COSTS, "peak_mib"),
+    "costs": lambda: plots.ddn.costs(COSTS),
+    "costs in memory": lambda: plots.ddn.costs(COSTS, "peak_mib"),
 }
 
 
@@ -128,7 +128,7 @@ def test_scales(log_y, kind):
 def test_heads_differ_in_colour_and_in_dash():
     drawn = lines_of(plots.ufm.curves(RUN, "loss")).values()
     assert len({t.line.color for t in drawn}) == len({t.line.dash for t in drawn}) == 3
-    assert {(t.name, t.line.color, t.line.dash) for t in drawn} == set(plots.style.looks(HEADS).values())
+    assert {(t.name, t.line.color, t.line.dash) for t in drawn} == set(plots.colours.looks(HEADS).values())
 
 
 def test_a_head_that_nobody_declared_is_drawn_under_its_own_name():
@@ -139,7 +139,7 @@ def test_a_head_that_nobody_declared_is_drawn_under_its_own_name():
         assert {"mine", "yours", "standard"} == set(drawn)
         colours = {t.line.color for t in drawn.values()}
         assert len(colours) == 3 and not colours - {drawn["standard"].line.color} & {
-            look.colour for look in plots.style.looks(HEADS).values()
+            look.colour for look in plots.colours.looks(HEADS).values()
         }
 
 
@@ -153,7 +153,7 @@ def test_a_head_is_drawn_as_it_is_declared(monkeypatch):
     drawn = lines_of(plots.ufm.curves(history((0,), ["implicit", "plain", "mine"]), "loss"))
     assert list(drawn) == ["implicit ETF", "my head", "plain"]
     assert (drawn["my head"].line.color, drawn["my head"].line.dash) == ("#123456", "longdash")
-    assert drawn["plain"].line.color in plots.style.SPARE  # no colour of its own
+    assert drawn["plain"].line.color in plots.colours.SPARE  # no colour of its own
 
 
 def sweep_of_two(column):
@@ -352,7 +352,7 @@ def test_histograms_are_shares_on_common_bins():
 
 
 def test_costs_draws_each_method_once_per_quantity():
-    figure = plots.ufm.costs(COSTS)
+    figure = plots.ddn.costs(COSTS)
     assert [t.text for t in figure.layout.annotations] == ["forward", "forward + backward"]
     drawn = {(t.name, t.xaxis): t for t in figure.data}
     assert len(drawn) == len(figure.data) == 5
@@ -370,13 +370,13 @@ def test_costs_draws_each_method_once_per_quantity():
 
 
 def test_costs_of_memory_leave_out_what_was_not_measured():
-    assert {t.name for t in plots.ufm.costs(COSTS, "peak_mib").data} == {"closed form", "SVD with autograd"}
+    assert {t.name for t in plots.ddn.costs(COSTS, "peak_mib").data} == {"closed form", "SVD with autograd"}
 
 
 def test_methods_have_a_colour_each():
-    assert len({colour for colour, _ in plots.ufm.METHODS.values()}) == len(plots.ufm.METHODS) == 7
+    assert len({colour for colour, _ in plots.ddn.METHODS.values()}) == len(plots.ddn.METHODS) == 7
 
 
 def test_every_stored_method_is_drawn():
     stored = pd.read_parquet(Path(__file__).parents[2] / "data/results/nearest-etf.parquet")
-    assert {t.name for t in plots.ufm.costs(stored).data} == set(stored["method"])
+    assert {t.name for t in plots.ddn.costs(stored).data} == set(stored["method"])

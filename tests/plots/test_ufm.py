@@ -9,7 +9,7 @@ from labkit.heads import VARIANTS
 from labkit.history import History
 from labkit.plots.ufm import against, by_size, class_margins, memory, with_excess
 from labkit.ufm import UFM, classes_of
-from labkit.widgets.results import RunsExplorer
+from labkit.widgets.ufm import RunsExplorer
 
 HEADS, TIMES, SEEDS = ["standard", "fixed", "implicit", "standard_no_norm"], [0, 1, 9, 99], (0, 1, 2)
 
@@ -77,7 +77,7 @@ def test_against_a_setting():
     (trace,) = against(table, "C", "steps").data
     assert (list(trace.x), list(trace.y)) == ([10, 100], [3, 6])
     assert (list(trace.error_y.array), list(trace.error_y.arrayminus)) == ([4, 0], [1, 1])
-    assert (trace.line.color, trace.line.dash) == plots.style.looks(["fixed"])["fixed"][1:]
+    assert (trace.line.color, trace.line.dash) == plots.colours.looks(["fixed"])["fixed"][1:]
 
 
 def test_margins_of_classes():
@@ -135,9 +135,9 @@ def test_the_explorer_says_when_there_is_nothing(explorer):
 
 
 def test_every_variant_has_a_style_of_its_own():
-    styles = plots.style.looks(VARIANTS)
+    styles = plots.colours.looks(VARIANTS)
     assert len(styles) == len({look.colour for look in styles.values()}) == len(VARIANTS)
-    assert not {look.colour for look in styles.values()} & set(plots.style.CLASS_COLOURS)
+    assert not {look.colour for look in styles.values()} & set(plots.colours.CLASS_COLOURS)
 
 
 def test_biases_are_drawn_with_their_bounds():

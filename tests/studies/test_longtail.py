@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 
 from labkit import calibration
-from labkit.studies import longtail, minority, rates
+from labkit.studies import longtail, rates
+from labkit.studies.ufms import minority
 from labkit.vision import build, recipes
 from labkit.vision.outputs import Outputs
 

@@ -190,7 +190,7 @@ def test_panels_of_heads_are_medians_and_every_figure_is_plain_json(film):
 
 
 def test_every_choice_of_digits_and_epochs_gives_three_classes(film):
-    explorer = widgets.digits.DigitsExplorer({"standard": film})
+    explorer = widgets.images.DigitsExplorer({"standard": film})
     for first, second, third in [(0, 1, 2), (9, 9, 9), (4, 5, 4), (9, 0, 9)]:
         figure = explorer.figure("standard", first, second, third, 3)
         clouds = [t.name for t in figure.data if t.name and t.name.startswith("digit")]
@@ -203,7 +203,7 @@ def test_every_choice_of_digits_and_epochs_gives_three_classes(film):
 
 def test_a_value_set_from_code_shows(film, monkeypatch):
     shown = []
-    explorer = widgets.digits.DigitsExplorer({"standard": film})
+    explorer = widgets.images.DigitsExplorer({"standard": film})
     monkeypatch.setattr(explorer._live, "draw", shown.append)
     explorer.set(first=7, epoch=2)
     assert len(shown) == 1 and shown[0] == explorer.figure("standard", 7, 1, 2, 2)

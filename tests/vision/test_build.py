@@ -13,7 +13,8 @@ from PIL import Image
 
 from labkit.heads import MAIN, VARIANTS
 from labkit.history import History
-from labkit.vision import __main__, build, checkpoints, data, recipes, trainer
+from labkit.vision import __main__, build, data, pipelines, recipes
+from labkit.vision.training import checkpoints, trainer
 
 DIGITS, CPU = recipes.RECIPES["digits"], {"device": "cpu"}
 
@@ -47,7 +48,7 @@ def test_variants_of_the_heads_train(name):
 
 
 def test_the_test_set_is_normalised_as_the_training_set():
-    train, clean, test, shape, title = build.batches_of(DIGITS, 0, None, False, CPU)
+    train, clean, test, shape, title = pipelines.batches_of(DIGITS, 0, None, False, CPU)
     assert shape == (1, 8) and title == "scikit-learn's digits"
     images = torch.cat([images for images, _ in clean.epoch(0)])
     assert images.mean().item() == pytest.approx(0, abs=1e-5) and images.std().item() == pytest.approx(1, abs=1e-3)
@@ -61,7 +62,7 @@ def test_the_test_set_is_normalised_as_the_training_set():
 @pytest.mark.parametrize("measured_on", ["clean", "augmented"])
 def test_augmentation_is_for_training_and_for_what_is_measured_on_it(measured_on):
     steps = ["flip", "rotation:15", "crop:1", "normalise"]
-    train, clean, test, *_ = build.batches_of(
+    train, clean, test, *_ = pipelines.batches_of(
         DIGITS | {"augmentation": steps, "measured_on": measured_on}, 0, None, False, CPU
     )
     kinds = [[type(t).__name__ for t in part.transforms] for part in (train, clean, test)]
@@ -72,7 +73,7 @@ def test_augmentation_is_for_training_and_for_what_is_measured_on_it(measured_on
 
 def test_pictures_of_another_side():
     settings = recipes.RECIPES["thousand"] | {"data": "patterns", "side": 12, "count": 8, "batch_size": 4}
-    train, clean, test, shape, title = build.batches_of(settings, 0, None, False, CPU)
+    train, clean, test, shape, title = pipelines.batches_of(settings, 0, None, False, CPU)
     assert shape == (3, 12) and test is None and len(train.images.classes) == 1000 and "random patterns" in title
     images, labels = next(iter(clean.epoch(0)))
     assert images.shape == (8, 3, 12, 12)
@@ -82,7 +83,7 @@ def test_pictures_of_another_side():
 
 
 def test_imagenet_comes_from_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "WORKERS", 0)
+    monkeypatch.setattr(pipelines, "WORKERS", 0)
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("n01", "n02"):
@@ -91,7 +92,7 @@ def test_imagenet_comes_from_folders(tmp_path, monkeypatch):
             for i, size in enumerate([(260, 300), (400, 240)]):
                 Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     settings = recipes.RECIPES["guiding/imagenet"] | {"measured_on": "clean"}
-    train, clean, test, shape, title = build.batches_of(settings, 0, tmp_path, False, CPU)
+    train, clean, test, shape, title = pipelines.batches_of(settings, 0, tmp_path, False, CPU)
     for batches in (train, clean, test):
         ((images, labels),) = batches.epoch(0)
         assert images.shape == (4, 3, 224, 224) and sorted(labels.tolist()) == [0, 0, 1, 1]

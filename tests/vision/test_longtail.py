@@ -12,7 +12,7 @@ import torch
 from image_sets import image_set, which
 from PIL import Image
 
-from labkit.vision import build, longtail, recipes
+from labkit.vision import fields, longtail, pipelines
 
 
 def exactly(largest, num_classes, imbalance, c):
@@ -147,24 +147,24 @@ def test_every_picture_must_be_there(listed):
         longtail.read_list(listed, listed.parent)
 
 
-@pytest.mark.parametrize("name", list(recipes.LISTS))
+@pytest.mark.parametrize("name", list(fields.LISTS))
 def test_published_lists(name, tmp_path):
     """Made-up lists under the published names, read through a recipe's loader."""
     (tmp_path / name / "pictures").mkdir(parents=True)
     for k in range(3):
         Image.new("RGB", (5, 4), (k, 0, 0)).save(tmp_path / name / "pictures" / f"{k}.jpg")
-    train, test = (tmp_path / name / part for part in recipes.LISTS[name])
-    last = recipes.LISTED_CLASSES[name] - 1
+    train, test = (tmp_path / name / part for part in fields.LISTS[name])
+    last = fields.LISTED_CLASSES[name] - 1
     train.write_text(f"pictures/0.jpg 0\npictures/1.jpg {last}\npictures/2.jpg {last}\n")
     test.write_text("pictures/2.jpg 7\n")
-    settings = recipes.FIELDS | {"data": name}
-    found, other = build.load(settings, tmp_path)
+    settings = fields.FIELDS | {"data": name}
+    found, other = pipelines.load(settings, tmp_path)
     assert len(found.classes) == len(other.classes) == last + 1
     assert found.labels.tolist() == [0, last, last] and other.labels.tolist() == [7]
     assert found.counts()[[0, 1, last]].tolist() == [1, 0, 2] and found.open(2).size == (5, 4)
     test.write_text(f"pictures/2.jpg {last + 1}\n")
     with pytest.raises(ValueError, match=f"{test.name}, line 1: expected a path, a space and a label below {last + 1}"):
-        build.load(settings, tmp_path)
+        pipelines.load(settings, tmp_path)
 
 
 def test_counts_are_whole_numbers():

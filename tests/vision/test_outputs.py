@@ -6,7 +6,7 @@ import torch
 
 from labkit import metrics
 from labkit.studies import networks
-from labkit.vision import build, gradcam, outputs, recipes
+from labkit.vision import build, outputs, recipes
 from labkit.vision.outputs import Outputs
 
 TAILED = recipes.RECIPES["digits"] | {"imbalance": 20, "epochs": 2, "measure_at": []}
@@ -53,7 +53,7 @@ def test_channel_attention_is_kept_by_image_and_depth():
         run.backbone(images)
     torch.testing.assert_close(kept.entropy, outputs.attention_entropy(seen[0]), rtol=1e-5, atol=0)
     assert kept.cams.shape == (len(kept.shown), 2, 2) and kept.labels[kept.shown].bincount().max() == 3
-    one, guess = gradcam.grad_cam(run.backbone, run.head, images[kept.shown[4:5]])
+    one, guess = outputs.grad_cam(run.backbone, run.head, images[kept.shown[4:5]])
     torch.testing.assert_close(kept.cams[4:5], one, rtol=1e-4, atol=1e-6)
     assert guess == kept.logits[kept.shown[4]].argmax()
     assert {row["kind"] for row in kept.parameters} == {"activation", "gate"} and len(kept.parameters) == 46

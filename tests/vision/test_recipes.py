@@ -10,9 +10,11 @@ from torch import nn
 from labkit.activations import AGLU, APA
 from labkit.heads import HEADS
 from labkit.optim import AGD
-from labkit.vision import build, data, recipes, torchvision, trainer
+from labkit.vision import build, data, fields, pipelines, torchvision
 from labkit.vision.batches import SAMPLERS, repeated
-from labkit.vision.recipes import FIELDS, RECIPES
+from labkit.vision.fields import FIELDS
+from labkit.vision.recipes import RECIPES
+from labkit.vision.training import trainer
 
 # What differs from FIELDS, in which nothing is done to the images and all is as the network has it.
 CIFAR = dict(mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010])
@@ -73,7 +75,7 @@ FACTS = {
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "/" in name])
 def test_every_field_is_as_the_papers_have_it(name):
-    assert recipes.check(RECIPES[name]) == FIELDS | FACTS[name]
+    assert fields.check(RECIPES[name]) == FIELDS | FACTS[name]
 
 
 def plain(name):
@@ -113,7 +115,7 @@ def test_the_network_has_as_many_parameters_as_the_papers(name):
 
 def made_up(settings, folder):
     """Ten images of three classes, of the kind and size that the data have."""
-    if settings["data"] not in (*recipes.LISTS, "imagenet"):
+    if settings["data"] not in (*fields.LISTS, "imagenet"):
         channels, size = {"mnist": (1, 28), "stl10": (3, 96)}.get(settings["data"], (3, 32))
         return [image_set([20, 20, 20], size, channels)] * 2
     paths = [folder / f"{i}.png" for i in range(10)]
@@ -126,9 +128,9 @@ def made_up(settings, folder):
 def test_a_step_of_every_recipe(name, tmp_path, monkeypatch):
     settings = RECIPES[name] | {"batch_size": 3, "imbalance": None}
     parts = made_up(settings, tmp_path)
-    monkeypatch.setattr(build, "_load", lambda *_: parts[0])
-    monkeypatch.setattr(build.longtail, "read_list", lambda *_: parts[0])
-    monkeypatch.setattr(build, "WORKERS", 0)
+    monkeypatch.setattr(pipelines, "_load", lambda *_: parts[0])
+    monkeypatch.setattr(pipelines.longtail, "read_list", lambda *_: parts[0])
+    monkeypatch.setattr(pipelines, "WORKERS", 0)
     made = build.make(settings, settings["head"][-1], root=tmp_path)
     for batches, side in ((made.train, settings["side"]), (made.clean, None), (made.test, settings["side"] and 224)):
         images, targets = next(iter(batches.epoch(0)))
@@ -157,7 +159,7 @@ def test_agd_starts_at_its_own_scale():
 
 
 def test_the_released_options_reach_the_heads(monkeypatch):
-    monkeypatch.setattr(build, "_load", lambda *_: image_set([20] * 10, 32))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: image_set([20] * 10, 32))
     heads = [build.make(RECIPES["guiding/cifar10"], name).head for name in ("standard", "fixed", "fixed_haar")]
     assert heads[0].weight.norm(dim=-1).mean().item() == pytest.approx((10 / 512) ** 0.5)
     assert heads[1].follows and heads[2].follows
@@ -206,9 +208,9 @@ def test_fine_tuning_starts_from_another_run(tmp_path):
 
 
 def test_a_long_tail(monkeypatch):
-    monkeypatch.setattr(build, "_load", lambda *_: image_set([500] * 100, 4))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: image_set([500] * 100, 4))
     for imbalance, total in ((100, 10847), (50, 12608), (10, 19573)):
-        train, test = build.load(RECIPES["apa/cifar100-lt"] | {"imbalance": imbalance})
+        train, test = pipelines.load(RECIPES["apa/cifar100-lt"] | {"imbalance": imbalance})
         assert len(train) == total and len(test) == 50_000  # counts of the released code
 
 
@@ -249,7 +251,7 @@ def test_epochs_that_are_measured():
 )
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        recipes.check(RECIPES["digits"] | changes)
+        fields.check(RECIPES["digits"] | changes)
 
 
 def test_unknown_steps_are_refused():

@@ -10,7 +10,7 @@ import torch
 from sweeps import check_numbers, corners, positions, sweeps
 
 from labkit import etf, heads, ufm, widgets
-from labkit.studies import ddn
+from labkit.studies.ufms import ddn
 
 pytestmark = [pytest.mark.usefixtures("page"), pytest.mark.filterwarnings("error")]
 CLASSES = range(2, 11)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.studies import many_classes
+from labkit.studies.ufms import many_classes
 from labkit.text import corpora, hellaswag
 from labkit.text.bigram import Bigram
 from labkit.widgets.language import HellaSwagExplorer, ManyClassesExplorer, PromptExplorer

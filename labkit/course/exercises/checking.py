@@ -1,7 +1,7 @@
 """`check`, `use` and `records`: an attempt is tried on several inputs, and what is wrong with it is said.
 
-An exercise is data (`Exercise`); all of them stand in the modules named in PARTS, so that no answer can be read in a
-cell. `check` never raises, and keeps what came out, for `use` and for the grading of handed-in notebooks.
+An exercise is data (`Exercise`); all of them stand in the modules of `bank` that PARTS names, so that no answer can be
+read in a cell. `check` never raises, and keeps what came out, for `use` and for the grading of handed-in notebooks.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def exercises() -> dict[str, Exercise]:
     """All exercises by name, in the order of the modules."""
     found = {}
     for part in PARTS:
-        for exercise in importlib.import_module(f"labkit.course.exercises.{part}").EXERCISES:
+        for exercise in importlib.import_module(f"labkit.course.exercises.bank.{part}").EXERCISES:
             if exercise.name in found:
                 raise ValueError(f"two exercises are called {exercise.name!r}")
             found[exercise.name] = exercise

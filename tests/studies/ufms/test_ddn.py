@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from labkit import etf, nearest
 from labkit.heads import FixedETFHead, ImplicitETFHead, LinearHead
 from labkit.history import History, plain
-from labkit.studies import ddn as module
-from labkit.studies.ddn import WITH, WITHOUT, Runs, influence, load_study, study, train_both
+from labkit.studies.ufms import ddn as module
+from labkit.studies.ufms.ddn import WITH, WITHOUT, Runs, influence, load_study, study, train_both
 from labkit.ufm import UFM, UFM_10, Trainer, train_ufm
 
 SMALL = UFM(4, 30, 8, 3.0)
@@ -255,6 +255,6 @@ def test_ends_has_a_row_for_each_setting():
 
 
 def test_the_stored_study_is_whole():
-    found = module.ends(load_study(Path(__file__).resolve().parents[2] / "data/results/ddn"))
+    found = module.ends(load_study(Path(__file__).resolve().parents[3] / "data/results/ddn"))
     assert len(found) == len(module.STUDY) and (found["seeds"] == 5).all()
     assert "−0.061 (−0.103 to −0.043)" in module.shown(found)["loss with it over without it, %"].tolist()

@@ -204,6 +204,6 @@ EXERCISES = (
             (lambda U, Y: Y - U @ (U.mT @ Y + Y.mT @ U) / 2, "the tangent part; asked for is its share of the length"),
         ),
         sizes=lambda U, Y: {"C": U.shape[1], "d": U.shape[0]},
-        library=("labkit.studies.ddn.influence",),
+        library=("labkit.studies.ufms.ddn.influence",),
     ),
 )

@@ -1,6 +1,5 @@
 """What all heads share: the register they enter by being defined, their arguments, and the form that is taken."""
 
-import contextlib
 import inspect
 import math
 from collections.abc import Sequence
@@ -183,54 +182,6 @@ class Head(nn.Module):
     def extra_repr(self):
         tau = torch.as_tensor(self.temperature).mean().item()
         return f"dim={self.dim}, num_classes={self.num_classes}, temperature={tau:g}"
-
-
-class Steps:
-    """For heads whose training moves a state: one step for a call, or for several that are gathered."""
-
-    _begun, _gathering = None, False
-
-    def _begin(self, sums, counts, state):
-        """The class sums and counts that a step takes in: of a call, and of those gathered before it.
-
-        A step begins with a call outside `gather`, or the first one inside. Another call of the same step, or one
-        during a backward pass, which is one that torch.utils.checkpoint makes again, finds the state, a list of
-        tensors, as it was when the step began.
-        """
-        again = torch._C._current_graph_task_id() != -1
-        if self._begun and (again or self._gathering):
-            before, earlier, last = self._begun
-            if not again:
-                earlier = last if earlier is None else tuple(a + b for a, b in zip(earlier, last))
-            elif not torch.allclose(sums, last[0], rtol=1e-3, atol=1e-3 * self.num_classes):
-                raise RuntimeError("only the last call of an implicit head can be computed again by a checkpoint")
-            for tensor, value in zip(state, before):
-                tensor.copy_(value)
-        else:
-            before, earlier = [tensor.clone() for tensor in state], None
-        self._begun = before, earlier, (sums.detach(), counts)
-        return (sums, counts) if earlier is None else (sums + earlier[0], counts + earlier[1])
-
-    @contextlib.contextmanager
-    def gather(self):
-        """Calls inside count as one step, with the samples of all of them: micro-batches of one step of the optimiser.
-
-        The k-th call uses the class means of the first k micro-batches, with the gradient through its own samples; the
-        state at the end is that of one call with all.
-
-        >>> from labkit import heads
-        >>> head, z, labels = heads.ImplicitETFHead(8, 4), torch.randn(20, 8), torch.arange(20) % 4
-        >>> with head.gather():
-        ...     for part in range(2):
-        ...         logits = head(z[10 * part :][:10], labels[10 * part :][:10])
-        >>> int(head.class_means.step)
-        1
-        """
-        self._begun, self._gathering = None, True
-        try:
-            yield self
-        finally:
-            self._gathering = False
 
 
 def on_sphere(z: torch.Tensor, temperature: torch.Tensor | float):

@@ -17,9 +17,9 @@ import torch
 
 from labkit.heads import PAPER
 from labkit.history import History
-from labkit.studies import ddn
-from labkit.studies import sweep as module
-from labkit.studies.sweep import SIZES, VARIANTS, Runs, expand, load, sweep
+from labkit.studies.ufms import ddn
+from labkit.studies.ufms import sweep as module
+from labkit.studies.ufms.sweep import SIZES, VARIANTS, Runs, expand, load, sweep
 from labkit.ufm import UFM, UFM_10, train_ufm
 
 SMALL = UFM(3, 12, 6)
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, damage):
 
 def test_kill_9_loses_the_run_in_progress_only(tmp_path, until):
     grid = "{'spec': [UFM(10, 300, 64)], 'head': ['standard'], 'seed': range(30), 'iterations': [150]}"
-    code = f"from labkit.studies.sweep import sweep; from labkit.ufm import UFM; sweep({grid}, {str(tmp_path)!r}, jobs=1, progress=False)"
+    code = f"from labkit.studies.ufms.sweep import sweep; from labkit.ufm import UFM; sweep({grid}, {str(tmp_path)!r}, jobs=1, progress=False)"
     process = subprocess.Popen([sys.executable, "-c", code])
     until(lambda: len(list(tmp_path.glob("*.parquet"))) >= 2, "two runs")
     process.send_signal(signal.SIGKILL)
@@ -226,7 +226,7 @@ def test_seeds_and_options_of_numpy_and_torch_are_saved(tmp_path):
 
 
 def test_every_stored_run_is_found_by_its_settings():
-    folder = Path(__file__).resolve().parents[2] / "data" / "results"
+    folder = Path(__file__).resolve().parents[3] / "data" / "results"
     for store in (Runs(folder / "ufm"), ddn.Runs(folder / "ddn")):
         paths = sorted(store.folder.glob("*.parquet"))
         assert len(paths) > 20
@@ -248,7 +248,7 @@ def test_the_command(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "labkit.studies.sweep",
+        "labkit.studies.ufms.sweep",
         "--sizes",
         "UFM-10",
         "--heads",

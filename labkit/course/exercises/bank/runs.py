@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import torch
 
+from labkit.course.exercises.bank.ufm import bound
 from labkit.course.exercises.exercise import Exercise
-from labkit.course.exercises.ufm import bound
 
 
 def my_steps(frame, accuracy=0.9, how="median", strictly=False, by="num_classes"):

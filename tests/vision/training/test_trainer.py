@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 from labkit import metrics
 from labkit.heads import HEADS, MAIN
 from labkit.history import History
-from labkit.vision import checkpoints, processes, trainer
-from labkit.vision.trainer import HISTORY
+from labkit.vision.training import checkpoints, processes, trainer
+from labkit.vision.training.trainer import HISTORY
 
 SECONDS = ["seconds", "seconds_measuring"]
 STEPS = 5  # batches in an epoch
@@ -202,7 +202,7 @@ def test_killed_and_resumed_is_unbroken(tmp_path, until):
     process = subprocess.Popen(
         [sys.executable, small_runs.__file__, tmp_path / "killed"],
         cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[3])},
     )
     there = tmp_path / "killed" / "epoch-00002.checkpoint"
     until(lambda: process.poll() is not None or there.exists(), "the second epoch")

@@ -7,9 +7,9 @@ import pytest
 
 from labkit import etf
 from labkit.history import History
-from labkit.studies import many_classes
+from labkit.studies.ufms import many_classes
 
-STORED = Path(__file__).parents[2] / "data/results/ufm-many-classes.parquet"
+STORED = Path(__file__).parents[3] / "data/results/ufm-many-classes.parquet"
 
 
 def log_energy(distances):

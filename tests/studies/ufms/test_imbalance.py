@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from labkit import etf, ufm
 from labkit.heads import ImplicitETFHead
 from labkit.history import History
-from labkit.studies import imbalance
+from labkit.studies.ufms import imbalance
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SIZES = torch.tensor([12, 5, 3, 2])
 BIASED = "implicit, b = −Wμ"
 

@@ -2,7 +2,7 @@
 
 sweep({"spec": [UFM_10], "head": ["standard", "implicit"], "delta": [1e-3, 1e-1], "seed": range(5)}, folder="runs")
 
-python -m labkit.studies.sweep --help          the paper's runs, into data/results/ufm
+python -m labkit.studies.ufms.sweep --help          the paper's runs, into data/results/ufm
 """
 
 import argparse

@@ -8,8 +8,8 @@ import textwrap
 import pytest
 import torch
 
-from labkit.vision import checkpoints
-from labkit.vision.checkpoints import DamagedCheckpoint
+from labkit.vision.training import checkpoints
+from labkit.vision.training.checkpoints import DamagedCheckpoint
 
 
 def state(epoch):
@@ -103,7 +103,7 @@ def test_killed_while_writing_leaves_the_old_one(tmp_path):
     old = checkpoints.save(tmp_path, 1, state(1))
     script = f"""
         import os, signal
-        from labkit.vision import checkpoints
+        from labkit.vision.training import checkpoints
         os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
         checkpoints.save({str(tmp_path)!r}, 2, {{"epoch": 2}})
     """

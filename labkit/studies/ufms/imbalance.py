@@ -1,6 +1,6 @@
 """What the bias of an ETF head does where classes are unequal: UFMs with each head, with its bias and without.
 
-    python -m labkit.studies.imbalance --out data/results/ufm-imbalance.parquet
+    python -m labkit.studies.ufms.imbalance --out data/results/ufm-imbalance.parquet
 
 The guiding paper's Eq. 8 gives the implicit head b = −W μ_G and says nothing of the fixed one; the released code gives
 the fixed head b = −W·mean(h) of the batch, a constant for the gradient. For each way there is a deterministic number
@@ -176,7 +176,7 @@ def summary(table: pd.DataFrame, sizes: dict) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m labkit.studies.imbalance", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m labkit.studies.ufms.imbalance", description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="the Parquet file to write")
     print(train().save(parser.parse_args(arguments).out))
 

@@ -17,13 +17,14 @@ import torch.distributed as dist
 
 from labkit.heads import HEADS
 from labkit.history import History
-from labkit.vision import __main__, checkpoints
-from labkit.vision.trainer import HISTORY
+from labkit.vision import __main__
+from labkit.vision.training import checkpoints
+from labkit.vision.training.trainer import HISTORY
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="this PyTorch has no gloo"
 )
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 MEASURES = [
     "batch_loss",
     "loss",

@@ -14,7 +14,7 @@ SMALL = dict(kappa=(-2.0, 2.0), lam=(0.2, 0.4), blocks=1, lr=0.1, seed=3)
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(widgets.starts, "EPOCHS", 2)
+    monkeypatch.setattr(widgets.networks, "EPOCHS", 2)
 
 
 def trace(figure, name):
@@ -23,7 +23,7 @@ def trace(figure, name):
 
 
 def test_a_run_is_that_of_train_digits(short):
-    run = widgets.starts.DigitRun(**SMALL)
+    run = widgets.networks.DigitRun(**SMALL)
     assert run.iteration == 0
     run.advance(1), run.advance(2)
     expected = activation_fits.train_digits(
@@ -34,7 +34,7 @@ def test_a_run_is_that_of_train_digits(short):
 
 
 def test_starts_are_drawn_from_the_ranges(short):
-    explorer = widgets.starts.StartsExplorer()
+    explorer = widgets.networks.StartsExplorer()
     figure = explorer.figure(**{**SMALL, "blocks": 6}, iteration=0)
     drawn, box = trace(figure, "drawn"), trace(figure, "range")
     assert len(drawn.x) == 13 and min(drawn.x) >= -2 and max(drawn.x) <= 2 and np.ptp(drawn.x) > 1
@@ -44,7 +44,7 @@ def test_starts_are_drawn_from_the_ranges(short):
 
 
 def test_it_shows_the_way(short):
-    figure = widgets.starts.StartsExplorer().figure(**SMALL)
+    figure = widgets.networks.StartsExplorer().figure(**SMALL)
     accuracy = trace(figure, "test accuracy")
     assert list(accuracy.x) == [0, 1, 2] and accuracy.y[2] > 80 > 30 > accuracy.y[0]
     lams = np.asarray(trace(figure, "λ").y, float).reshape(3, 4)[:, :3]  # a gap after each of three layers
@@ -53,7 +53,7 @@ def test_it_shows_the_way(short):
 
 
 def test_buttons_train_and_pause(short):
-    explorer = widgets.starts.StartsExplorer()
+    explorer = widgets.networks.StartsExplorer()
     explorer.set(**SMALL)
 
     async def press():
@@ -73,19 +73,19 @@ def test_buttons_train_and_pause(short):
 
 
 def test_ranges_outside_the_sliders_are_refused():
-    explorer = widgets.starts.StartsExplorer()
+    explorer = widgets.networks.StartsExplorer()
     with pytest.raises(ValueError, match="kappa must be from -3 to 3"):
         explorer.set(kappa=(-4.0, 1.0))
     assert explorer.state["kappa"] == (1.0, 1.3)
 
 
 def test_lambda_of_zero_only_is_kept_off_the_floor(short):
-    run = widgets.starts.DigitRun(**{**SMALL, "lam": (0.0, 0.0)})
+    run = widgets.networks.DigitRun(**{**SMALL, "lam": (0.0, 0.0)})
     assert run.rows[0]["lam_0"] <= 1e-3
 
 
 def test_a_run_that_diverges_has_ended(short):
-    run = widgets.starts.DigitRun(**{**SMALL, "lr": 1e30})
+    run = widgets.networks.DigitRun(**{**SMALL, "lr": 1e30})
     run.advance(2)
-    figure = widgets.starts.StartsExplorer.drawn(run)
+    figure = widgets.networks.StartsExplorer.drawn(run)
     assert run.diverged and run.iteration == 2 and "no longer finite" in figure.layout.title.text

@@ -8,10 +8,10 @@ import pytest
 
 from labkit import etf
 from labkit.history import History
-from labkit.studies import claims, sweep
-from labkit.studies.claims import HOLDS, IN_PART, NOT, UNKNOWN, VERDICTS, first, steps_to, verdict
+from labkit.studies.ufms import claims, documents, sweep
+from labkit.studies.ufms.answers import HOLDS, IN_PART, NOT, UNKNOWN, VERDICTS, first, steps_to, verdict
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TIMES = [0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 50, 100, 800, 2000]
 
 
@@ -164,7 +164,7 @@ def test_a_head_that_is_missing_is_named():
 
 def test_the_documentation_shows_the_tables_of_the_stored_runs():
     text, found = (ROOT / "docs/claims.md").read_text(), claims.documented()
-    assert claims.renew(text, found) == text, "run python -m labkit.studies.claims --docs docs/claims.md"
+    assert documents.renew(text, found) == text, "run python -m labkit.studies.ufms.claims --docs docs/claims.md"
     assert set(found) == {"claims", "control", "ddn"} and all(found.values())
     table = claims.claims(sweep.load(ROOT / "data/results/ufm").frame)
     assert set(table["verdict"]) <= set(VERDICTS) and all(word in found["claims"] for word in set(table["verdict"]))
@@ -172,9 +172,9 @@ def test_the_documentation_shows_the_tables_of_the_stored_runs():
 
 def test_a_table_is_put_in_its_place_and_nowhere_else():
     text = "a\n<!-- table: x -->\nold\n<!-- end -->\nb\n<!-- table: y -->\nkept\n<!-- end -->"
-    assert claims.renew(text, {"x": "|1|"}) == text.replace("old", "|1|")
+    assert documents.renew(text, {"x": "|1|"}) == text.replace("old", "|1|")
     with pytest.raises(ValueError, match="has 0 places for the table 'z'"):
-        claims.renew(text, {"z": ""})
+        documents.renew(text, {"z": ""})
 
 
 def test_only_C_differs_in_the_control():

@@ -5,7 +5,7 @@
             schedule="cosine", folder="runs/0", on=here).run()  -> History
     Trainer(network, None, optimizer, train, measure=lambda trainer: {"accuracy": …}, name="mine", epochs=5).run()
 
-On several processes (labkit.vision.processes says how they are started) the same lines train together.
+On several processes (labkit.vision.training.processes says how they are started) the same lines train together.
 """
 
 import math
@@ -17,34 +17,17 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from labkit import checks, streaming
 from labkit.history import History, differences, plain, provenance, sample_margins
 from labkit.metrics import over_processes
-from labkit.vision import checkpoints, optimizers, processes
 from labkit.vision.batches import Batches
+from labkit.vision.training import checkpoints, optimizers, processes
+from labkit.vision.training.classifier import Classifier, NoHead
 
 HISTORY = "history.parquet"
-
-
-class Classifier(nn.Module):
-    """A backbone and a head as one module: images and labels to logits."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module):
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, images: Tensor, labels: Tensor):
-        return self.head(self.backbone(images), labels)
-
-
-class NoHead(nn.Module):
-    """In place of a head for a network that gives logits by itself: passes them on."""
-
-    def forward(self, logits: Tensor, targets: Tensor | None = None):
-        return logits
 
 
 class Trainer:

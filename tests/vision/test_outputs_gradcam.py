@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labkit import heads
-from labkit.vision import backbones, gradcam
+from labkit.vision import backbones, outputs
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def test_for_a_linear_classifier_it_is_the_class_activation_map(network):
     # Zhou et al. 2016: with an average over 8×8 pixels before it, the gradient to every pixel is w_c/64.
     backbone, images = network
     head = heads.make("standard_no_norm", 64, 10)
-    maps, classes = gradcam.grad_cam(backbone, head, images)
+    maps, classes = outputs.grad_cam(backbone, head, images)
     with torch.no_grad():
         last = backbone.forward_features(images)
         guess = head(last.mean((-2, -1))).argmax(-1)
@@ -30,7 +30,7 @@ def test_a_head_on_the_sphere_by_finite_differences(network):
     backbone, images = network[0].double(), network[1].double()
     head = heads.make("cosine", 64, 10, 16.0).double()
     wanted = torch.tensor([3, 1, 4])
-    maps, classes = gradcam.grad_cam(backbone, head, images, wanted)
+    maps, classes = outputs.grad_cam(backbone, head, images, wanted)
     with torch.no_grad():
         last = backbone.forward_features(images)
         z, step = last.mean((-2, -1)), 1e-6
@@ -49,7 +49,7 @@ def test_captum_agrees(network):
     attr = pytest.importorskip("captum.attr")
     backbone, images = network
     head = heads.make("cosine", 64, 10, 16.0, fused=False)
-    maps, classes = gradcam.grad_cam(backbone, head, images)
+    maps, classes = outputs.grad_cam(backbone, head, images)
     model = torch.nn.Sequential(backbone, head)
     theirs = attr.LayerGradCam(model, backbone.layer3).attribute(images, classes, relu_attributions=True)
     torch.testing.assert_close(maps, theirs.detach().squeeze(1), rtol=1e-4, atol=1e-7)
@@ -57,7 +57,7 @@ def test_captum_agrees(network):
 
 def test_what_has_no_maps_is_refused():
     with pytest.raises(TypeError, match="needs a network with maps, such as a ResNet; got a Linear"):
-        gradcam.grad_cam(torch.nn.Linear(2, 2), heads.make("cosine", 2, 2), torch.zeros(1, 2))
+        outputs.grad_cam(torch.nn.Linear(2, 2), heads.make("cosine", 2, 2), torch.zeros(1, 2))
     vit = backbones.create("vit_tiny", features_only=True, stem="cifar", image_size=32)
     with pytest.raises(TypeError, match=r"needs maps \(n, channels, height, width\), got \(1, 65, 192\)"):
-        gradcam.grad_cam(vit, heads.make("cosine", 192, 2), torch.zeros(1, 3, 32, 32))
+        outputs.grad_cam(vit, heads.make("cosine", 192, 2), torch.zeros(1, 3, 32, 32))

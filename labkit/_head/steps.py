@@ -1,0 +1,97 @@
+"""What the implicit head carries from step to step: its running class means, and steps of several calls."""
+
+import contextlib
+
+import torch
+from torch import nn
+
+from labkit import checks
+from labkit._head import move
+
+
+class ClassMeans(nn.Module):
+    """Running average of the centred class means (Eq. 9), kept before normalisation as the released code does.
+
+        H̄_t = α_t H̄_batch + (1 − α_t) H̄_{t−1},   α_t = max(2/(t+1), 1e-4), or a constant alpha in (0, 1]
+
+    Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a
+    centred mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C),
+    global_mean (…, d), of the last batch alone where `last` is set, seen (…, C), step.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, batch_shape: tuple = (), alpha: float | None = None, last: bool = False
+    ):
+        super().__init__()
+        if alpha is not None:
+            checks.positive("alpha", alpha)
+            if alpha > 1:
+                raise ValueError(f"alpha must be at most 1, got {alpha!r}")
+        self.alpha, self.last = alpha, last
+        self.register_buffer("means", torch.zeros(*batch_shape, dim, num_classes))
+        self.register_buffer("global_mean", torch.zeros(*batch_shape, dim))
+        self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, sums: torch.Tensor, counts: torch.Tensor):
+        """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
+        step = self.step + 1
+        alpha = float(self.alpha) if self.alpha else (2 / (step + 1).double()).clamp(min=1e-4)
+        present = counts > 0
+        global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
+        batch = sums / counts.masked_fill(~present, 1).unsqueeze(-1) - global_mean.unsqueeze(-2)
+        # α_t; 1 for a class that is new, 0 for one that is not in the batch
+        weight = present * (1 - (1 - alpha) * self.seen.to(sums.dtype))
+        means = torch.lerp(self.means.to(sums.dtype), batch.mT, weight.unsqueeze(-2))
+        average = self.global_mean.to(sums.dtype)
+        average = average + (1.0 if self.last else alpha) * (global_mean.detach() - average)
+        move(self, means=means.detach(), global_mean=average, seen=self.seen | present, step=step)
+        return means, global_mean
+
+
+class Steps:
+    """For heads whose training moves a state: one step for a call, or for several that are gathered."""
+
+    _begun, _gathering = None, False
+
+    def _begin(self, sums, counts, state):
+        """The class sums and counts that a step takes in: of a call, and of those gathered before it.
+
+        A step begins with a call outside `gather`, or the first one inside. Another call of the same step, or one
+        during a backward pass, which is one that torch.utils.checkpoint makes again, finds the state, a list of
+        tensors, as it was when the step began.
+        """
+        again = torch._C._current_graph_task_id() != -1
+        if self._begun and (again or self._gathering):
+            before, earlier, last = self._begun
+            if not again:
+                earlier = last if earlier is None else tuple(a + b for a, b in zip(earlier, last))
+            elif not torch.allclose(sums, last[0], rtol=1e-3, atol=1e-3 * self.num_classes):
+                raise RuntimeError("only the last call of an implicit head can be computed again by a checkpoint")
+            for tensor, value in zip(state, before):
+                tensor.copy_(value)
+        else:
+            before, earlier = [tensor.clone() for tensor in state], None
+        self._begun = before, earlier, (sums.detach(), counts)
+        return (sums, counts) if earlier is None else (sums + earlier[0], counts + earlier[1])
+
+    @contextlib.contextmanager
+    def gather(self):
+        """Calls inside count as one step, with the samples of all of them: micro-batches of one step of the optimiser.
+
+        The k-th call uses the class means of the first k micro-batches, with the gradient through its own samples; the
+        state at the end is that of one call with all.
+
+        >>> from labkit import heads
+        >>> head, z, labels = heads.ImplicitETFHead(8, 4), torch.randn(20, 8), torch.arange(20) % 4
+        >>> with head.gather():
+        ...     for part in range(2):
+        ...         logits = head(z[10 * part :][:10], labels[10 * part :][:10])
+        >>> int(head.class_means.step)
+        1
+        """
+        self._begun, self._gathering = None, True
+        try:
+            yield self
+        finally:
+            self._gathering = False

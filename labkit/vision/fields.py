@@ -1,0 +1,127 @@
+"""The fields of a recipe, each with the value that changes nothing, what they can be, and a check of them."""
+
+import math
+
+from labkit import checks, heads
+from labkit.vision import backbones, batches, data
+from labkit.vision.training import optimizers, processes
+
+SMALL = "small"  # the one backbone that is not of labkit.vision.backbones: three layers
+LISTS = {  # sets of pictures that come as text files, and these files; under a folder of that name
+    "imagenet-lt": ("ImageNet_LT_train.txt", "ImageNet_LT_test.txt"),
+    "places-lt": ("Places_LT_train.txt", "Places_LT_test.txt"),
+    "inaturalist18": ("iNaturalist18_train.txt", "iNaturalist18_val.txt"),
+}
+LISTED_CLASSES = {"imagenet-lt": 1000, "places-lt": 365, "inaturalist18": 8142}
+PAPER_EPOCHS = (0, 50, 200)  # always measured: Tables 1 and 2 of [P] are of 50 and 200
+HOW = ("precision", "channels_last", "compile", "measure_at")  # fields that say how fast and how often, and not what
+
+# Every field, with the value that changes nothing.
+FIELDS = {
+    "data": "digits",  # of data.NAMES or LISTS
+    "count": None,  # only the first so many images of each split, for trials
+    "side": None,  # pixels that pictures are brought to; None leaves those in memory as they are
+    "imbalance": None,  # the largest class over the smallest, of a training set cut to exponential class sizes
+    "augmentation": ["normalise"],  # steps in this order, see labkit.vision.build; what follows a colon is their size
+    "evaluation": ["normalise"],  # the steps for test images, and for training images that are measured clean
+    "mean": None,  # of each channel, for "normalise"; None measures it on the training images
+    "std": None,
+    "mixup": None,  # α of Beta(α, α); with CutMix too, one of the two is drawn for each batch
+    "cutmix": None,
+    "label_smoothing": 0.0,
+    "sampler": "shuffled",  # of batches.SAMPLERS
+    "repeats": 1,  # how often an image comes in a batch, each time augmented anew; an epoch has N draws all the same
+    "backbone": SMALL,
+    "stem": None,  # None is the network's own
+    "activation": None,  # None is the network's own
+    "gate": None,
+    "attention_bias": True,  # of the two layers of channel attention
+    "attention_norm": False,
+    "attention_dropout": 0.0,
+    "per_channel": False,  # one κ and λ for each channel
+    "kappa": [1.0, 1.3],  # AGLU starts with κ and λ uniform on these ranges, and the APA gate on the next two
+    "lam": [0.0, 1.0],
+    "gate_kappa": [-1.0, 0.0],
+    "gate_lam": [0.0, 1.0],
+    "lambda_gradient": "exact",  # or "paper", for Eq. 6 of [S], whose sign is wrong
+    "head": list(heads.MAIN),  # one run for each
+    "head_options": {},  # {head: options of its constructor}
+    "temperature": 5.0,  # the norm of features, and the scale of a cosine classifier
+    "optimizer": "sgd",
+    "lr": 0.1,  # of AGD the gain
+    "momentum": 0.9,
+    "weight_decay": 0.0,  # κ and λ never decay
+    "norm_weight_decay": None,  # of scale and shift of batch and layer norm; None is weight_decay
+    "bias_weight_decay": None,  # of biases outside norms; None is weight_decay
+    "schedule": None,  # of optimizers.SCHEDULES
+    "warmup": 0,  # epochs
+    "epochs": 60,
+    "batch_size": 64,  # over all processes
+    "start_from": None,  # a checkpoint of another run, whose backbone this one starts with
+    "learnt": "all",  # or "last-stage": the last stage of a ResNet and the head
+    "precision": "no",  # of processes.PRECISIONS
+    "channels_last": False,
+    "compile": False,
+    "measure_at": None,  # None: every epoch; k: every k-th; a list: these. PAPER_EPOCHS and the last always
+    "measured_on": "clean",  # or "augmented": which training images accuracy and collapse are measured on
+}
+
+CHOICES = {
+    "data": (*data.NAMES, *LISTS),
+    "sampler": tuple(batches.SAMPLERS),
+    "backbone": (SMALL, *backbones.NAMES),
+    "stem": (None, *backbones.STEMS),
+    "activation": (None, *backbones.ACTIVATIONS),
+    "gate": (None, *backbones.GATES),
+    "lambda_gradient": ("exact", "paper"),
+    "optimizer": ("sgd", "agd", "adamw"),
+    "schedule": optimizers.SCHEDULES,
+    "learnt": ("all", "last-stage"),
+    "precision": processes.PRECISIONS,
+    "measured_on": ("clean", "augmented"),
+}
+LEAST = {  # whole numbers
+    "count": 1, "side": 1, "repeats": 1, "warmup": 0, "epochs": 1, "batch_size": 1
+}  # fmt: skip
+RANGES = {  # other numbers: from the first to the second, the first excluded where it is the third too
+    "imbalance": (1, math.inf), "mixup": (0, math.inf, 0), "cutmix": (0, math.inf, 0), "label_smoothing": (0, 1),
+    "attention_dropout": (0, 1), "temperature": (0, math.inf, 0), "lr": (0, math.inf, 0), "momentum": (0, 1),
+    "weight_decay": (0, math.inf), "norm_weight_decay": (0, math.inf), "bias_weight_decay": (0, math.inf),
+}  # fmt: skip
+
+
+def check(settings: dict) -> dict:
+    """The settings, if they are complete and possible; ValueError, which names the field and the value, otherwise.
+
+    >>> check(FIELDS | {"weight_decay": -1})
+    Traceback (most recent call last):
+    ValueError: weight_decay must be a number from 0 to inf, got -1
+    """
+    missing, unknown = (", ".join(sorted(a.keys() - b.keys())) for a, b in ((FIELDS, settings), (settings, FIELDS)))
+    if missing or unknown:
+        raise ValueError(
+            f"settings must have the fields of a recipe; missing: {missing or 'none'}, unknown: {unknown or 'none'}"
+        )
+    for key, choices in CHOICES.items():
+        checks.one_of(key, settings[key], choices)
+    for key, default in FIELDS.items():
+        value, optional = settings[key], default is None
+        if value is None and optional:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key in LEAST and not (isinstance(value, int) and number and value >= LEAST[key]):
+            raise ValueError(
+                f"{key} must be a whole number of at least {LEAST[key]}{', or None' * optional}, got {value!r}"
+            )
+        if key in RANGES:
+            low, high, *excluded = RANGES[key]
+            if not (number and low <= value <= high and math.isfinite(value)) or value in excluded:
+                allowed = f"{'above' if excluded else 'from'} {low} to {high}{', or None' * optional}"
+                raise ValueError(f"{key} must be a number {allowed}, got {value!r}")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ValueError(f"{key} must be True or False, got {value!r}")
+    if settings["optimizer"] == "agd" and settings["weight_decay"]:
+        raise ValueError(f"AGD has no weight decay, got weight_decay={settings['weight_decay']!r}")
+    for head in settings["head"]:
+        checks.one_of("head", head, tuple(heads.VARIANTS))
+    return dict(settings)
