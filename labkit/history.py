@@ -91,8 +91,20 @@ class History:
         self.margins = pd.DataFrame(columns=MARGIN_COLUMNS) if margins is None else margins
 
     def final(self) -> pd.DataFrame:
-        """The last row of each run."""
-        last = self.frame.groupby(self._keys(), **_GROUPS)["iteration"].idxmax()
+        """The last row of each run.
+
+        Raises ValueError where rows of several runs cannot be told apart, as a run's rows would be lost.
+        """
+        keys = self._keys()
+        twice = self.frame[self.frame.duplicated([*keys, "iteration"], keep=False)]
+        if len(twice):
+            where = dict(twice[[*keys, "iteration"]].iloc[0])
+            differ = twice.merge(pd.DataFrame([where])).astype(str).nunique()
+            raise ValueError(
+                f"several rows have {', '.join(f'{k} {v}' for k, v in where.items())}, and no column of `margins` "
+                f"tells their runs apart; they differ in {', '.join(differ[differ > 1].index) or 'nothing'}"
+            )
+        last = self.frame.groupby(keys, **_GROUPS)["iteration"].idxmax()
         return self.frame.loc[last].reset_index(drop=True)
 
     def _keys(self):

@@ -308,3 +308,13 @@ def test_two_processes_can_keep_the_same_run_at_once(tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert len(os.listdir(tmp_path)) == 2 and len(Store(tmp_path).load().frame) == 4000
+
+
+def test_the_last_row_of_runs_that_cannot_be_told_apart_is_not_guessed():
+    """What notebook 07 met: runs at three rates with one head and seed, of which `final` gave one."""
+    rows = [(0, 0, 0.1, 2.0), (0, 1, 0.1, 1.0), (0, 0, 0.02, 2.0), (0, 1, 0.02, 1.5)]
+    frame = pd.DataFrame(rows, columns=["seed", "iteration", "lr", "loss"]).assign(head="fixed")
+    with pytest.raises(ValueError, match="head fixed, seed 0, iteration 0.*differ in lr"):
+        History(frame).final()
+    keyed = History(frame, margins=pd.DataFrame(columns=["lr", "head", "seed", "sample", "margin"]))
+    assert keyed.final().sort_values("lr")["loss"].tolist() == [1.5, 1.0]

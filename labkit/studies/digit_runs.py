@@ -111,7 +111,8 @@ def collect(study: str, folder: str | Path) -> History:
     made = next(iter(found.values())).settings
     whole.settings = {key: made[key] for key in ("device", "versions", "date", "epochs", "batch", "weight_decay")}
     whole.settings |= {"data": "scikit-learn's digits, 1201 for training and 596 for testing"}
-    return History(whole.frame.astype({"blocks": int, "lr": float}), whole.settings)
+    kinds = {"blocks": int, "lr": float}
+    return History(whole.frame.astype(kinds), whole.settings, whole.margins.astype(kinds))
 
 
 def lambda_shares(table: pd.DataFrame, high: float = 100.0) -> pd.DataFrame:
