@@ -36,6 +36,9 @@ from copy import deepcopy
 from pathlib import Path
 
 import nbformat
+from plotly.offline import get_plotlyjs
+
+from labkit.course.slides import PLOTLY, page, question, recording
 
 TAGS = ("setup", "parameters", "exercise", "solution", "check", "hidden-check", "predict", "answer")
 SLIDES = {"slide": "slide", "subslide": "subslide", "fragment": "fragment", "on-slide": "-", "notes": "notes"}
@@ -49,6 +52,7 @@ OTHERS = (
     "injected-parameters",
 )
 REVEAL = "reveal.js"  # the folder beside the slides
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def tags(cell: nbformat.NotebookNode) -> set[str]:
@@ -128,52 +132,65 @@ def instructor(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def slides(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The cells that are tagged for slides, with the metadata that nbconvert reads; code is folded away, its output
     stays.
+
+    A slide that begins without a heading has that of its section. In the place of an input stands its question, and of
+    an answer only what was measured; explorers are left out, recordings play.
     """
-    edition = _copy(notebook, "slides")
+    edition, cells, title = _copy(notebook, "slides"), [], None
     for cell in edition.cells:
         kind = next((SLIDES[tag] for tag in SLIDES if tag in tags(cell)), "skip")
-        cell.metadata["slideshow"] = {"slide_type": kind}
+        heading = re.search(r"^#+ .*$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+        if kind in ("slide", "subslide"):
+            if heading:
+                cell.source = cell.source[heading.start() :]  # before it, words on what was on the slide before
+            elif title:
+                cells.append(_on_slide(nbformat.v4.new_markdown_cell(f"## {title}"), kind))
+                kind = "-"
+        if heading:
+            title = re.findall(r"^#+ (.*)$", cell.source, re.MULTILINE)[-1]
+        cells.append(_on_slide(_shown(cell), kind))
+    edition.cells = cells
     return edition
 
 
+def _on_slide(cell, kind):
+    cell.metadata["slideshow"] = {"slide_type": kind}
+    return cell
+
+
+def _shown(cell):
+    """A cell as a slide has it: questions in the place of inputs, answers without words on what was not entered."""
+    if cell.cell_type != "code":
+        return cell
+    asked = [a for _, a in calls(nbformat.v4.new_notebook(cells=[cell]), "predict")]
+    if asked and "predict" in tags(cell):
+        return nbformat.v4.new_markdown_cell("\n\n".join(question(*map(_read, a[1:3])) for a in asked))
+    kept = []
+    for out in cell.outputs:
+        data = out.get("data", {})
+        if data.get(PLOTLY, {}).get("frames"):
+            out.data = {"text/html": recording(data[PLOTLY])}
+        elif (WIDGET in data or data.get("text/plain", "").startswith("(interactive")) and "image/png" not in data:
+            continue
+        elif out.output_type == "stream":
+            out.text = out.text.replace("No prediction was entered. It is: ", "It is: ")
+        data.pop(WIDGET, None)
+        kept.append(out)
+    cell.outputs = kept
+    return cell
+
+
+def _read(text):
+    """The value of a literal; anything else stays as it is written."""
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
+
+
 def slides_html(notebook: nbformat.NotebookNode, reveal: str = REVEAL) -> str:
-    """One page of slides, which reads reveal.js from the folder `reveal` beside it and nothing from anywhere else.
-
-    nbconvert's page fetches require.js, and MathJax where it is told of none; reveal.js is loaded here by plain script
-    tags, and MathJax from `reveal/mathjax/tex-svg.js`. Formulas stay as they are typed where that file is missing.
-    """
-    from nbconvert import SlidesExporter
-
-    exporter = SlidesExporter(
-        reveal_url_prefix=reveal,
-        reveal_theme="white",  # the others fetch their fonts
-        require_js_url="",
-        jquery_url="",
-        mathjax_url="",
-        exclude_input=True,
-    )
-    page, _ = exporter.from_notebook_node(slides(notebook))
-    page = re.sub(r'<script src=""></script>', "", page)
-    page = re.sub(r'<script type="module">(?:(?!</script>).)*mermaid.*?</script>', "", page, count=1, flags=re.DOTALL)
-    page = re.sub(r'<link[^>]*href="https?://[^>]*>', "", page)
-    page = re.sub(r'<script[^>]*src="https?://[^>]*>\s*</script>', "", page)
-    mathjax = page.find("<!-- Load mathjax -->")
-    if mathjax >= 0:
-        page = page[:mathjax] + page[page.find("<!-- End of mathjax configuration -->", mathjax) :]
-    start = page.rfind("<script", 0, page.find("require(", page.find('class="reveal"')))
-    end = page.find("</script>", start) + len("</script>")
-    if start < 0:
-        raise ValueError("nbconvert's page of slides is not built as expected: there is no require(…) after the slides")
-    starter = f"""
-<script src="{reveal}/dist/reveal.js"></script>
-<script src="{reveal}/plugin/notes/notes.js"></script>
-<script>
-Reveal.initialize({{controls: true, progress: true, history: true, transition: "none", plugins: [RevealNotes]}});
-window.MathJax = {{tex: {{inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], displayMath: [["$$", "$$"]]}}}};
-</script>
-<script src="{reveal}/mathjax/tex-svg.js" onerror="this.remove()"></script>
-"""
-    return page[:start] + starter + page[end:]
+    """One page of slides, which reads reveal.js from the folder `reveal` beside it and nothing from anywhere else."""
+    return page(slides(notebook), reveal)
 
 
 def _copy(notebook, edition):
@@ -190,7 +207,7 @@ def build(
     """Write the editions of all source notebooks (paths) under `out`; returns the paths written.
 
     reveal: a folder with reveal.js (its dist and plugin folders, as `npm pack reveal.js@4.6.1` has them, and
-    mathjax/tex-svg.js), which is copied beside the slides; no slides are written without it.
+    mathjax/tex-svg.js), which is copied beside the slides, and plotly.js with it; no slides are written without it.
     Raises ValueError, naming the notebook, for one with `problems`, and for a folder that is not reveal.js.
     """
     out, written = Path(out), []
@@ -198,6 +215,7 @@ def build(
         if not (Path(reveal) / "dist" / "reveal.js").is_file():
             raise ValueError(f"{reveal} is not a folder with reveal.js: there is no dist/reveal.js in it")
         shutil.copytree(reveal, out / "slides" / REVEAL, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map"))
+        (out / "slides" / REVEAL / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     for source in map(Path, sources):
         notebook = nbformat.read(source, as_version=4)
         notebook.metadata["labkit"] = {"notebook": source.stem}

@@ -1,7 +1,9 @@
 """Figures that move with no Python: the states of one setting as frames, behind a slider that is part of the figure."""
 
 import json
+import re
 
+import numpy as np
 import plotly.graph_objects as go
 
 HEIGHT = 95  # pixels, of the slider below the figure
@@ -13,12 +15,16 @@ def play(figures: list, labels: list[str], title: str, start: int = 0) -> go.Fig
 
     figures, labels: as many of one as of the other. title: what the slider sets. start: the index of the figure shown
         first.
-    A frame holds only what is not the same in all figures. Raises ValueError where figures differ in the number or kind
-    of their traces or in the properties they set, where two labels are the same, or where there is no figure.
+    An axis that would move from one figure to the next has, in all of them, the range that holds them all; axes of
+    heatmaps follow their cells. A frame holds only what is not the same in all figures. Raises ValueError where figures
+    differ in the number or kind of their traces or in the properties they set, where two labels are the same, or where
+    there is no figure.
 
     >>> moving = play([go.Figure(go.Scatter(y=[1, k])) for k in range(3)], ["0", "1", "2"], "height")
     >>> [frame.name for frame in moving.frames]
     ['0', '1', '2']
+    >>> moving.layout.yaxis.range  # 0 to 2, and a little more
+    (-0.1, 2.1)
     """
     figures, labels = list(figures), list(labels)
     if not figures or len(figures) != len(labels) or len(set(labels)) != len(labels):
@@ -32,6 +38,8 @@ def play(figures: list, labels: list[str], title: str, start: int = 0) -> go.Fig
         raise ValueError(
             f"all figures must have the same traces, got {kinds[0]} and {next(k for k in kinds if k != kinds[0])}"
         )
+    for place in _axes(figures[0]):
+        _hold(place, figures, plain)
     if any(_keys(found) != _keys(plain[0]) for found in plain):
         raise ValueError("all figures must set the same properties: a frame can change one, not take it away")
     moving = [k for k in range(len(kinds[0])) if any(p["data"][k] != plain[0]["data"][k] for p in plain)]
@@ -42,6 +50,60 @@ def play(figures: list, labels: list[str], title: str, start: int = 0) -> go.Fig
         layout = _differences(figure["layout"], [p["layout"] for p in plain])
         frames.append(go.Frame(name=label, data=kind, traces=moving, layout=layout))
     return _with_slider(go.Figure(plain[start]["data"], plain[start]["layout"], frames), labels, title, start)
+
+
+def _axes(figure):
+    """The places of all axes in the layout of a figure: ("yaxis2",) or ("scene", "zaxis")."""
+    flat = [(name,) for name in figure.layout if re.fullmatch(r"[xy]axis\d*", name)]
+    scenes = [name for name in figure.layout if re.fullmatch(r"scene\d*", name)]
+    return flat + [(scene, f"{letter}axis") for scene in scenes for letter in "xyz"]
+
+
+def _hold(place, figures, plain):
+    """Give an axis of all figures, in their plain copies, the range that holds them all, where it would move."""
+    spans = [span for figure in figures if (span := _span(place, figure))]
+    if all(span == spans[0] for span in spans):
+        return
+    low, high = min(map(min, spans)), max(map(max, spans))
+    axes = [figure["layout"] for figure in plain]
+    for name in place:
+        axes = [axis.setdefault(name, {}) for axis in axes]
+    room = 0 if all("range" in axis for axis in axes) else 0.05 * (high - low)
+    low, high = low - room, high + room
+    ticks = [axis["dtick"] for axis in axes if "dtick" in axis]
+    for axis in axes:
+        axis["range"] = [low, high] if spans[0][0] <= spans[0][1] else [high, low]
+        axis.update({"dtick": max(ticks)} if ticks else {})
+
+
+def _span(place, figure):
+    """The range of an axis, [from, to]: the one it is given, or that of all that is drawn on it and on those that match
+    it. None where plotly must find it: with nothing drawn, with names, and with a heatmap.
+    """
+    axis = figure.layout
+    for name in place:
+        axis = axis[name]
+    if axis.range or axis.autorange or len(place) > 1:
+        return list(axis.range) if axis.range else None
+    letter, shared = place[0][0], axis.matches or place[0].replace("axis", "")
+    alike = [name for name, *deeper in _axes(figure) if not deeper and figure.layout[name].matches == shared]
+    names = {shared, *(name.replace("axis", "") for name in alike)}
+    traces = [t for t in figure.data if f"{letter}axis" in t and (t[f"{letter}axis"] or letter) in names]
+    lines = [shape for shape in figure.layout.shapes if shape[f"{letter}ref"] in names]
+    if any(trace.type == "heatmap" for trace in traces):
+        return None
+    drawn = [trace[letter] for trace in traces if trace[letter] is not None]
+    drawn += [[shape[f"{letter}0"], shape[f"{letter}1"]] for shape in lines]
+    drawn += [[0.0]] * any(trace.type == "bar" and letter == "y" for trace in traces)
+    try:
+        values = np.concatenate([np.empty(0), *(np.asarray(part).astype(float) for part in drawn)])
+    except (TypeError, ValueError):  # names
+        return None
+    if axis.type == "log":
+        values = np.log10(values[values > 0])
+    if not (values := values[np.isfinite(values)]).size:
+        return None
+    return [float(values.min()), float(values.max())]
 
 
 def _keys(content):

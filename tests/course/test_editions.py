@@ -1,5 +1,6 @@
 """Editions of made-up notebooks: nothing is seen before it is predicted, and everything is right where it should be."""
 
+import json
 import re
 
 import nbformat
@@ -91,6 +92,51 @@ def test_slides_hold_the_tagged_cells_and_fetch_nothing():
     assert 'src="reveal.js/dist/reveal.js"' in page and "require(" not in page
 
 
+def figure(frames=()):
+    drawn = {"data": [{"y": [1, 2], "name": "</script>"}], "layout": {"height": 400}, "frames": list(frames)}
+    data = {"application/vnd.plotly.v1+json": drawn, "image/png": "aGVsbG8="}
+    return new_code_cell("plot()", metadata={"tags": ["slide"]}, outputs=[new_output("display_data", data)])
+
+
+def shown(*cells):
+    """The cells of the slides of a notebook that are shown: [(slide_type, cell)]."""
+    made = editions.slides(new_notebook(cells=list(cells)))
+    kinds = ((cell.metadata["slideshow"]["slide_type"], cell) for cell in made.cells)
+    return [(kind, cell) for kind, cell in kinds if kind != "skip"]
+
+
+def test_a_slide_without_a_heading_has_that_of_its_section():
+    words = text("*Figure 1. Of the slide before.*\n\n### Three\n\nWords.", "slide")
+    made = shown(text("# One", "slide"), text("## Two\n\nNot on a slide."), code("1", "slide", output="1"), words)
+    assert [kind for kind, _ in made] == ["slide", "slide", "-", "slide"]
+    assert [made[1][1].source, made[3][1].source] == ["## Two", "### Three\n\nWords."]
+
+
+def test_slides_ask_and_answer_without_an_input():
+    asks = "predict('angle', 'Which angle?', float, '°')\npredict('head', 'Whose?', ['mine', '<yours>'])"
+    (_, asked), (_, answered), (_, explorer) = shown(
+        code(asks, "slide", "predict", output="Predict first. (run this notebook to enter your prediction)"),
+        code("answer('angle', 109.5, '°')", "fragment", output="No prediction was entered. It is: 109.5°.\n"),
+        new_code_cell(
+            "explorer",
+            metadata={"tags": ["fragment"]},
+            outputs=[new_output("display_data", {"text/plain": "(interactive: run this notebook to use it)"})],
+        ),
+    )
+    assert asked.cell_type == "markdown" and "run this notebook" not in asked.source
+    assert "Which angle?" in asked.source and "mine  ·  &lt;yours&gt;" in asked.source
+    assert answered.outputs[0].text == "It is: 109.5°.\n" and explorer.outputs == []
+
+
+def test_recordings_play_on_slides_and_other_figures_are_pictures():
+    page = editions.slides_html(new_notebook(cells=[figure()]))
+    assert "aGVsbG8=" in page and 'class="recording"' not in page and "plotly.min.js" not in page
+    page = editions.slides_html(new_notebook(cells=[figure([{"name": "0", "data": [{"y": [2, 3]}]}])]))
+    assert "aGVsbG8=" not in page and 'src="reveal.js/plotly.min.js"' in page
+    content = re.search(r'<script type="application/json">(.*?)</script>', page).group(1)
+    assert json.loads(content)["data"][0]["name"] == "</script>" and json.loads(content)["frames"][0]["name"] == "0"
+
+
 def test_the_command_line_writes_editions_and_shows_cells(tmp_path, capsys):
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook(), tmp_path / "notebooks" / "05-lab.ipynb")
@@ -103,6 +149,7 @@ def test_the_command_line_writes_editions_and_shows_cells(tmp_path, capsys):
         "instructor/05-lab.ipynb",
         "slides/05-lab.slides.html",
     }
+    assert "Plotly" in (tmp_path / "out" / "slides" / "reveal.js" / "plotly.min.js").read_text(encoding="utf-8")
     made = nbformat.read(tmp_path / "out" / "student" / "05-lab.ipynb", as_version=4)
     assert made.metadata["labkit"] == {"notebook": "05-lab", "edition": "student"}
     capsys.readouterr()

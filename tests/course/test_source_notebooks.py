@@ -53,5 +53,23 @@ def test_regression_checks_print_nothing_and_students_see_no_answer(nb):
     assert "assert " not in "".join(cell.source for cell in made.cells if cell.cell_type == "code")
 
 
-def test_there_are_slides(nb):
-    assert any(editions.tags(cell) & {"slide"} for cell in nb.cells)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem, indirect=True
+)
+def test_slides_have_titles_little_text_and_no_answer_beside_its_question(nb):
+    slides = []
+    for cell in editions.slides(nb).cells:
+        kind = cell.metadata["slideshow"]["slide_type"]
+        if kind in ("slide", "subslide"):
+            slides.append([])
+        if kind not in ("skip", "notes"):
+            slides[-1].append(cell)
+    assert slides
+    for cells in slides:
+        words = [cell.source for cell in cells if cell.cell_type == "markdown"]
+        assert words and words[0].startswith("#"), cells[0].source
+        assert len(" ".join(words).split()) <= 190, words[0]
+        assert sum(len(printed(cell).splitlines()) for cell in cells) <= 26, words[0]
+        if any(text.startswith("**Predict first.**") for text in words):
+            at_once = [cell for cell in cells if cell.metadata["slideshow"]["slide_type"] == "-"]
+            assert not any("answer" in editions.tags(cell) for cell in at_once), words[0]

@@ -1,9 +1,11 @@
 """The figures that play with no Python: each frame, put on the figure as plotly.js does, is the figure of the pure
-function.
+function, but for the axes, which stand still.
 """
 
+import base64
 import copy
 import json
+import re
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,6 +21,7 @@ PLAYED = {
     "nearest": (widgets.etf.NearestETFExplorer, "delta", [1e-6, 1e-3, 1.0, 1e3]),
     "dragged": (widgets.etf.NearestETFExplorer, "far", [0.0, 1.0, 2.0]),
     "ufm": (lambda: widgets.ufm.UFMExplorer(ufm.UFM(3, 30, 8)), "iteration", [0, 1, 3, 10]),
+    "noise": (widgets.etf.ETFExplorer, "noise", [0.0, 0.5, 1.0]),
     "apa": (widgets.activations.APAExplorer, "kappa", [-1.0, 0.0, 1.0]),
     "networks": (lambda: widgets.networks.NetworksExplorer(*results()), "epoch", [1, 5]),
 }
@@ -40,7 +43,22 @@ def put(content, frame):
     extend(content["layout"], frame.get("layout", {}))
 
 
+def axes(layout, path=()):
+    """All axes in a layout: {path: axis}."""
+    found = {}
+    for name, value in layout.items():
+        if re.fullmatch(r"[xyz]axis\d*", name):
+            found[*path, name] = value
+        elif re.fullmatch(r"scene\d*", name):
+            found |= axes(value, (name,))
+    return found
+
+
 def plain(content):
+    """Data and layout, without the slider and what holds the axes."""
+    content = copy.deepcopy(content)
+    for axis in axes(content["layout"]).values():
+        axis.pop("range", None), axis.pop("dtick", None)
     return content["data"], {k: v for k, v in content["layout"].items() if k not in SLIDER}
 
 
@@ -54,6 +72,83 @@ def test_every_frame_is_the_figure_of_its_value(make, name, values, start):
     for k in [*range(len(values)), *range(len(values))[::-2], 0]:  # forwards, back in leaps
         put(content, content["frames"][k])
         assert plain(content) == plain(figures[k])
+
+
+def numbers(values):
+    if isinstance(values, dict):  # packed by plotly
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).astype(float)
+    return np.asarray(values, float)
+
+
+def drawn_on(content, path):
+    """Finite numbers that the traces draw on an axis, on its scale; None for a heatmap."""
+    axis, letter, drawn = axes(content["layout"])[path], path[-1][0], [np.empty(0)]
+    for trace in content["data"]:
+        deep = trace["type"] == "scatter3d"
+        place = (trace.get("scene", "scene"), f"{letter}axis") if deep else (trace.get(f"{letter}axis", letter),)
+        if (place[0].replace(letter, f"{letter}axis"), *place[1:]) != path or letter not in trace:
+            continue
+        if trace["type"] == "heatmap":
+            return None
+        drawn.append(numbers(trace[letter]))
+    drawn = np.concatenate(drawn)
+    drawn = np.log10(drawn[drawn > 0]) if axis.get("type") == "log" else drawn
+    return drawn[np.isfinite(drawn)]
+
+
+@pytest.mark.parametrize("make, name, values", PLAYED.values(), ids=PLAYED)
+def test_the_axes_stand_still_and_hold_every_frame(make, name, values):
+    explorer = make()
+    content = json.loads(explorer.player(name, values).to_json())
+    figures = [json.loads(explorer.figure(**{**explorer.state, name: value}).to_json()) for value in values]
+    drawn = {path: [] for path in axes(content["layout"])}
+    for frame in content["frames"]:
+        put(content, frame)
+        for path, axis in axes(content["layout"]).items():
+            drawn[path].append((axis.get("range"), drawn_on(content, path)))
+    for path, (ranges, parts) in ((path, zip(*found)) for path, found in drawn.items()):
+        assert all(span == ranges[0] for span in ranges), path
+        if any(part is None for part in parts):  # cells of a heatmap
+            continue
+        own = [axes(figure["layout"])[path].get("range") for figure in figures]
+        if ranges[0] is None and "matches" not in axes(content["layout"])[path]:  # plotly finds the same one for all
+            ends = [(part.min(), part.max()) for part in parts if part.size]
+            assert all(end == ends[0] for end in ends), path
+        elif own[0] is None or any(span != own[0] for span in own):
+            everything = np.concatenate(parts)
+            assert min(ranges[0]) <= everything.min() + 1e-6 and everything.max() - 1e-6 <= max(ranges[0]), path
+
+
+def test_axes_that_move_get_one_range_for_all():
+    drawn = [dict(x=[0, 1], y=[1, k + 1]) for k in range(3)]
+    figures = [go.Figure(go.Scatter(**d)) for d in drawn]
+    assert player.play(figures, list("abc"), "").layout.yaxis.range == pytest.approx((0.9, 3.1))
+    assert player.play(figures, list("abc"), "").layout.xaxis.range is None  # the same in all
+    for figure, d in zip(figures, drawn):
+        figure.update_yaxes(type="log", dtick=d["y"][1])
+    moving = player.play(figures, list("abc"), "")
+    assert moving.layout.yaxis.range == pytest.approx((-0.05 * np.log10(3), 1.05 * np.log10(3)))
+    assert moving.layout.yaxis.dtick == 3 and all(frame.layout.yaxis.range is None for frame in moving.frames)
+
+
+def test_given_ranges_are_joined_and_keep_their_direction():
+    figures = [go.Figure(go.Scatter(y=[1, 2])).update_yaxes(range=[k + 3, k]) for k in range(3)]
+    assert player.play(figures, list("abc"), "").layout.yaxis.range == (5, 0)
+
+
+def test_axes_of_names_and_of_heatmaps_are_left_to_plotly():
+    figures = [go.Figure([go.Scatter(x=list("abc")[:k], y=[1, 1, 1][:k])]) for k in (2, 3)]
+    assert player.play(figures, list("ab"), "").layout.xaxis.range is None
+    figures = [go.Figure(go.Heatmap(z=np.eye(k))) for k in (2, 3)]
+    assert player.play(figures, list("ab"), "").layout.xaxis.range is None
+
+
+def test_axes_that_match_get_one_range_together():
+    figures = [go.Figure([dict(y=[0, k]), dict(y=[0, 10 - k], yaxis="y2")]) for k in (1, 2)]
+    for figure in figures:
+        figure.update_layout(yaxis2=dict(matches="y"))
+    moving = player.play(figures, list("ab"), "").layout
+    assert moving.yaxis.range == moving.yaxis2.range == pytest.approx((-0.45, 9.45))
 
 
 def test_the_slider_goes_to_the_frames():
