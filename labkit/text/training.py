@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from labkit.history import History, differences, plain, provenance, written_whole
+from labkit.history import History, differences, plain, provenance
+from labkit.system import written_whole
 from labkit.text.corpora import Batches
 
 CHECKPOINT, HISTORY = "last.pt", "history.parquet"
