@@ -56,7 +56,7 @@ def module(request):
     return importlib.import_module(f"labkit.{request.param}")
 
 
-ROOMS = ("vision", "text", "report", "plots")
+ROOMS = ("vision", "text", "report", "plots", "studies", "widgets")
 IN_ROOMS = [
     ".".join(path.relative_to(Path(labkit.__file__).parent).with_suffix("").parts)
     for room in ROOMS
