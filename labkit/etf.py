@@ -162,6 +162,10 @@ def frame_of(
 def check_frame(name: str, frame: torch.Tensor, only_etf: bool = False):
     """Refuse a frame (…, d, C) whose columns are not orthonormal; in d = C−1 dimensions, or where `only_etf` matters,
     one whose columns are not after centring.
+
+    >>> check_frame("prox", torch.eye(3, 2)), check_frame("prox", 2 * torch.eye(3, 2))
+    Traceback (most recent call last):
+    ValueError: prox must have orthonormal columns, but ‖UᵀU − I‖ is 4.2
     """
     if _polar.transformed():
         return

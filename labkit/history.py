@@ -1,56 +1,31 @@
 """History, what a training run leaves behind, as a tidy table that is written whole or not at all; and Store, a folder
 of runs, each found again by its settings."""
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
-import os
 import platform
 import re
-import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import ArrayLike
 
 from labkit import __version__
+from labkit.system import written_whole
 
 MARGIN_COLUMNS = ["head", "seed", "sample", "margin"]  # and, of many runs together, what else tells them apart
 _KEY = b"labkit"
 _VERSION = 1
 _GROUPS = {"sort": False, "dropna": False}  # a run has NaN for an option it does not have
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path`, flushed to the disk, when the block ends, and not at all where it raises.
-
-    Its folder is made. Until then it has a name that no other process uses, .NAME.….tmp, which stays where the process
-    is killed. OSError names the file where the disk is full or cannot be written; what was there before is untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = f"{path} could not be written ({error.strerror or error}); what was there before is untouched"
-        raise OSError(error.errno, reason) from error
-    finally:
-        with contextlib.suppress(OSError):  # it is not there, or its folder could not be made
-            temporary.unlink()
 
 
 def plain(settings: dict) -> dict:
@@ -311,15 +286,23 @@ def _flat(settings):
     return {k: str(v) if isinstance(v, list) else v for part in inner for k, v in part.items()}
 
 
-def sample_margins(head: str, seeds: Iterable[int], margins: np.ndarray):
-    """The tidy table of margins, given as (S, N), of one head."""
+def sample_margins(head: str, seeds: Iterable[int], margins: ArrayLike) -> pd.DataFrame:
+    """The tidy table of margins, given as (S, N), of one head.
+
+    >>> sample_margins("fixed", [7], [[0.5, 1.0]]).values.tolist()
+    [['fixed', 7, 0, 0.5], ['fixed', 7, 1, 1.0]]
+    """
     margins = np.asarray(margins)
     seed, sample = np.repeat(list(seeds), margins.shape[1]), np.tile(np.arange(margins.shape[1]), len(margins))
     return pd.DataFrame(dict(zip(MARGIN_COLUMNS, (head, seed, sample, margins.ravel()))))
 
 
-def provenance(device: torch.device | str = "cpu"):
-    """What a result was made with: versions, machine and date, as plain values for History.settings."""
+def provenance(device: torch.device | str = "cpu") -> dict:
+    """What a result was made with: versions, machine and date, as plain values for History.settings.
+
+    >>> provenance("cpu")["versions"]["labkit"] == __version__, len(provenance("cpu"))
+    (True, 3)
+    """
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

@@ -84,6 +84,9 @@ def nc1(features: Tensor, targets: Tensor, num_classes: int | None = None, means
 def of_spread(sum_over_samples: Tensor, samples: int, num_classes: int) -> Tensor:
     """A measure of the spread within classes from its sum over all samples; but NaN, with a warning, where each class
     has one sample only, which is its mean, so that the sum is 0 whatever the features are.
+
+    >>> of_spread(torch.tensor(6.0), 3, 2).item()
+    2.0
     """
     if samples > num_classes:
         return sum_over_samples / samples
@@ -96,6 +99,10 @@ def whitening(means: Tensor, global_mean: Tensor) -> Tensor:
 
     By the singular values of the centred means, whose squares are Σ_B's eigenvalues times C: from a Gram matrix the
     small ones would lose half of their digits. Directions that are dropped (see `nc1`) are columns of zeros.
+
+    >>> k = whitening(torch.tensor([[0.0, 0.0], [0.0, 4.0]]), torch.tensor([0.0, 2.0]))
+    >>> (k @ k.mT).round(decimals=6).tolist()
+    [[0.0, 0.0], [0.0, 0.25]]
     """
     _, sizes, directions = torch.linalg.svd(means - global_mean.unsqueeze(-2), full_matrices=False)
     kept = (sizes > math.sqrt(RANK) * sizes[..., :1]) & (sizes > _rounding(means))
@@ -105,7 +112,12 @@ def whitening(means: Tensor, global_mean: Tensor) -> Tensor:
 
 
 def within(features: Tensor, targets: Tensor, means: Tensor, whiten: Tensor) -> Tensor:
-    """Sum over samples of ‖Kᵀ(h − its class mean)‖², shape (…): their part in NC1, before division by N·C."""
+    """Sum over samples of ‖Kᵀ(h − its class mean)‖², shape (…): their part in NC1, before division by N·C.
+
+    >>> h, means = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 9.0]]), torch.tensor([[0.0, 1.0], [0.0, 9.0]]).double()
+    >>> within(h, torch.tensor([0, 0, 1]), means, torch.eye(2).double()).item()
+    2.0
+    """
     # Project before subtracting the class means: N×C numbers instead of N×d.
     residual = features.double() @ whiten - of_class(means @ whiten, targets)
     return residual.square().sum((-2, -1))
@@ -129,7 +141,11 @@ def cdnv(features: Tensor, targets: Tensor, num_classes: int | None = None, mean
 
 
 def pair_variance(variances: Tensor, means: Tensor) -> Tensor:
-    """`cdnv` from the variance of each class (…, C) and the class means (…, C, d)."""
+    """`cdnv` from the variance of each class (…, C) and the class means (…, C, d).
+
+    >>> pair_variance(torch.tensor([1.0, 3.0]), torch.tensor([[0.0, 0.0], [0.0, 4.0]])).item()
+    0.125
+    """
     i, j = torch.triu_indices(means.shape[-2], means.shape[-2], 1, device=means.device)
     distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")[..., i, j]
     distances = torch.where(distances > _rounding(means), distances, 0.0).square()
@@ -228,7 +244,11 @@ def cosine_margins(weight: Tensor, features: Tensor, targets: Tensor, means: Mea
 
 
 def margins_about(global_mean: Tensor, weight: Tensor, features: Tensor, targets: Tensor) -> Tensor:
-    """`cosine_margins` of samples whose global mean (…, d) is known."""
+    """`cosine_margins` of samples whose global mean (…, d) is known.
+
+    >>> margins_about(torch.zeros(1), torch.tensor([[1.0], [-1.0]]), torch.ones(1, 1), torch.tensor([0])).tolist()
+    [2.0]
+    """
     w = weight.double() - weight.double().mean(-2, keepdim=True)
     h = features.double() - global_mean.unsqueeze(-2)
     lengths = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(w, dim=-1).unsqueeze(-2)
@@ -241,7 +261,11 @@ def margins_about(global_mean: Tensor, weight: Tensor, features: Tensor, targets
 
 
 def from_simplex(product: Tensor) -> Tensor:
-    """‖V/‖V‖_F − P/√(C−1)‖_F of a C×C product V (…, C, C), shape (…): zero for that of a simplex ETF with itself."""
+    """‖V/‖V‖_F − P/√(C−1)‖_F of a C×C product V (…, C, C), shape (…): zero for that of a simplex ETF with itself.
+
+    >>> round(from_simplex(torch.eye(2)).item(), 4)
+    0.7654
+    """
     num_classes = product.shape[-1]
     simplex = torch.eye(num_classes, dtype=product.dtype, device=product.device) - 1 / num_classes
     product = product / torch.linalg.matrix_norm(product, keepdim=True)
@@ -264,8 +288,12 @@ def class_sums(features: Tensor, targets: Tensor, num_classes: int) -> Means:
     return sums.reshape(*batch, num_classes, d), counts.reshape(*batch, num_classes)
 
 
-def of_class(means: torch.Tensor, targets: torch.Tensor | None):
-    """The mean of each sample's class: (…, C, k) -> (…, N, k)."""
+def of_class(means: Tensor, targets: Tensor) -> Tensor:
+    """The mean of each sample's class: (…, C, k) -> (…, N, k).
+
+    >>> of_class(torch.tensor([[1.0], [5.0]]), torch.tensor([1, 0, 1])).tolist()
+    [[5.0], [1.0], [5.0]]
+    """
     *batch, num_classes, k = means.shape
     index = _numbered_on(targets, batch, num_classes)
     return means.reshape(-1, k).index_select(0, index).reshape(*batch, targets.shape[-1], k)
@@ -278,21 +306,3 @@ def _numbered_on(targets, batch, num_classes):
         return labels.reshape(-1)
     labels = labels.expand(*batch, labels.shape[-1]).reshape(runs, -1)
     return (labels + num_classes * torch.arange(runs, device=labels.device).unsqueeze(-1)).reshape(-1)
-
-
-def several() -> bool:
-    """Whether this is one of several processes.
-
-    >>> several()
-    False
-    """
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def over_processes(*tensors: torch.Tensor):
-    """The tensors, each added up in place over all processes where there are several."""
-    if several():
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
-    return tensors

@@ -34,7 +34,7 @@ def trust_region(
 
     means, prox: (d, C), no batch dimensions. start: frame to start from, prox when omitted. Returns U (d, C), in the
     dtype of means; the work is in float64. δ = 0 is allowed here (Eq. 6; the answer then depends on start).
-    Needs the extra `book` (pymanopt).
+    Needs pymanopt, of the extra `notebooks`.
 
     >>> means = torch.tensor([[2.0, -2.0], [0.0, 0.0]], dtype=torch.float64)
     >>> prox = torch.eye(2, dtype=torch.float64)
@@ -83,6 +83,14 @@ def proposition1_vjp(
     Memory O(d²C²): for small problems only. Computed in float64, returned in the dtype of means. The first term of
     D_U f has the sign of Eq. 32; Eq. 20 prints the other one. An error in U enters Σ times λ_max/λ_min of S, so at δ =
     1e-4 this formula is good to about 1e-9 (measured with mpmath) while the closed form's gradient is good to 1e-11.
+
+    >>> from labkit.nearest import nearest_etf
+    >>> means, prox = torch.tensor([[0.8, -0.5], [0.1, 0.3]], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    >>> U = nearest_etf(means.requires_grad_(), prox, 0.1)
+    >>> proposition1_vjp(means, prox, 0.1, U, prox).round(decimals=4).tolist()
+    [[-0.159, 0.159], [-0.742, 0.742]]
+    >>> torch.autograd.grad(U, means, prox)[0].round(decimals=4).tolist()  # by the closed form
+    [[-0.159, 0.159], [-0.742, 0.742]]
     """
     d, C = means.shape
     h, u_prox, u, y = (t.detach().double() for t in (means, prox, U, grad_U))

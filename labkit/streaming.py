@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit import checks, metrics
+from labkit import checks, metrics, system
 
 
 class NeuralCollapse:
@@ -107,7 +107,7 @@ def collapse(read: Callable, head: torch.nn.Module, *, keep: int = KEEP, margins
         more, number = metrics.class_sums(_seen(head, z), labels, num_classes)
         sums += more
         counts += number
-    metrics.over_processes(sums, counts)
+    system.over_processes(sums, counts)
     checks.finite("features", sums)
     samples = int(counts.sum())
     means, global_mean = metrics.means_of(sums, counts)
@@ -130,7 +130,7 @@ def collapse(read: Callable, head: torch.nn.Module, *, keep: int = KEEP, margins
         )
         if margins:
             found.append(margin.cpu().numpy())
-    metrics.over_processes(totals)
+    system.over_processes(totals)
     loss, correct, _, elsewhere, margin = (totals / samples).tolist()
     centred = means - global_mean
     values = {
@@ -156,7 +156,7 @@ def accuracy(read: Callable, head: torch.nn.Module) -> dict[str, float]:
         logits = head(z).double()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals += torch.stack([loss, (logits.argmax(-1) == labels).sum(), loss.new_tensor(len(labels))])
-    loss, correct, number = metrics.over_processes(totals)[0].tolist()
+    loss, correct, number = system.over_processes(totals)[0].tolist()
     return {"loss": loss / number, "accuracy": correct / number}
 
 
@@ -189,7 +189,7 @@ def _in_order(parts):
     rank.
     """
     shares = [parts]
-    if metrics.several():
+    if system.several():
         shares = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(shares, parts)
     return np.concatenate([share for batch in zip(*shares) for share in batch])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from labkit import checks, etf, metrics
+from labkit import checks, etf, system
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
 
@@ -193,7 +193,7 @@ def on_sphere(z: torch.Tensor, temperature: torch.Tensor | float):
 
 def over_processes(tensor: torch.Tensor):
     """The tensor, added up over all processes where there are several; so is its gradient."""
-    if metrics.several():
+    if system.several():
         from torch.distributed.nn.functional import all_reduce  # not there until it is asked for
 
         return all_reduce(tensor)

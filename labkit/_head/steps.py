@@ -17,6 +17,10 @@ class ClassMeans(nn.Module):
     Gradient flows through the current batch only. A class not in the batch keeps its average; one never seen has a
     centred mean of zero, and takes the batch's mean as it is when it first appears. Buffers: means (…, d, C),
     global_mean (…, d), of the last batch alone where `last` is set, seen (…, C), step.
+
+    >>> sums, counts = torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.tensor([2, 2])
+    >>> ClassMeans(dim=2, num_classes=2)(sums, counts)[0].tolist()
+    [[1.0, -1.0], [0.0, 0.0]]
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from labkit.plots import (  # noqa: F401
     activations,
     calibration,
+    colours,
     ddn,
     digits,
     images,

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from labkit import checks, metrics
+from labkit import checks, metrics, system
 from labkit.report import capture, measures
 from labkit.report.layer import CHUNK, Layer, wide
 from labkit.streaming import KEEP, twice
@@ -163,13 +163,13 @@ def _first_pass(first, watch, num_classes):
             sums[name] += more
         total = counts.double() if total is None else total + counts
     missing = [total is None]
-    if metrics.several():  # all learn of it, since they would wait for each other
+    if system.several():  # all learn of it, since they would wait for each other
         missing = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(missing, total is None)
     if any(missing):
         where = f" on processes {[k for k, none in enumerate(missing) if none]}" if len(missing) > 1 else ""
         raise ValueError(f"the loader gave no batch{where}")
-    metrics.over_processes(*sums.values(), total)
+    system.over_processes(*sums.values(), total)
     return sums, total
 
 
@@ -193,7 +193,7 @@ def _out_of_distribution(found, inside, watch, loader, alpha):
                 if side:
                     sums[name] += h.sum(0)
             number += side * len(h)
-    metrics.over_processes(number, *sums.values())
+    system.over_processes(number, *sums.values())
     if not number.item():
         raise ValueError("ood_loader gave no batch")
     values = {}
@@ -208,7 +208,7 @@ def _out_of_distribution(found, inside, watch, loader, alpha):
 def _gathered(parts):
     """The scores of all processes."""
     mine = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-    if not metrics.several():
+    if not system.several():
         return mine
     shares = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shares, mine)

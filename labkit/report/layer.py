@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labkit import metrics
+from labkit import metrics, system
 from labkit.report import measures
 
 CHUNK = 1 << 22  # numbers of features that are looked at together in float64
@@ -96,8 +96,8 @@ class Layer:
         """{measure: value}, of all processes."""
         margin = sum((m.sum() for m in self.margins), torch.zeros_like(self.inside)).clone()
         sums = [self.inside, self.squares, self.shares, self.drift, self.size, margin]
-        metrics.over_processes(*sums, *(m for m in (self.scatter, self.pooled) if m is not None))
-        if self.weight is not None and metrics.several():
+        system.over_processes(*sums, *(m for m in (self.scatter, self.pooled) if m is not None))
+        if self.weight is not None and system.several():
             torch.distributed.all_reduce(self.least, torch.distributed.ReduceOp.MIN)
         samples, right, correct, elsewhere = self.shares.tolist()
         expected = self.counts.sum().item()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from labkit import checks, metrics
-from labkit._torchvision import import_torchvision
+from labkit.system import import_torchvision
 
 # name: (label, what it is)
 MEASURES = {

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from labkit import checks, metrics, streaming
+from labkit import checks, metrics, streaming, system
 from labkit.report import measures
 
 
@@ -90,7 +90,7 @@ class NeuralCollapse(streaming.NeuralCollapse):
         if self._own is not None:
             raise RuntimeError("sync() was called before: call unsync() first")
         self._own = self.counts, self.centres, self.squares, self.scatter
-        if not metrics.several():
+        if not system.several():
             return
         distributed = torch.distributed
         dims = [None] * distributed.get_world_size()
@@ -105,12 +105,12 @@ class NeuralCollapse(streaming.NeuralCollapse):
             zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=on)
             C = self.num_classes
             self.counts, self.centres, self.squares, self.scatter = zeros(C), zeros(C, d), zeros(C), zeros(d, d)
-        sums, counts = metrics.over_processes(self.centres * self.counts.unsqueeze(-1), self.counts.clone())
+        sums, counts = system.over_processes(self.centres * self.counts.unsqueeze(-1), self.counts.clone())
         centres = sums / counts.clamp(min=1).unsqueeze(-1)
         gap = self.centres - centres  # each process moves its squares to the common means
         scatter = self.scatter + (gap * self.counts.unsqueeze(-1)).mT @ gap
         squares = self.squares + self.counts * gap.square().sum(-1)
-        metrics.over_processes(scatter, squares)
+        system.over_processes(scatter, squares)
         self.counts, self.centres, self.squares, self.scatter = counts, centres, squares, scatter
 
     def unsync(self) -> None:

@@ -5,7 +5,8 @@ Whatever is trained leaves a `History`; its column "head" holds the name of the 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,23 +17,21 @@ from labkit import checks
 from labkit.activations import AGLU, APA, FLOOR, aglu
 from labkit.history import History, provenance
 from labkit.studies import networks
-
-KAPPA = (1.0, 1.3)  # the ranges of the supplement's Table 2
-LAMBDA = (0.0, 1.0)
+from labkit.studies.digit_net import KAPPA, LAMBDA, DigitNet, Range
 
 
 def fit_curve(
-    kappa=0.8,
-    lam=0.5,
-    lambda_gradient="exact",
-    seeds=range(5),
-    steps=2000,
-    lr=0.5,
-    samples=256,
-    smallest=FLOOR,
-    floor="one-sided",
-    name=None,
-):
+    kappa: float = 0.8,
+    lam: float = 0.5,
+    lambda_gradient: str = "exact",
+    seeds: Sequence[int] = range(5),
+    steps: int = 2000,
+    lr: float = 0.5,
+    samples: int = 256,
+    smallest: float = FLOOR,
+    floor: str = "one-sided",
+    name: str | None = None,
+) -> History:
     """Find (κ, λ) of AGLU again by gradient descent, from values of the function without noise.
 
     For each seed: samples z ~ N(0, 2²), y = AGLU(z; kappa, lam), a start κ ~ U(1, 1.3), λ ~ U(0, 1), and `steps` steps
@@ -90,93 +89,18 @@ def _draw(seed, samples):
     return z, torch.empty((), dtype=torch.float64).uniform_(*KAPPA, generator=generator), torch.rand((), **options)
 
 
-class Gate(nn.Module):
-    """Channel attention: z · APA(B·AGLU(A z)), as squeeze-and-excite for features that have no places to average
-    over.
-    """
-
-    def __init__(self, width, kappa_init, activation):
-        super().__init__()
-        self.squeeze, self.excite = nn.Linear(width, width // 4), nn.Linear(width // 4, width)
-        self.inner, self.gate = activation(), APA(kappa_init, LAMBDA)
-
-    def forward(self, z):
-        return z * self.gate(self.excite(self.inner(self.squeeze(z))))
-
-
-class Block(nn.Module):
-    """AGLU(z + branch(z)), a residual block with its second activation after the sum, as in a ResNet."""
-
-    def __init__(self, width, activation, gate=None):
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Linear(width, width, bias=False),
-            nn.BatchNorm1d(width),
-            activation(),
-            nn.Linear(width, width, bias=False),
-            nn.BatchNorm1d(width),
-            *([gate] if gate else []),
-        )
-        self.after = activation()
-
-    def forward(self, z):
-        return self.after(z + self.branch(z))
-
-
-class DigitNet(nn.Sequential):
-    """A residual network on images of 8×8 pixels; each AGLU and each APA has a pair (κ, λ) of its own.
-
-    kappa_init, lambda_init, lambda_gradient, floor: of the AGLU layers (2·blocks + 1, and one in each gate).
-    gate_kappa_init: range of κ of the APA gates, or None for no gates. activation: a class to use in place of AGLU.
-    one_sign: make κ positive in the AGLUs that the shortcuts pass, all but those inside branches.
-    """
-
-    def __init__(
-        self,
-        blocks=4,
-        width=64,
-        kappa_init=KAPPA,
-        lambda_init=LAMBDA,
-        lambda_gradient="exact",
-        gate_kappa_init=None,
-        activation=None,
-        one_sign=False,
-        floor="one-sided",
-    ):
-        act = activation or (lambda: AGLU(kappa_init, lambda_init, lambda_gradient=lambda_gradient, floor=floor))
-        gates = [Gate(width, gate_kappa_init, act) if gate_kappa_init else None for _ in range(blocks)]
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(64, width, bias=False),
-            nn.BatchNorm1d(width),
-            act(),
-            *(Block(width, act, gate) for gate in gates),
-            nn.Linear(width, 10),
-        )
-        with torch.no_grad():
-            for layer in (self[3], *(m.after for m in self if isinstance(m, Block))) if one_sign else ():
-                layer.kappa.abs_()
-
-    def parameters_of(self, kind):
-        """The (κ, λ) of all layers of that class, from the input on: two lists of floats. λ is the one that is used, at
-        its floor or above.
-        """
-        layers = [m for m in self.modules() if isinstance(m, kind)]
-        return [m.kappa.item() for m in layers], [m.used_lam.item() for m in layers]
-
-
 def train_digits(
-    name,
-    seeds=range(5),
-    epochs=20,
-    lr=0.1,
-    batch=128,
-    weight_decay=1e-4,
-    smallest=FLOOR,
-    learn=True,
-    progress=None,
-    **options,
-):
+    name: str,
+    seeds: Sequence[int] = range(5),
+    epochs: int = 20,
+    lr: float = 0.1,
+    batch: int = 128,
+    weight_decay: float = 1e-4,
+    smallest: float = FLOOR,
+    learn: bool = True,
+    progress: Callable | None = None,
+    **options: Any,
+) -> History:
     """Train a DigitNet(**options) for each seed, as `networks.trainer_of` does.
 
     learn=False holds κ and λ where they start. λ is put back to `smallest` where a step leaves it below, but for layers
@@ -208,7 +132,14 @@ def train_digits(
 
 
 def epochs_of(
-    seed, epochs=20, lr=0.1, batch=128, weight_decay=1e-4, smallest=FLOOR, learn=True, **options
+    seed: int,
+    epochs: int = 20,
+    lr: float = 0.1,
+    batch: int = 128,
+    weight_decay: float = 1e-4,
+    smallest: float = FLOOR,
+    learn: bool = True,
+    **options: Any,
 ) -> Iterator[dict]:
     """The rows of `train_digits` for one seed, without head, as the training goes on: that of epoch 0 comes first."""
     with torch.random.fork_rng(devices=[]):
@@ -265,7 +196,13 @@ def _pairs(net):
     return {f"kappa_{i}": v for i, v in enumerate(kappas)} | {f"lam_{i}": v for i, v in enumerate(lams)}
 
 
-def held(names=("AGLU", "APA"), kappas=None, lams=None, seeds=range(3), epochs=4):
+def held(
+    names: Sequence[str] = ("AGLU", "APA"),
+    kappas: Sequence[float] | None = None,
+    lams: Sequence[float] | None = None,
+    seeds: Sequence[int] = range(3),
+    epochs: int = 4,
+) -> History:
     """What κ and λ do to a network: DigitNets trained with every activation held at one pair, for each pair of a grid.
 
     names: the functions that stand at all nine activations, "AGLU" or "APA". kappas, lams: by default every half from
@@ -284,7 +221,16 @@ def held(names=("AGLU", "APA"), kappas=None, lams=None, seeds=range(3), epochs=4
     return History(pd.concat(tables), settings)
 
 
-def signal(name, kappa_init, kind, depth=32, width=64, samples=64, seeds=range(5), lambda_init=LAMBDA):
+def signal(
+    name: str,
+    kappa_init: Range,
+    kind: str,
+    depth: int = 32,
+    width: int = 64,
+    samples: int = 64,
+    seeds: Iterable[int] = range(5),
+    lambda_init: Range = LAMBDA,
+) -> pd.DataFrame:
     """Sizes of features and gradients in an untrained stack of AGLU layers whose κ and λ are uniform on their ranges.
 
     kind: "plain" for layers AGLU(W z) with W of standard deviation √(2/width); "residual" for AGLU(z + V AGLU(W z)),

@@ -30,8 +30,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from labkit import checks, heads, ufm
-from labkit.history import History, Store, written_whole
+from labkit.history import History, Store
 from labkit.studies.ufms import sweep
+from labkit.system import written_whole
 
 LIST = "evidence.toml"
 FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry; `vary` may be there too

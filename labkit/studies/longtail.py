@@ -9,8 +9,9 @@ same weights: the prior is taken out (kind "odds", the released default), and ca
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,7 +167,12 @@ def _largest_set(runs, kind, *free):
     return most if kinds(most) > 1 else {}
 
 
-def digits(names: Sequence[str] = HEADS, seeds: Iterable[int] = (0, 1, 2), settings: Mapping = DIGITS, progress=None):
+def digits(
+    names: Sequence[str] = HEADS,
+    seeds: Iterable[int] = (0, 1, 2),
+    settings: Mapping = DIGITS,
+    progress: Callable | None = None,
+) -> dict[str, Outputs]:
     """Train heads on long-tailed digits, a few seconds a run: {"head, seed 0": Outputs}. progress: called with each
     name before its run.
     """
@@ -186,7 +192,7 @@ def digits(names: Sequence[str] = HEADS, seeds: Iterable[int] = (0, 1, 2), setti
 
 
 def heads_table(
-    runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.0), kind="odds", bins: int = 15
+    runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.0), kind: str = "odds", bins: int = 15
 ) -> pd.DataFrame:
     """One row for each run and τ: run, head, seed, tau, overall, many, medium, few (shares), ece, ece_mass (bins of
     equal mass), mce, confidence (its mean), test_nc1 (of the features as
@@ -218,7 +224,7 @@ def by_tau(run: Outputs, taus: Sequence[float], kind: str = "odds") -> pd.DataFr
     return pd.DataFrame(found).assign(tau=list(taus))
 
 
-def paired(table: pd.DataFrame, measure: str, one, other, by: str = "head") -> dict:
+def paired(table: pd.DataFrame, measure: str, one: Any, other: Any, by: str = "head") -> dict:
     """The difference one − other of a measure, seed by seed: {"difference", "low", "high", "seeds", "same_sign"}.
 
     low, high: the 95 % interval of Student's t for the mean difference; NaN for fewer than two seeds. Seeds that only

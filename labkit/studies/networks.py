@@ -6,11 +6,14 @@ labkit.vision.training.trainer.
 """
 
 from collections import namedtuple
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from labkit import checks, metrics
 from labkit.activations import AGLU, APA
@@ -62,7 +65,7 @@ Run = namedtuple("Run", "curves parameters")
 MEASURES = ("accuracy", "nc1", "test_accuracy", "test_nc1", "gate_entropy")
 
 
-def build(network, in_chans=1, num_classes=10, seed=0):
+def build(network: str, in_chans: int = 1, num_classes: int = 10, seed: int = 0) -> nn.Module:
     """One of NETWORKS, cut to BLOCKS. A seed gives all with attention the same weights, and all without it."""
     checks.one_of("network", network, tuple(NETWORKS))
     options = dict(NETWORKS[network])
@@ -88,24 +91,24 @@ class Samples:
     def __len__(self):
         return len(self.labels)
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> "Samples":
         return Samples(self.images.to(device), self.labels.to(device))
 
 
 def trainer_of(
-    model,
-    images,
-    labels,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    measure,
-    epochs=10,
-    batch_size=64,
-    lr=0.05,
-    momentum=0.9,
-    weight_decay=5e-4,
-    seed=0,
-    measure_at=None,
-):
+    measure: Callable,
+    epochs: int = 10,
+    batch_size: int = 64,
+    lr: float = 0.05,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    measure_at: Collection[int] | None = None,
+) -> trainer.Trainer:
     """The Trainer of a network with a classifier of its own (images -> logits): SGD with momentum, and a learning rate
     that falls from lr to 0 along half a cosine, step by step.
 
@@ -128,7 +131,17 @@ def trainer_of(
     return trainer.Trainer(model, None, optimizer, batches, name=type(model).__name__, **options)
 
 
-def train_classifier(model, images, labels, test_images, test_labels, *, epochs=10, measure_at=None, **options):
+def train_classifier(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    test_images: torch.Tensor,
+    test_labels: torch.Tensor,
+    *,
+    epochs: int = 10,
+    measure_at: Collection[int] | None = None,
+    **options: Any,
+) -> Run:
     """Train `model` (images -> logits) in place; returns a Run of two tables.
 
     images (N, C, H, W), labels (N,), options: as in `trainer_of`.
@@ -155,7 +168,7 @@ def train_classifier(model, images, labels, test_images, test_labels, *, epochs=
     return Run(curves, pd.concat(parameters, ignore_index=True))
 
 
-def rows_of(run):
+def rows_of(run: trainer.Trainer) -> Iterator[dict]:
     """The rows of a Trainer with its `batch_loss` as `loss`; where it diverges, a last one that has no loss."""
     try:
         for row in run.each_epoch():
@@ -166,7 +179,7 @@ def rows_of(run):
 
 
 @torch.no_grad()
-def measure(model, images, labels, batch_size=500):
+def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 500) -> dict[str, float]:
     """Accuracy, NC1 of the penultimate features (not normalised: Eq. 3 of the supplement) and gate entropy, as a
     dict.
     """
@@ -194,7 +207,7 @@ class last_gate:
     The list stays empty for a network without channel attention.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module):
         gates = [m.gate for m in model.modules() if isinstance(m, backbones.SEModule)]
         self.seen = []
         self.hooks = (
@@ -209,7 +222,7 @@ class last_gate:
             hook.remove()
 
 
-def load(study, root=None):
+def load(study: str, root: str | Path | None = None) -> tuple[torch.Tensor, ...]:
     """The images of a study, standardised by the mean and deviation of the training pixels: train, labels, test,
     labels.
     """
@@ -222,11 +235,18 @@ def load(study, root=None):
 class Runs(Store):
     """The runs of the studies; two files for each, one for either table of a Run."""
 
-    def name(self, settings):
+    def name(self, settings: dict) -> str:
         return "-".join(str(settings[key]) for key in ("study", "network", "seed", "part"))
 
 
-def run(study, folder, networks=None, seeds=None, root=None, progress=print):
+def run(
+    study: str,
+    folder: str | Path,
+    networks: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    root: str | Path | None = None,
+    progress: Callable = print,
+) -> dict[str, History]:
     """All runs of a study as two Histories, the curves and the κ, λ of each layer; `head` in them is the network.
 
     Each run is written to `folder` when it ends and read from there the next time, so that a broken study goes on where
@@ -264,11 +284,11 @@ def _together(histories):
     )
 
 
-def save(found, study, folder):
+def save(found: dict[str, History], study: str, folder: str | Path) -> list[Path]:
     """Write the two Histories of `run` to networks-<study>-curves.parquet and networks-<study>-parameters.parquet."""
     return [history.save(Path(folder) / f"networks-{study}-{part}.parquet") for part, history in found.items()]
 
 
-def saved(study, folder):
+def saved(study: str, folder: str | Path) -> tuple[History, ...]:
     """The curves and parameters that `save` wrote, as two Histories; FileNotFoundError where they are not there."""
     return tuple(History.load(Path(folder) / f"networks-{study}-{part}.parquet") for part in Run._fields)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from labkit import checks
-from labkit.history import written_whole
+from labkit.system import written_whole
 
 UNITS = ("characters", "bytes")
 ORDERS = ("random", "in order")

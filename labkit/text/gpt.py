@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from labkit import checks
-from labkit._torchvision import import_torchvision
 from labkit.activations import AGLU, APA
+from labkit.system import import_torchvision
 
 # layers, heads, width, tokens of context, vocabulary
 SIZES = {

@@ -2,6 +2,9 @@
 
 The loop is as short as can be, and asks nothing of a model but model(tokens).logits. It runs on one process or on
 several (torchrun), by Hugging Face accelerate.
+
+It is not the loop of labkit.vision: that one counts epochs, has one batch a step and measures heads, this one counts
+steps, adds up micro-batches and clips gradients. One for both would be longer, and neither room imports the other.
 """
 
 import math
@@ -16,7 +19,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from labkit.history import History, differences, plain, provenance, written_whole
+from labkit.history import History, differences, plain, provenance
+from labkit.system import written_whole
 from labkit.text.corpora import Batches
 
 CHECKPOINT, HISTORY = "last.pt", "history.parquet"

@@ -3,6 +3,6 @@
 Torchvision is imported here, before any module that needs it, because it can need a hand.
 """
 
-from labkit._torchvision import import_torchvision
+from labkit.system import import_torchvision
 
 torchvision = import_torchvision()

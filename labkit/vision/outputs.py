@@ -18,7 +18,8 @@ from timm.layers import SEModule
 from torch import nn
 
 from labkit import checks, metrics
-from labkit.history import plain, written_whole
+from labkit.history import plain
+from labkit.system import written_whole
 from labkit.vision import backbones
 from labkit.vision.training.trainer import Trainer
 

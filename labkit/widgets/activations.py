@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from labkit import plots
+from labkit.history import History
 from labkit.widgets.base import Explorer, box, log_slider, menu, slider
 
 # The ranges of the supplement's Tables 2, 5 and 6; λ ~ U(0, 1) with all of them.
@@ -27,7 +28,7 @@ class APAExplorer(Explorer):
         at (κ, λ).
     """
 
-    def __init__(self, effect=None):
+    def __init__(self, effect: History | None = None):
         self._maps = {} if effect is None else {name: _map(effect.frame, name) for name in EPOCHS}
         super().__init__()
 
@@ -41,7 +42,7 @@ class APAExplorer(Explorer):
         }
 
     @staticmethod
-    def draws(initial, count=20):
+    def draws(initial: str, count: int = 20):
         """κ and λ, each (count,), as `count` layers would start; None for "none"."""
         if RANGES[initial] is None:
             return None
@@ -49,12 +50,12 @@ class APAExplorer(Explorer):
         kappa = torch.empty(count, dtype=torch.float64).uniform_(*RANGES[initial], generator=generator)
         return kappa, torch.empty(count, dtype=torch.float64).uniform_(1e-4, 1, generator=generator)
 
-    def accuracy(self, function, kappa, lam):
+    def accuracy(self, function: str, kappa: float, lam: float):
         """Test accuracy, in percent, of the network of the map whose (κ, λ) is nearest."""
         kappas, exponents, percent, _ = self._maps[function]
         return percent[np.abs(exponents - np.log10(lam)).argmin(), np.abs(kappas - kappa).argmin()]
 
-    def figure(self, function, initial, kappa, lam, wrong):
+    def figure(self, function: str, initial: str, kappa: float, lam: float, wrong: bool):
         title = f"{function} with κ = {kappa:.1f}, λ = {lam:.2g}".replace("-", "−")
         if self._maps:
             accuracy, epochs = self.accuracy(function, kappa, lam), EPOCHS[function]

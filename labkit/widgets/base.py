@@ -5,6 +5,8 @@ no `Output`: both hide exceptions. Works with ipywidgets 7.7 and 8.
 """
 
 import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -42,7 +44,7 @@ class Explorer:
     def controls(self):
         raise NotImplementedError
 
-    def figure(self, **state):
+    def figure(self, **state: Any):
         raise NotImplementedError
 
     def commands(self):
@@ -57,7 +59,7 @@ class Explorer:
     def state(self):
         return {name: widget.value for name, widget in self.widgets.items()}
 
-    def set(self, **values):
+    def set(self, **values: Any):
         """Set several controls and redraw once.
 
         Raises ValueError for a name that is not a control or a number outside its range, and what the widget raises for
@@ -103,7 +105,7 @@ class Explorer:
             finally:
                 self._drawing = False
 
-    def player(self, name, values, start=0, **settings):
+    def player(self, name: str, values: Iterable, start: int = 0, **settings: Any):
         """The figures of several values of one setting as one figure with plotly's own slider.
 
         start: the index of the value shown first. settings: of the others, where not as they are now.
@@ -140,7 +142,16 @@ def _looks(label, tip):
     return dict(description=label, style=dict(_STYLE), layout=widgets.Layout(**_LAYOUT), **{_TIP: tip})
 
 
-def slider(label, value, low, high, step, tip="", kind=None, **more):
+def slider(
+    label: str,
+    value: float,
+    low: float,
+    high: float,
+    step: float,
+    tip: str = "",
+    kind: type[widgets.Widget] | None = None,
+    **more: Any,
+):
     """A slider with its value beside it, over whole numbers where `value` is one; with the focus on it the arrow keys
     move it. tip: what it does, under the pointer.
     """
@@ -148,31 +159,42 @@ def slider(label, value, low, high, step, tip="", kind=None, **more):
     return kind(value=value, min=low, max=high, step=step, **_looks(label, tip), **more)
 
 
-def log_slider(label, value, low, high, tip="", step=0.1, readout_format=".1e", **more):
+def log_slider(
+    label: str,
+    value: float,
+    low: float,
+    high: float,
+    tip: str = "",
+    step: float = 0.1,
+    readout_format: str = ".1e",
+    **more: Any,
+):
     """A slider over powers of ten, from 10^low to 10^high."""
     return slider(label, value, low, high, step, tip, widgets.FloatLogSlider, readout_format=readout_format, **more)
 
 
-def range_slider(label, value, low, high, step, tip="", **more):
+def range_slider(
+    label: str, value: tuple[float, float], low: float, high: float, step: float, tip: str = "", **more: Any
+):
     """A slider with two handles; its value is (low, high)."""
     return slider(label, value, low, high, step, tip, widgets.FloatRangeSlider, **more)
 
 
-def menu(label, options, value, tip="", kind=widgets.Dropdown):
+def menu(label: str, options: Iterable, value: Any, tip: str = "", kind: type[widgets.Widget] = widgets.Dropdown):
     """A menu of options, values or pairs (label, value); or a slider over them, with kind=SelectionSlider."""
     return kind(options=options, value=value, **_looks(label, tip))
 
 
-def text_box(label, value, tip=""):
+def text_box(label: str, value: str, tip: str = ""):
     """A line of text, read when Enter is pressed or the focus leaves it."""
     return widgets.Text(value=value, continuous_update=False, **_looks(label, tip))
 
 
-def box(label, value, tip=""):
+def box(label: str, value: bool, tip: str = ""):
     return widgets.Checkbox(value=value, **_looks(label, tip))
 
 
-def button(label, icon, tip, action):
+def button(label: str, icon: str, tip: str, action: Callable[[], Any]):
     made = widgets.Button(description=label, icon=icon, tooltip=tip, layout=widgets.Layout(width="110px"))
     made.on_click(lambda _: action())
     return made

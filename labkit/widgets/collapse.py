@@ -1,6 +1,7 @@
 """The interactive figure that the course opens with: a few classes collapse on a sphere."""
 
 import math
+from collections.abc import Iterable
 
 import ipywidgets as widgets
 import torch
@@ -19,7 +20,9 @@ class CollapseExplorer(Explorer):
     steps that can be shown lie evenly on a logarithmic axis. Nothing is projected: the figure holds all that there is.
     """
 
-    def __init__(self, per_class: int = 50, head: str = "standard", gain: float = 2.0, iterations: int = 1000, seed=0):
+    def __init__(
+        self, per_class: int = 50, head: str = "standard", gain: float = 2.0, iterations: int = 1000, seed: int = 0
+    ):
         self.per_class, self.head, self.gain, self.seed = per_class, head, gain, seed
         self.steps = ufm.log_points(iterations)
         self._films = {}
@@ -81,7 +84,7 @@ class CollapseExplorer(Explorer):
         figures = [draw(*self._drawn(state), height=height, title=_title(t, state)) for t, state in film.items()]
         return play(figures, [str(step) for step in film], "step")
 
-    def stills(self, steps, num_classes: int = 4, seed: int | None = None) -> Figure:
+    def stills(self, steps: Iterable[int], num_classes: int = 4, seed: int | None = None) -> Figure:
         """The sphere at several steps side by side, for paper and for pages without scripts."""
         film = self.states(num_classes, self.seed if seed is None else seed)
         return plots.vectors.collapse_stills({f"step {step}": self._drawn(film[step]) for step in steps})
@@ -90,7 +93,7 @@ class CollapseExplorer(Explorer):
     def _drawn(state):
         return state["features"].mT.numpy(), state["targets"].tolist(), state["vectors"].mT.numpy()
 
-    def figure(self, num_classes, seed, step):
+    def figure(self, num_classes: int, seed: int, step: int):
         film = self.states(num_classes, seed)
         state = film[step]
         low, high = state["angles"].min().item(), state["angles"].max().item()

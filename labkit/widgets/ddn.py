@@ -27,7 +27,7 @@ class InfluenceExplorer(Explorer):
         }
 
     @staticmethod
-    def spec(imbalance, num_samples, dim, num_classes):
+    def spec(imbalance: float, num_samples: float, dim: float, num_classes: int) -> ufm.UFM:
         """The UFM of these settings, its imbalance lowered where that would leave the last class without a sample."""
         n, d = max(num_classes, round(num_samples)), max(num_classes, round(dim))
         while True:
@@ -37,7 +37,7 @@ class InfluenceExplorer(Explorer):
                 imbalance = max(1.0, 0.97 * imbalance)
 
     @staticmethod
-    def measure(spec, clusters, seed):
+    def measure(spec: ufm.UFM, clusters: float, seed: int) -> tuple[float, float]:
         """(ratio, tangent share) for random features, each moved by `clusters` times the random centre of its class."""
         generator = torch.Generator().manual_seed(seed)
         centres = torch.randn(spec.num_classes, spec.dim, generator=generator)
@@ -45,7 +45,7 @@ class InfluenceExplorer(Explorer):
         found = ddn.influence(ImplicitETFHead(spec.dim, spec.num_classes), features, spec.targets())
         return found.ratio.item(), found.tangent_share.item()
 
-    def figure(self, imbalance, num_samples, dim, num_classes, clusters, seed):
+    def figure(self, imbalance: float, num_samples: float, dim: float, num_classes: int, clusters: float, seed: int):
         here = self.spec(imbalance, num_samples, dim, num_classes)
         ratio, share = self.measure(here, clusters, seed)
         specs = [*(self.spec(r, num_samples, dim, num_classes) for r in (1, 3.2, 10, 32, 100)), here]

@@ -1,6 +1,7 @@
 """The interactive figures of the simplex ETF and of the nearest one; `labkit.widgets.base` has what all share."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class ETFExplorer(Explorer):
         }
 
     @staticmethod
-    def vectors(num_classes, angle, noise):
+    def vectors(num_classes: int, angle: float, noise: float) -> torch.Tensor:
         """(d, C), d = max(3, C−1): the ETF turned about the third axis, with noise of that deviation on every
         coordinate.
         """
@@ -31,7 +32,7 @@ class ETFExplorer(Explorer):
         generator = torch.Generator().manual_seed(0)
         return turn @ points + noise * torch.randn(points.shape, generator=generator, dtype=torch.float64)
 
-    def figure(self, num_classes, angle, noise):
+    def figure(self, num_classes: int, angle: float, noise: float):
         points = self.vectors(num_classes, angle, noise)
         unit = F.normalize(points, dim=0)
         gram = unit.mT @ unit
@@ -62,7 +63,7 @@ class NearestETFExplorer(Explorer):
         }
 
     @staticmethod
-    def means(num_classes, noise, moved, far, direction, around):
+    def means(num_classes: int, noise: float, moved: int, far: float, direction: float, around: float) -> torch.Tensor:
         """Centred class means (d, C), d = max(3, C), scaled as an ETF of unit vectors: Frobenius norm √C, or all
         zero.
         """
@@ -78,7 +79,7 @@ class NearestETFExplorer(Explorer):
         return means * (math.sqrt(num_classes) / norm) if norm > 1e-9 else torch.zeros_like(means)
 
     @classmethod
-    def solve(cls, delta, num_classes, start, **dragged):
+    def solve(cls, delta: float, num_classes: int, start: int, **dragged: Any) -> dict:
         """What the figure shows, as a dict: `means`, `prox` and `near`, (d, C) each, the last two ETFs; the two terms
         of Eq. 7 at the solution, `fit` and `proximal`; `at_prox`, the objective at U_prox; `margins` (C,) of the means;
         and the distances of the solution, `to_means` and `to_prox`.
@@ -104,7 +105,7 @@ class NearestETFExplorer(Explorer):
             to_prox=(near - vectors).norm().item(),
         )
 
-    def figure(self, **state):
+    def figure(self, **state: Any):
         found = self.solve(**state)
         objective = found["fit"] + found["proximal"]
         title = (

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import ipywidgets as widgets
 import pandas as pd
@@ -13,12 +15,15 @@ from labkit.plots.images import accuracies, best_probabilities, image_panels
 from labkit.plots.report import through_training
 from labkit.report.measures import MEASURES
 from labkit.studies import tables
+from labkit.studies.recording import Recording
 from labkit.vision import build
 from labkit.widgets.base import Explorer, log_slider, menu, slider
 from labkit.widgets.live import LiveFigure
 
 
-def watch(settings, heads=MAIN, seed=0, *, root=None, every=2.0):
+def watch(
+    settings: dict, heads: Sequence[str] = MAIN, seed: int = 0, *, root: str | Path | None = None, every: float = 2.0
+) -> History:
     """Train the heads side by side as `labkit.vision.build` does, and redraw the panels after about each `every`
     seconds.
 
@@ -37,7 +42,7 @@ def watch(settings, heads=MAIN, seed=0, *, root=None, every=2.0):
 class TablesExplorer(Explorer):
     """Tables 1 and 2 as marks and ranges, at either epoch, beside what our runs had."""
 
-    def __init__(self, histories, folder="data/paper"):
+    def __init__(self, histories: Mapping[tuple[str, str], History], folder: str | Path = "data/paper"):
         self.histories, self.folder = histories, folder
         super().__init__()
 
@@ -45,7 +50,7 @@ class TablesExplorer(Explorer):
         options = [("training accuracy (Table 1)", 1), ("test accuracy (Table 2)", 2)]
         return {"table": menu("table", options, 2), "epoch": menu("epoch", [50, 200], 200)}
 
-    def figure(self, table, epoch):
+    def figure(self, table: int, epoch: int):
         paper = tables.printed(table, self.folder).query("epoch == @epoch")
         ours = tables.our_rows(paper, self.histories, tables.MEASURES[table])
         kind = {1: "training", 2: "test"}[table]
@@ -63,7 +68,7 @@ class TemperatureExplorer(Explorer):
             "temperature": slider("temperature τ", 5.0, 0.5, 30.0, 0.5, "norm of the features a head sees"),
         }
 
-    def figure(self, num_classes, temperature):
+    def figure(self, num_classes: float, temperature: float):
         return best_probabilities([10, 100, 1000, round(num_classes)], temperature)
 
 
@@ -98,7 +103,7 @@ class DigitsExplorer(Explorer):
     recordings: {head: Recording}.
     """
 
-    def __init__(self, recordings):
+    def __init__(self, recordings: Mapping[str, Recording]):
         self.recordings = recordings
         self._shadows = {}
         super().__init__()
@@ -115,7 +120,7 @@ class DigitsExplorer(Explorer):
             "third": menu("third digit", digits, 2),
         }
 
-    def figure(self, head, first, second, third, epoch):
+    def figure(self, head: str, first: int, second: int, third: int, epoch: int):
         classes = [first, second, third]
         for k in (1, 2):  # a digit chosen twice gives way to the next that is free
             while classes[k] in classes[:k]:

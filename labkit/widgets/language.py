@@ -1,10 +1,13 @@
 """Language models to play with: a prompt and what comes after it, a HellaSwag item, and classes beyond dimensions."""
 
+from typing import Any
+
 import ipywidgets as widgets
 import numpy as np
 import torch
 
 from labkit import etf, plots, ufm
+from labkit.history import History
 from labkit.text import hellaswag
 from labkit.text.writing import following
 from labkit.widgets.base import Explorer, menu, slider, text_box
@@ -17,7 +20,7 @@ class PromptExplorer(Explorer):
     characters are written.
     """
 
-    def __init__(self, model, vocabulary, prompt="ROMEO:\n", length=160):
+    def __init__(self, model: torch.nn.Module, vocabulary: Any, prompt: str = "ROMEO:\n", length: int = 160):
         self.model, self.vocabulary, self.prompt, self.length = model, vocabulary, prompt, length
         self.names = [vocabulary.decode([k]) for k in range(vocabulary.size)]
         self._written = {}
@@ -46,7 +49,7 @@ class PromptExplorer(Explorer):
             self._written[key] = [token for token, _ in found], torch.stack([p for _, p in found])
         return self._written[key]
 
-    def figure(self, prompt, temperature, seed, place):
+    def figure(self, prompt: str, temperature: float, seed: int, place: int):
         try:
             drawn, probabilities = self.written(prompt, temperature, seed)
         except ValueError as error:
@@ -65,7 +68,7 @@ class HellaSwagExplorer(Explorer):
     model, tokenizer: as in `hellaswag.score`. tasks: of `hellaswag.read`, or `hellaswag.MADE_UP`.
     """
 
-    def __init__(self, model, tokenizer, tasks=hellaswag.MADE_UP):
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, tasks: hellaswag.Tasks = hellaswag.MADE_UP):
         self.model, self.tokenizer, self.tasks = model, tokenizer, tasks
         self.answers = {}  # number of the item -> the first answer, which counts
         self._scores, self._item = {}, 0
@@ -96,7 +99,7 @@ class HellaSwagExplorer(Explorer):
         self._quiet = before
         super().redraw()
 
-    def figure(self, item, answer):
+    def figure(self, item: int, answer: int | None):
         task = self.tasks.tasks[item]
         if answer is None:
             return plots.language.endings(
@@ -124,7 +127,7 @@ class ManyClassesExplorer(Explorer):
 
     DIM = 3
 
-    def __init__(self, study, each=12, iterations=600):
+    def __init__(self, study: History, each: int = 12, iterations: int = 600):
         self.table, self.each, self.iterations = study.final(), each, iterations
         sizes = self.table[["num_classes", "dim"]].drop_duplicates()
         bounds = {(c, d): etf.minimal_margin_bound(c, d) for c, d in sizes.itertuples(index=False)}
@@ -163,7 +166,7 @@ class ManyClassesExplorer(Explorer):
             self._kept[C, seed] = features.numpy(), trainer.targets.numpy(), vectors.numpy()
         return self._kept[C, seed]
 
-    def figure(self, ratio, seed):
+    def figure(self, ratio: float, seed: int):
         points, targets, arrows = self.live(ratio, seed)
         C = arrows.shape[1]
         cosines = (arrows.T @ arrows)[np.triu_indices(C, 1)]

@@ -18,6 +18,7 @@ import sys
 import uuid
 
 from IPython.display import display
+from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs_version
 
 MIME = "application/vnd.plotly.v1+json"
@@ -80,7 +81,7 @@ _PAGE = """<div id="%(name)s"></div><script>(async () => {%(draw)s
 })();</script>"""
 
 
-def bundle(figure):
+def bundle(figure: Figure) -> dict:
     """A figure as the raw MIME bundle that front ends draw. What the reader turned, zoomed or hid stays so in the next
     figure.
     """
@@ -89,7 +90,7 @@ def bundle(figure):
     return {MIME: content}
 
 
-def page(figure, name):
+def page(figure: Figure, name: str) -> dict:
     """A figure as a piece of a web page, for Colab: it fetches plotly.js and draws into the plot of that name."""
     text = json.dumps(bundle(figure)[MIME]).replace("</", "<\\/")  # a title could hold </script>
     source = f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
@@ -103,7 +104,7 @@ class LiveFigure:
         self._handle = None
         self._name = f"labkit-{uuid.uuid4().hex}"
 
-    def draw(self, figure):
+    def draw(self, figure: Figure):
         """Show a figure, the first time as an output of the present cell, from then on in that place."""
         in_colab = "google.colab" in sys.modules
         content = page(figure, self._name) if in_colab else bundle(figure)

@@ -2,14 +2,17 @@
 and classes that fold together in a UFM.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import ipywidgets as widgets
 import numpy as np
+import torch
 
 from labkit import calibration, plots
 from labkit.studies import longtail
 from labkit.studies.ufms import minority
+from labkit.vision.outputs import Outputs
 from labkit.widgets.base import Explorer, box, log_slider, menu, slider
 
 BINS = (5, 10, 15, 20)
@@ -21,7 +24,7 @@ class ReliabilityExplorer(Explorer):
     runs: {name: labkit.vision.outputs.Outputs}, one of which is shown.
     """
 
-    def __init__(self, runs):
+    def __init__(self, runs: Mapping[str, Outputs]):
         self.runs = dict(runs)
         super().__init__()
 
@@ -37,12 +40,12 @@ class ReliabilityExplorer(Explorer):
             "equal_mass": box("bins of equal mass", False, "as many samples in each, instead of equal width"),
         }
 
-    def logits(self, run, temperature, tau):
+    def logits(self, run: str, temperature: float, tau: float) -> torch.Tensor:
         """(N, C) of a run: the prior is taken out first, then comes the temperature."""
         kept = self.runs[run]
         return calibration.correct_prior(kept.logits.double(), kept.train_counts, tau, "odds") / temperature
 
-    def figure(self, run, temperature, tau, bins, equal_mass):
+    def figure(self, run: str, temperature: float, tau: float, bins: int, equal_mass: bool):
         logits, labels = self.logits(run, temperature, tau), self.runs[run].labels
         table = calibration.reliability(logits, labels, bins, equal_mass)
         found = calibration.errors(table)
@@ -61,7 +64,7 @@ class PriorExplorer(Explorer):
     runs: {name: labkit.vision.outputs.Outputs}.
     """
 
-    def __init__(self, runs):
+    def __init__(self, runs: Mapping[str, Outputs]):
         self.runs, self.taus = dict(runs), np.round(np.arange(0, 2.01, 0.05), 2)
         super().__init__()
         self._curves = lru_cache(maxsize=None)(lambda run, kind: longtail.by_tau(self.runs[run], self.taus, kind))
@@ -75,13 +78,13 @@ class PriorExplorer(Explorer):
             "kind": menu("constant", kinds, "odds", "what is added to each class's logit at τ = 1"),
         }
 
-    def recalls(self, run, tau, kind):
+    def recalls(self, run: str, tau: float, kind: str) -> np.ndarray:
         """(C,): the share of each class that is found."""
         kept = self.runs[run]
         guesses = calibration.correct_prior(kept.logits, kept.train_counts, tau, kind).argmax(-1)
         return calibration.recall(guesses, kept.labels, len(kept.train_counts)).numpy()
 
-    def figure(self, run, tau, kind):
+    def figure(self, run: str, tau: float, kind: str):
         curves = self._curves(run, kind)
         at = curves.iloc[(curves["tau"] - tau).abs().argmin()]
         said = ", ".join(f"{name} {at[name]:.1%}" for name in longtail.MEASURES if at[name] == at[name])
@@ -140,11 +143,11 @@ class ImbalanceExplorer(Explorer):
         spec = minority.stepped(self.num_classes, num_small, imbalance)
         return minority.train(spec, name, self.iterations, temperature=temperature, **options)
 
-    def end(self, head, imbalance, num_small, temperature):
+    def end(self, head: str, imbalance: float, num_small: int, temperature: float) -> minority.End:
         """Where the training with these settings ends: a `minority.End`, kept for the next time."""
         return self._ends(head, imbalance, num_small, temperature)
 
-    def figure(self, head, imbalance, num_small, temperature, noise, tau):
+    def figure(self, head: str, imbalance: float, num_small: int, temperature: float, noise: float, tau: float):
         end = self.end(head, imbalance, num_small, temperature)
         scores = {"as trained": end.accuracy(noise), "prior taken out": end.accuracy(noise, tau)}
         found = [score["overall"] for score in scores.values()]

@@ -2,11 +2,13 @@
 
 import math
 import time
+from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
 
 from labkit import plots
+from labkit.history import History
 from labkit.studies import activation_fits
 from labkit.widgets.base import Explorer, menu, range_slider, slider
 from labkit.widgets.training import TrainingExplorer
@@ -21,7 +23,7 @@ class DigitRun:
     Settings: kappa and lam, the ranges that they are drawn from; blocks, lr, seed. A run that diverges has ended.
     """
 
-    def __init__(self, kappa, lam, blocks, lr, seed):
+    def __init__(self, kappa: tuple[float, float], lam: tuple[float, float], blocks: int, lr: float, seed: int):
         self.settings = dict(kappa=kappa, lam=lam, blocks=blocks, lr=lr, seed=seed)
         starts = dict(kappa_init=kappa, lambda_init=(lam[0], max(lam[1], 1e-3)))  # a λ of 0 only is none
         self._coming = activation_fits.epochs_of(seed, epochs=EPOCHS, lr=lr, blocks=blocks, **starts)
@@ -32,7 +34,7 @@ class DigitRun:
     def iteration(self):
         return EPOCHS if self.diverged else self.rows[-1]["iteration"]
 
-    def advance(self, iteration, seconds=math.inf):
+    def advance(self, iteration: int, seconds: float = math.inf):
         """Train up to that epoch, or for about that many seconds, but whole epochs, if this comes first."""
         end = time.monotonic() + seconds
         while self.iteration < iteration and time.monotonic() < end:
@@ -60,17 +62,17 @@ class StartsExplorer(TrainingExplorer):
             "seed": slider("seed", 0, 0, 20, 1, "of the weights, κ and λ", **late),
         }
 
-    def new_run(self, **settings):
+    def new_run(self, **settings: Any):
         return DigitRun(**settings)
 
-    def split(self, **settings):
+    def split(self, **settings: Any):
         return settings, EPOCHS
 
-    def looks(self, iteration, end):
+    def looks(self, iteration: int, end: int):
         return iteration + 1
 
     @staticmethod
-    def drawn(run):
+    def drawn(run: DigitRun):
         s, last = run.settings, run.rows[-1]
         ends = lambda pair, digits: " to ".join(f"{v:.{digits}f}" for v in pair).replace("-", "−")
         state = "the loss is no longer finite" if run.diverged else f"{100 * last['test_accuracy']:.1f} % right"
@@ -87,7 +89,7 @@ class NetworksExplorer(Explorer):
     curves, parameters: the two Histories of `study.run`, or what was saved of them.
     """
 
-    def __init__(self, curves, parameters):
+    def __init__(self, curves: History, parameters: History):
         self.curves, self.parameters = curves, parameters
         super().__init__()
 
@@ -108,12 +110,12 @@ class NetworksExplorer(Explorer):
             "epoch": menu("epoch", epochs, epochs[-1], "how long trained", widgets.SelectionSlider),
         }
 
-    def numbers(self, network, seed, epoch):
+    def numbers(self, network: str, seed: int, epoch: int) -> dict:
         """The row of the curves for one network, seed and epoch as a dict; empty where that was not run."""
         rows = self.curves.frame.query("head == @network and seed == @seed and iteration == @epoch")
         return rows.iloc[0].to_dict() if len(rows) else {}
 
-    def figure(self, network, kind, seed, epoch):
+    def figure(self, network: str, kind: str, seed: int, epoch: int):
         row = self.numbers(network, seed, epoch)
         title = f"{plots.networks.LABELS[network]}, seed {seed}, epoch {epoch}: "
         if row:

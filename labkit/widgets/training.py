@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -31,17 +32,17 @@ class TrainingExplorer(Explorer):
         super().__init__()
         self._buttons()
 
-    def new_run(self, **settings):
+    def new_run(self, **settings: Any):
         raise NotImplementedError
 
-    def drawn(self, run):
+    def drawn(self, run: Any):
         raise NotImplementedError
 
-    def split(self, **state):
+    def split(self, **state: Any):
         """The settings of a run, and the iteration at which it ends."""
         raise NotImplementedError
 
-    def looks(self, iteration, end):
+    def looks(self, iteration: int, end: int):
         """The next iteration to draw at."""
         return end
 
@@ -54,7 +55,7 @@ class TrainingExplorer(Explorer):
             "status": self.status,
         }
 
-    def figure(self, iteration=None, **state):
+    def figure(self, iteration: int | None = None, **state: Any):
         settings, end = self.split(**state)
         wanted, run = end if iteration is None else iteration, self._kept
         if run is None or run.settings != settings or run.iteration > wanted:

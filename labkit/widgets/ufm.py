@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -27,7 +29,17 @@ class Run:
     The state after t steps does not depend on how `advance` was called to get there.
     """
 
-    def __init__(self, spec, head, num_classes, temperature, delta, alpha, gain, seed):
+    def __init__(
+        self,
+        spec: ufm.UFM,
+        head: str,
+        num_classes: int,
+        temperature: float,
+        delta: float,
+        alpha: float | str,
+        gain: float,
+        seed: int,
+    ):
         self.settings = dict(
             head=head, num_classes=num_classes, temperature=temperature, delta=delta, alpha=alpha, gain=gain, seed=seed
         )
@@ -42,7 +54,7 @@ class Run:
     def iteration(self):
         return self.trainer.iteration
 
-    def advance(self, iteration, seconds=math.inf):
+    def advance(self, iteration: int, seconds: float = math.inf):
         """Train up to that iteration, or for about that many seconds if this comes first."""
         end = time.monotonic() + seconds
         while self.iteration < iteration and time.monotonic() < end:
@@ -65,7 +77,7 @@ class Run:
         return pd.DataFrame(rows), self._margins[0]
 
     @torch.no_grad()
-    def picture(self, each=20):
+    def picture(self, each: int = 20):
         """Up to `each` features of every class, on the unit sphere, and the class vectors, in three dimensions.
 
         Returns (points (3, n), targets (n,), vectors (3, C)). The three axes are made of the class vectors, which so
@@ -91,7 +103,7 @@ class UFMExplorer(TrainingExplorer):
     steps.
     """
 
-    def __init__(self, spec=ufm.UFM_10, iterations=1000):
+    def __init__(self, spec: ufm.UFM = ufm.UFM_10, iterations: int = 1000):
         self.spec, self.iterations = spec, iterations
         super().__init__()
 
@@ -109,17 +121,17 @@ class UFMExplorer(TrainingExplorer):
             "iterations": slider("iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late),
         }
 
-    def new_run(self, **settings):
+    def new_run(self, **settings: Any):
         return Run(self.spec, **settings)
 
-    def split(self, iterations, **settings):
+    def split(self, iterations: int, **settings: Any):
         return settings, iterations
 
-    def looks(self, iteration, end):
+    def looks(self, iteration: int, end: int):
         return min([end, *(t for t in LOG if t > iteration)])
 
     @staticmethod
-    def drawn(run):
+    def drawn(run: Run):
         s, C, (table, margins), end = run.settings, run.spec.num_classes, run.history(), run.iteration
         last = table.iloc[-1]
         points, targets, vectors = run.picture()
@@ -140,7 +152,14 @@ def _heads():
     return menu("head", options, "implicit", "where the class vectors come from")
 
 
-def watch_ufm(spec=ufm.UFM_10, heads=MAIN, iterations=100, seed=0, every=0.3, measures=None):
+def watch_ufm(
+    spec: ufm.UFM = ufm.UFM_10,
+    heads: Sequence[str] = MAIN,
+    iterations: int = 100,
+    seed: int = 0,
+    every: float = 0.3,
+    measures: Sequence[str] | None = None,
+) -> History:
     """Train the heads side by side and redraw Figure 2's panels as they go, about each `every` seconds. Returns the
     History.
 
@@ -167,7 +186,7 @@ class RunsExplorer(Explorer):
     history: of `labkit.studies.ufms.sweep.load`; its frame has a column size.
     """
 
-    def __init__(self, history):
+    def __init__(self, history: History):
         self.history = history
         super().__init__()
 
@@ -185,7 +204,7 @@ class RunsExplorer(Explorer):
             "heads": chosen,
         }
 
-    def figure(self, size, heads, seed):
+    def figure(self, size: str, heads: Sequence[str], seed: int):
         shown = self.history.where(size=size, head=heads)
         if seed != -1:
             shown = shown.where(seed=seed)

@@ -258,7 +258,7 @@ def test_language(run, lab):
         "language",
         "from labkit.text import corpora\n"
         "from labkit.text.bigram import Bigram\n"
-        "from labkit.studies import many_classes\n"
+        "from labkit.studies.ufms import many_classes\n"
         "from labkit.widgets.language import HellaSwagExplorer, ManyClassesExplorer, PromptExplorer\n"
         "import numpy as np\n"
         "text = 'the queen and the king are quiet\\n' * 30\n"

@@ -119,7 +119,7 @@ def test_a_run_writes_down_what_it_opens(tmp_path):
     (tmp_path / "data").symlink_to(ROOT / "data")
     cells = [
         'PRESET = "quick"',
-        "import pandas as pd\nfrom labkit.history import History\nfrom labkit.studies import sweep",
+        "import pandas as pd\nfrom labkit.history import History\nfrom labkit.studies.ufms import sweep",
         "data = '../da' + 'ta/'\npd.read_csv(data + 'paper/guiding-table3.csv')",
         "if False: pd.read_parquet('../data/results/digits.parquet')",
         "len(sweep.load(data + 'results/ufm', 'UFM-10-fixed-seed-*').frame)",

@@ -1,7 +1,7 @@
 """What a claim asks of runs: steps until something holds, pairs of sizes, heads against each other; and the verdict."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def verdict(answers: Iterable[bool | None], open_counts: bool = False) -> str:
     return HOLDS if yes and yes >= unknown else UNKNOWN
 
 
-def steps_to(frame: pd.DataFrame, accuracy: float = 1.0):
+def steps_to(frame: pd.DataFrame, accuracy: float = 1.0) -> pd.DataFrame:
     """The first logged iteration at which a run's accuracy is at least so high: one row for each size, head and seed.
 
     Columns size, num_classes, head, seed, steps; infinite where it never is. Iterations are logged all up to 5, and
@@ -46,7 +46,7 @@ def steps_to(frame: pd.DataFrame, accuracy: float = 1.0):
     return first(frame, frame["accuracy"] >= accuracy)
 
 
-def first(frame: pd.DataFrame, there: pd.Series):
+def first(frame: pd.DataFrame, there: pd.Series) -> pd.DataFrame:
     """The first logged iteration of each run at which a condition holds, a Series of booleans: as `steps_to`."""
     keys = ["size", "head", "seed"]
     runs = frame[keys].drop_duplicates()
@@ -55,19 +55,19 @@ def first(frame: pd.DataFrame, there: pd.Series):
     return table.assign(num_classes=table["size"].map(classes_of))[["size", "num_classes", "head", "seed", "steps"]]
 
 
-def spread(values: pd.Series, form: str = "{:.3g}"):
+def spread(values: pd.Series, form: str = "{:.3g}") -> str:
     """A median and its range as text: "12 (10–15)"; without the range where it is one number."""
     low, median, high = (form.format(v) for v in (values.min(), values.median(), values.max()))
     return median if low == high else f"{median} ({low}–{high})"
 
 
-def counted(answers):
+def counted(answers: Iterable[bool | None]) -> str:
     """How many answers of each kind, in words."""
     count = Counter(answers)
     return f"{count[True]} yes, {count[False]} no, {count[None]} open"
 
 
-def runs_of(frame, sizes, heads):
+def runs_of(frame: pd.DataFrame, sizes: Sequence[str], heads: Sequence[str]) -> str:
     """How many seeds of each size, in words."""
     mine = frame[frame["head"].isin(heads)]
     seeds = {s: int(mine[mine["size"] == s].groupby("head")["seed"].nunique().min()) for s in sizes}
@@ -75,17 +75,17 @@ def runs_of(frame, sizes, heads):
     return f"{whole} runs; seeds: " + ", ".join(f"{n} of {s}" for s, n in seeds.items())
 
 
-def by_seed(table, head):
+def by_seed(table: pd.DataFrame, head: str) -> dict[str, pd.Series]:
     """{size: Series of steps, by seed} of one head, in the order of C."""
     mine = table[table["head"] == head].sort_values("num_classes", kind="stable")
     return {s: rows.set_index("seed")["steps"] for s, rows in mine.groupby("size", sort=False)}
 
 
-def spreads(found):
+def spreads(found: Mapping[str, pd.Series]) -> str:
     return ", ".join(spread(values) for values in found.values())
 
 
-def pairs(found, both):
+def pairs(found: Mapping[str, pd.Series], both: bool) -> Iterator[tuple[float, float]]:
     """(steps at the smaller size, at the larger) of two sizes, next to each other unless `both`, for each seed."""
     sizes = list(found)
     for k, small in enumerate(sizes):
@@ -94,22 +94,22 @@ def pairs(found, both):
                 yield found[small][seed], found[large][seed]
 
 
-def points_apart(points, few, many):
+def points_apart(points: np.ndarray, few: float, many: float) -> int:
     """How many logged iterations lie between two of them."""
     return int(np.searchsorted(points, many) - np.searchsorted(points, few))
 
 
-def percent(share):
+def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if abs(share) >= ROUNDING["loss"] else "rounding"
 
 
-def excess(frame):
+def excess(frame: pd.DataFrame) -> pd.Series:
     """Cross entropy over its bound, less one."""
     bounds = {s: etf.cross_entropy_bound(classes_of(s), 5.0) for s in frame["size"].unique()}
     return frame["loss"] / frame["size"].map(bounds) - 1
 
 
-def compared(frame: pd.DataFrame, measure: str, head: str = "implicit"):
+def compared(frame: pd.DataFrame, measure: str, head: str = "implicit") -> pd.DataFrame:
     """At every logged iteration from 1 on, size and seed: whether `head` has the smaller value than another of MAIN.
 
     A table with size, seed, iteration, other and answer: True, False, or None where both are rounding (ROUNDING), for
@@ -129,7 +129,7 @@ def compared(frame: pd.DataFrame, measure: str, head: str = "implicit"):
     return pd.concat(tables, ignore_index=True)
 
 
-def not_after(frame, iteration):
+def not_after(frame: pd.DataFrame, iteration: int) -> pd.DataFrame:
     """The last row of each run that is not after an iteration."""
     early = frame[frame["iteration"] <= iteration]
     return early.loc[early.groupby(["size", "head", "seed"])["iteration"].idxmax()]

@@ -5,7 +5,7 @@ the frame of the nearest simplex ETF. The paper calls the second the gradient of
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Influence:
     tangent_share: torch.Tensor
 
 
-def influence(head, features, targets):
+def influence(head: ImplicitETFHead, features: torch.Tensor, targets: torch.Tensor) -> Influence:
     """What a training step of an `ImplicitETFHead` would send back to features (…, N, d) on each path, as an
     `Influence`.
 
@@ -82,7 +82,15 @@ def _loss(logits, targets):
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum") / targets.shape[-1]
 
 
-def train_both(spec, iterations, seeds=(0,), batch_size=None, alpha=None, log_at=None, progress=False):
+def train_both(
+    spec: UFM,
+    iterations: int,
+    seeds: Sequence[int] = (0,),
+    batch_size: int | None = None,
+    alpha: float | None = None,
+    log_at: Iterable[int] | None = None,
+    progress: bool = False,
+) -> History:
     """Train a UFM with the implicit head twice, with the gradient through the ETF and without: a `History` of both.
 
     Both start a seed from the same features and see the same batches. Column head says which is which (`WITH`,

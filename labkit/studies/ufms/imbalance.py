@@ -29,7 +29,10 @@ SPECS = [ufm.UFM(10, 500, 64, r) for r in (1.0, 10.0, 20.0, 100.0)]
 
 
 def train(
-    specs: Iterable[ufm.UFM] = SPECS, ways: Iterable[str] = tuple(WAYS), iterations: int = 2000, seeds=range(5)
+    specs: Iterable[ufm.UFM] = SPECS,
+    ways: Iterable[str] = tuple(WAYS),
+    iterations: int = 2000,
+    seeds: Sequence[int] = range(5),
 ) -> History:
     """Each way on each UFM: the columns of `train_ufm` with the way as head, imbalance, and margin_largest and
     margin_smallest, the mean cosine margins of the first and of the last class at the end (NaN before).

@@ -5,7 +5,9 @@ end.small_cosine()                         # 0.63, where a simplex ETF has −1/
 end.accuracy(noise=0.5, tau=1.0)           # of balanced, noisy copies of the class means
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -104,7 +106,7 @@ def _off_diagonal(cosines):
     return ((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1))).item()
 
 
-def train(spec: Stepped, head: str = "standard", iterations: int = 600, seed: int = 0, **options) -> End:
+def train(spec: Stepped, head: str = "standard", iterations: int = 600, seed: int = 0, **options: Any) -> End:
     """Train a UFM as `ufm.train_ufm` does, and keep where it ends. options: temperature, and those of the head."""
     trainer = Trainer(spec, head, [seed], **options)
     for _ in range(iterations):
@@ -125,7 +127,16 @@ def ending(trainer: Trainer) -> End:
     return End(trainer.head_name, weight, bias, means, spec.class_sizes(), getattr(spec, "num_small", 0), loss)
 
 
-def study(heads, imbalances, num_small=5, num_classes=10, seeds=(0,), noise=0.9, taus=(0.0, 1.0), **options):
+def study(
+    heads: dict[str, tuple[str, dict]] | Iterable[str],
+    imbalances: Sequence[float],
+    num_small: int = 5,
+    num_classes: int = 10,
+    seeds: Sequence[int] = (0,),
+    noise: float = 0.9,
+    taus: Sequence[float] = (0.0, 1.0),
+    **options: Any,
+) -> pd.DataFrame:
     """One row for each head, imbalance, seed and τ: columns head, imbalance, seed, tau, small_cosine, large_cosine,
     small_margin and large_margin (the smallest of their classes), overall, large, small (accuracies with noise).
 

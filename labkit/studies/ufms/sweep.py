@@ -135,7 +135,7 @@ def _spec(settings):
     return ufm.UFM(**settings["spec"])
 
 
-def size(spec):
+def size(spec: ufm.UFM) -> str:
     """The name of a UFM: that of SIZES, or its numbers."""
     for known, model in SIZES.items():
         if model == spec:

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 import torch
 
-from labkit.history import written_whole
+from labkit.system import written_whole
 
 KEEP = 2
 _SUFFIX = ".checkpoint"

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from labkit import checks
-from labkit.metrics import over_processes
+from labkit.system import over_processes
 
 PRECISIONS = ("no", "bf16", "fp16", "auto")
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from labkit import checks, streaming
 from labkit.history import History, differences, plain, provenance, sample_margins
-from labkit.metrics import over_processes
+from labkit.system import over_processes
 from labkit.vision.batches import Batches
 from labkit.vision.training import checkpoints, optimizers, processes
 from labkit.vision.training.classifier import Classifier, NoHead

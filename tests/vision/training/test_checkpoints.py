@@ -85,7 +85,7 @@ def test_a_folder_is_one_process_s_own(tmp_path):
     # a second process removed what the first was writing, which ended in a bare FileNotFoundError
     held = checkpoints.claim(tmp_path)
     assert checkpoints.claim(tmp_path) is held  # the same process may
-    script = f"from labkit.vision import checkpoints; checkpoints.claim({str(tmp_path)!r})"
+    script = f"from labkit.vision.training import checkpoints; checkpoints.claim({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode and f"RuntimeError: another process is training in {tmp_path}" in done.stderr
     held.release(force=True)
