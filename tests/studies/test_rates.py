@@ -41,3 +41,10 @@ def test_the_rate_is_that_of_the_settings_and_not_what_a_schedule_left(tmp_path)
         rates.read(tmp_path)
     with pytest.raises(FileNotFoundError, match="no runs in"):
         rates.read(tmp_path / "none")
+
+
+def test_a_difference_that_is_missing_does_not_count():
+    """An interval over three seeds, of which one has no partner, is that over two."""
+    two = pd.Series([1.0, 2.0])
+    assert rates.interval(pd.Series([1.0, float("nan"), 2.0])) == rates.interval(two)
+    assert rates.interval(two)[1] == pytest.approx(1.5 - 12.706204736 / 2, rel=1e-6)  # t at 1 degree of freedom
