@@ -59,8 +59,8 @@ def best(ends: pd.DataFrame, by: str, largest: bool = True) -> pd.Series:
 def interval(differences: pd.Series) -> tuple[float, float, float]:
     """The mean of differences at equal seeds, and its 95 % interval by Student's t: (mean, low, high).
 
-    A missing difference (NaN, one side has not been run) does not count. NaN for no difference; the interval is NaN with
-    fewer than two.
+    A missing difference (NaN, one side has not been run) does not count. NaN for no difference; the interval is NaN
+    with fewer than two.
 
     >>> [round(float(value), 3) for value in interval(pd.Series([-1.0, -2.0, -3.0]))]
     [-2.0, -4.484, 0.484]
