@@ -93,7 +93,7 @@ class LayersExplorer(Explorer):
             "epoch": menu("epoch", epochs, epochs[-1], "of training", widgets.SelectionSlider),
         }
 
-    def figure(self, measure, epoch):
+    def figure(self, measure: str, epoch: int):
         return through_training(self.table, measure, epoch, title=f"epoch {epoch}: {MEASURES[measure][1]}")
 
 
