@@ -38,16 +38,18 @@ COLUMNS = [
 
 @pytest.fixture(scope="module")
 def ufm_10():
-    """One table for all three heads: trained once, read by the tests below. Every early iteration is measured."""
+    """One table for all three heads: trained once, read by the tests below. Every early iteration is measured. Notebook 04
+    has five seeds, which take two minutes and a half.
+    """
     log_at = sorted({*range(31), *log_points(2000)})
-    return History.concat(train_ufm(UFM_10, head, 2000, range(5), log_at=log_at) for head in MAIN)
+    return History.concat(train_ufm(UFM_10, head, 2000, range(2), log_at=log_at) for head in MAIN)
 
 
 @pytest.mark.parametrize("head, above", [("standard", 1e-3), ("fixed", 1e-6), ("implicit", 1e-6)])
 def test_ufm_10_ends_at_the_bound(ufm_10, head, above):
     final = ufm_10.final()
     excess = final.loc[final["head"] == head, "loss"] - etf.cross_entropy_bound(10, 5.0)
-    assert len(excess) == 5
+    assert len(excess) == 2
     assert excess.max() < above
 
 
@@ -58,7 +60,7 @@ def test_ufm_10_is_never_below_the_bound(ufm_10):
 def test_ufm_10_order_of_full_accuracy(ufm_10):
     perfect = ufm_10.frame[ufm_10.frame["accuracy"] == 1]
     first = perfect.groupby(["head", "seed"])["iteration"].min().unstack("head")
-    assert len(first) == 5 and first.notna().all(axis=None)
+    assert len(first) == 2 and first.notna().all(axis=None)
     assert (first["implicit"] <= 3).all()
     assert (first["implicit"] <= first["fixed"]).all()
     assert (first["fixed"] <= first["standard"]).all()
@@ -73,7 +75,7 @@ def test_ufm_10_collapses(ufm_10, head, measure, limit):
 
 def test_ufm_10_margins_are_those_of_an_etf(ufm_10):
     margins = ufm_10.margins
-    assert len(margins) == 3 * 5 * 1000
+    assert len(margins) == 3 * 2 * 1000
     collapsed = margins.loc[margins["head"] != "standard", "margin"]
     assert abs(collapsed - 10 / 9).max() < 0.02
     assert margins["margin"].max() < 10 / 9 + 0.02
@@ -82,7 +84,7 @@ def test_ufm_10_margins_are_those_of_an_etf(ufm_10):
 def test_ufm_10_all_heads_start_from_the_same_features(ufm_10):
     # The equinorm of the means at iteration 0 depends on the features alone.
     start = ufm_10.frame[ufm_10.frame["iteration"] == 0].pivot(index="seed", columns="head", values="equinorm_means")
-    assert (start.nunique(axis=1) == 1).all() and start["fixed"].nunique() == 5
+    assert (start.nunique(axis=1) == 1).all() and start["fixed"].nunique() == 2
 
 
 # The model
