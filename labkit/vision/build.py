@@ -41,7 +41,7 @@ def run(
 ) -> History:
     """One run to its end, or from where it was stopped, or from its file if it is finished; returns the History.
 
-    settings: a recipe of `fields.RECIPES`, or one with changes. head: of heads.VARIANTS. seed: of weights, batches and
+    settings: a recipe of `recipes.RECIPES`, or one with changes. head: of heads.VARIANTS. seed: of weights, batches and
     augmentation; at one seed all heads start from the same backbone. folder: where runs are kept, this one in a folder
     of its own; None keeps nothing. root, download: as in data.load.
     A run on a long-tailed set also leaves there what `outputs.of` makes of its test images, as outputs.npz.

@@ -27,7 +27,7 @@ def along_training(
             trainer.step()
         before = head.frame[0].clone() if step else None
         trainer.step()
-        means = head.class_means.means[0] - head.class_means.global_mean[0].unsqueeze(-1)
+        means = head.class_means.means[0]  # centred already
         means = means / means.norm()
         prox = nearest.start_frame(means) if before is None else before
         ways = {CLOSED: (nearest.nearest_etf, repeats), ITERATED: (reference.trust_region, 1)}

@@ -14,4 +14,4 @@ def test_both_ways_find_the_etf_that_the_head_moves_to():
         5,
         5,
     ]
-    assert table["apart"].max() < 1e-4 and (table["milliseconds"] > 0).all()
+    assert table["apart"].max() < 1e-6 and (table["milliseconds"] > 0).all()
