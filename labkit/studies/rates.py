@@ -17,9 +17,10 @@ import torch
 from labkit.history import History
 
 
-def read(folder: str | Path) -> pd.DataFrame:
+def read(folder: str | Path, *settings: str) -> pd.DataFrame:
     """The last row of every run in a folder of `labkit.studies.evidence`, with a column `rate`, the learning rate that
-    it was made with (a schedule changes `lr`), and `run`, its file.
+    it was made with (a schedule changes `lr`), `run`, its file, and one for each of the `settings` that are named, such
+    as "backbone".
 
     Raises FileNotFoundError where there is no run, ValueError, naming the file, for a damaged or foreign one.
     """
@@ -31,7 +32,8 @@ def read(folder: str | Path) -> pd.DataFrame:
         history = History.load(path)
         if "lr" not in history.settings.get("run", {}):
             raise ValueError(f"{path} is not of a run with a learning rate")
-        ends.append(history.final().assign(rate=history.settings["run"]["lr"], run=path.stem))
+        made = history.settings["run"]
+        ends.append(history.final().assign(rate=made["lr"], run=path.stem, **{key: made[key] for key in settings}))
     return pd.concat(ends, ignore_index=True)
 
 

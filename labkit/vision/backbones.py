@@ -30,14 +30,16 @@ RESNETS = {
     "resnet152": dict(block=Bottleneck, layers=(3, 8, 36, 3)),
     "resnext50": dict(block=Bottleneck, layers=(3, 4, 6, 3), cardinality=32, base_width=4),
 }
-# timm's name, and what either stem means
+# timm's name, what either stem means, and what ours of a million parameters or less change of it
 VIT = {"imagenet": dict(patch_size=16), "cifar": dict(patch_size=4)}
 SWIN = {"imagenet": dict(patch_size=4, window_size=7), "cifar": dict(patch_size=2, window_size=4)}
 TRANSFORMERS = {
-    "vit_tiny": ("vit_tiny_patch16_224", VIT),
-    "vit_small": ("vit_small_patch16_224", VIT),
-    "vit_base": ("vit_base_patch16_224", VIT),
-    "swin_tiny": ("swin_tiny_patch4_window7_224", SWIN),
+    "vit_mini": ("vit_tiny_patch16_224", VIT, dict(embed_dim=96, depth=6)),
+    "vit_tiny": ("vit_tiny_patch16_224", VIT, {}),
+    "vit_small": ("vit_small_patch16_224", VIT, {}),
+    "vit_base": ("vit_base_patch16_224", VIT, {}),
+    "swin_mini": ("swin_tiny_patch4_window7_224", SWIN, dict(embed_dim=32, depths=(2, 2, 2), num_heads=(2, 4, 8))),
+    "swin_tiny": ("swin_tiny_patch4_window7_224", SWIN, {}),
 }
 NAMES = (*RESNETS, *(f"se_{name}" for name in RESNETS), "vgg13", *TRANSFORMERS)
 STEMS = ("imagenet", "cifar")
@@ -237,14 +239,13 @@ def _resnet(name, stem, num_classes, in_chans, affine, attention_bias):
 
 
 def _transformer(name, stem, image_size, num_classes, in_chans):
-    timm_name, stems = TRANSFORMERS[name]
+    timm_name, stems, changes = TRANSFORMERS[name]
     image_size = 224 if image_size is None else image_size
     patch = stems[stem]["patch_size"]
     multiple = 8 * patch if stems is SWIN else patch  # Swin halves its map three times
     _check_image_size(f"{name} with stem {stem!r}", image_size, multiple=multiple)
-    return timm.create_model(
-        timm_name, pretrained=False, img_size=image_size, num_classes=num_classes, in_chans=in_chans, **stems[stem]
-    )
+    sizes = dict(img_size=image_size, num_classes=num_classes, in_chans=in_chans)
+    return timm.create_model(timm_name, pretrained=False, **sizes, **stems[stem], **changes)
 
 
 def _check_image_size(name, image_size, smallest=1, multiple=1):

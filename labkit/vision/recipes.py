@@ -89,6 +89,26 @@ RECIPES = {
         "head": ["standard", "fixed", "implicit", "implicit_without_ddn"],
         "measure_at": 5,
     },
+    # Ours: transformers of under a million parameters. The paper says nothing of how its ViT and Swin were trained.
+    "transformers": FIELDS
+    | CIFAR
+    | {
+        "data": "cifar10",
+        "augmentation": ["crop:4", "flip", "normalise"],
+        "backbone": "vit_mini",  # or "swin_mini"
+        "stem": "cifar",
+        "head": ["standard_no_norm"],
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "norm_weight_decay": 0.0,
+        "bias_weight_decay": 0.0,
+        "schedule": "cosine",
+        "warmup": 1,
+        "epochs": 3,
+        "batch_size": 128,
+        "measure_at": 3,
+    },
     # ResNet-50 learns one small picture of each of ImageNet's classes by heart.
     "thousand": FIELDS
     | {

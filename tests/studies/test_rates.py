@@ -33,9 +33,9 @@ def test_a_rate_at_the_edge_is_named(largest, rate):
 
 def test_the_rate_is_that_of_the_settings_and_not_what_a_schedule_left(tmp_path):
     frame = pd.DataFrame({"head": "fixed", "seed": 0, "iteration": [0, 1], "lr": [0.5, 0.0], "loss": [2.0, 1.0]})
-    History(frame, {"run": {"lr": 0.5}}).save(tmp_path / "a.parquet")
-    (end,) = rates.read(tmp_path).itertuples()
-    assert (end.rate, end.loss, end.run) == (0.5, 1.0, "a")
+    History(frame, {"run": {"lr": 0.5, "backbone": "vit_mini"}}).save(tmp_path / "a.parquet")
+    (end,) = rates.read(tmp_path, "backbone").itertuples()
+    assert (end.rate, end.loss, end.run, end.backbone) == (0.5, 1.0, "a", "vit_mini")
     History(frame, {"run": {}}).save(tmp_path / "b.parquet")
     with pytest.raises(ValueError, match="b.parquet is not of a run with a learning rate"):
         rates.read(tmp_path)

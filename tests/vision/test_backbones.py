@@ -11,10 +11,18 @@ from labkit.vision import backbones
 
 RESNETS = ["resnet10_half", "resnet18", "resnet32", "resnet50", "resnet101", "resnet152", "resnext50"]
 ATTENTION = [f"se_{name}" for name in RESNETS]
-TRANSFORMERS = ["vit_tiny", "vit_small", "vit_base", "swin_tiny"]
+TRANSFORMERS = ["vit_mini", "swin_mini", "vit_tiny", "vit_small", "vit_base", "swin_tiny"]
 ALL = [*RESNETS, *ATTENTION, "vgg13", *TRANSFORMERS]
 
-FEATURES = {"vgg13": 512, "vit_tiny": 192, "vit_small": 384, "vit_base": 768, "swin_tiny": 768}
+FEATURES = {
+    "vgg13": 512,
+    "vit_mini": 96,
+    "swin_mini": 128,
+    "vit_tiny": 192,
+    "vit_small": 384,
+    "vit_base": 768,
+    "swin_tiny": 768,
+}
 FEATURES |= {"resnet10_half": 256, "resnet18": 512, "resnet32": 64}  # the other ResNets: 2048
 
 
@@ -70,12 +78,29 @@ def test_channel_attention_adds_two_layers_a_block(name):
         assert count(backbones.create(f"se_{name}")) - count(backbones.create(name)) == attention
 
 
-@pytest.mark.parametrize("name, d", [("vit_tiny", 192), ("vit_small", 384)])
-def test_parameters_of_the_smaller_vits(name, d):
+@pytest.mark.parametrize("name, d, depth", [("vit_mini", 96, 6), ("vit_tiny", 192, 12), ("vit_small", 384, 12)])
+def test_parameters_of_the_smaller_vits(name, d, depth):
     block = (d + 1) * 3 * d + (d + 1) * d + (d + 1) * 4 * d + (4 * d + 1) * d + 2 * 2 * d
     tokens = (16 * 16 * 3 + 1) * d + d + (14 * 14 + 1) * d
     with torch.device("meta"):
-        assert count(backbones.create(name, num_classes=1000)) == tokens + 12 * block + 2 * d + (d + 1) * 1000
+        assert count(backbones.create(name, num_classes=1000)) == tokens + depth * block + 2 * d + (d + 1) * 1000
+
+
+SWINS = {"swin_mini": (32, (2, 2, 2), (2, 4, 8)), "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24))}
+
+
+@pytest.mark.parametrize("name", SWINS)
+def test_parameters_of_swins(name):
+    d, depths, heads = SWINS[name]
+    expected = (4 * 4 * 3 + 1) * d + 2 * d  # patches and their norm
+    for depth, h in zip(depths, heads):
+        expected += depth * (12 * d * d + 13 * d + 13 * 13 * h)  # with the biases of relative places in 7×7 windows
+        expected += 2 * 4 * d + 4 * d * 2 * d  # patches merged: a norm, and a matrix without bias
+        d = 2 * d
+    d = d // 2
+    expected -= 2 * 4 * d + 4 * d * 2 * d  # but not after the last stage
+    with torch.device("meta"):
+        assert count(backbones.create(name, num_classes=1000)) == expected + 2 * d + (d + 1) * 1000
 
 
 def test_resnet32_has_the_0_46_million_parameters_of_he_et_al():
