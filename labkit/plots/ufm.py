@@ -149,7 +149,7 @@ def by_size(
             across = log_axis(frame["shown"]) | dict(title="iteration + 1")
             name = size if measure == measures[0] else ""
             panels.append(panel(name, bands(frame[frame["size"] == size], "shown", measure), across, up))
-    return board(panels, len(sizes), 150 + 230 * len(measures), title, "xy", "below", (0.02, 18))
+    return board(panels, len(sizes), 150 + 230 * len(measures), title, "xy", "below", (0.03, 18))
 
 
 def against(
