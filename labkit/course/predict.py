@@ -27,7 +27,7 @@ class Prediction:
     locked: whether it can no longer be changed. box: the widget that is shown.
     """
 
-    def __init__(self, name, question, kind, unit=""):
+    def __init__(self, name: str, question: str, kind: type | Sequence, unit: str = ""):
         self.name, self.question, self.kind, self.unit = name, question, kind, unit
         self.value, self.locked = None, False
         wide = widgets.Layout(width="min(100%, 600px)")
@@ -52,7 +52,7 @@ class Prediction:
         words = f"Predict first. {self.question} (run this notebook to enter your prediction)"
         return {"application/vnd.jupyter.widget-view+json": view, "text/plain": words}
 
-    def enter(self, value):
+    def enter(self, value: object) -> None:
         """Put a value in, as typing it would; for tests, and for whoever cannot use a mouse."""
         self.input.value = str(value)
 

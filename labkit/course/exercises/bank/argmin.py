@@ -1,8 +1,10 @@
 """The notebook on differentiating through the argmin: the closed form's derivative, torque, the tangent share."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import AUTOGRAD, Exercise, b, closed_form, p, polar, problem, randn
 
@@ -14,8 +16,18 @@ def _sylvester(S, right):
 
 
 def frame_moves(
-    means, prox, delta, U, direction, centre=True, factor=None, inside=True, outside=True, solve=True, sign=1
-):
+    means: Tensor,
+    prox: Tensor,
+    delta: float,
+    U: Tensor,
+    direction: Tensor,
+    centre: bool = True,
+    factor: Callable[[int], float] | None = None,
+    inside: bool = True,
+    outside: bool | str = True,
+    solve: bool = True,
+    sign: int = 1,
+) -> Tensor:
     C = means.shape[-1]
     scale = 2 / math.sqrt(C - 1) if factor is None else factor(C)
     dB = scale * (direction @ p(C) if centre else direction)
@@ -27,7 +39,19 @@ def frame_moves(
     return moved + (rest @ torch.linalg.inv(S) if outside is True else rest if outside else 0)
 
 
-def gradient(means, prox, delta, U, Y, centre=True, factor=None, inside=True, outside=True, solve=True, project=True):
+def gradient(
+    means: Tensor,
+    prox: Tensor,
+    delta: float,
+    U: Tensor,
+    Y: Tensor,
+    centre: bool = True,
+    factor: Callable[[int], float] | None = None,
+    inside: bool = True,
+    outside: bool | str = True,
+    solve: bool = True,
+    project: bool = True,
+) -> Tensor:
     C = means.shape[-1]
     scale = 2 / math.sqrt(C - 1) if factor is None else factor(C)
     S = U.mT @ b(means, prox, delta)
@@ -75,7 +99,7 @@ _LIBRARY = ("labkit.nearest.nearest_etf", "labkit.nearest.start_frame", "labkit.
 _BY_HAND = "this uses {}: write the derivative by hand, from U, S and the Sylvester equation"
 
 
-def without_torque(g, z, sign=-1, factor=1.0, solve=True):
+def without_torque(g: Tensor, z: Tensor, sign: int = -1, factor: float = 1.0, solve: bool = True) -> Tensor:
     S = z.mT @ z
     right = z.mT @ g + sign * g.mT @ z
     return g - factor * z @ (_sylvester(S, right) if solve else right / 2)
@@ -88,7 +112,7 @@ def _moving(g):
     ]
 
 
-def tangent_share(U, Y):
+def tangent_share(U: Tensor, Y: Tensor) -> Tensor:
     inner = U.mT @ Y
     return (Y - U @ (inner + inner.mT) / 2).norm() / Y.norm()
 

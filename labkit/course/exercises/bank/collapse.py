@@ -3,21 +3,22 @@
 import math
 
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import DOUBLE, Exercise, randn, samples
 
 
 def nc1(
-    features,
-    labels,
-    about="samples",
-    weighted=False,
-    alike=False,
-    swapped=False,
-    traces=False,
-    total=False,
-    ddof=(0, 0),
-):
+    features: Tensor,
+    labels: Tensor,
+    about: str = "samples",
+    weighted: bool = False,
+    alike: bool = False,
+    swapped: bool = False,
+    traces: bool = False,
+    total: bool = False,
+    ddof: tuple[int, int] = (0, 0),
+) -> Tensor:
     C, N = int(labels.max()) + 1, len(features)
     means = torch.stack([features[labels == c].mean(0) for c in range(C)])
     middle = features.mean(0) if about == "samples" else means.mean(0)
@@ -35,7 +36,7 @@ def nc1(
     return torch.trace(within @ torch.linalg.pinv(between, rtol=1e-10, hermitian=True)) / C
 
 
-def nearest_mean(features, class_means):
+def nearest_mean(features: Tensor, class_means: Tensor) -> Tensor:
     return torch.cdist(features, class_means).argmin(-1)
 
 
@@ -46,7 +47,7 @@ def _points(g):
     ]
 
 
-def look_alikes(cosines):
+def look_alikes(cosines: Tensor) -> tuple[int, ...]:
     off_diagonal = cosines.clone().fill_diagonal_(-2)
     return tuple(sorted(divmod(int(off_diagonal.argmax()), len(cosines))))
 

@@ -1,15 +1,18 @@
 """Notebook 10: class sizes of a long tail, the prior taken out of logits, and the calibration error."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import DOUBLE, Exercise, randn
 
 
-def my_sizes(largest, C, ratio, last=1, power=1.0, whole=int):
-    return [whole(largest * ratio ** (-power * c / (C - last))) for c in range(C)]
+def my_sizes(largest: int, C: int, ratio: float, last: int = 1, whole: Callable[[float], float] = int) -> list[float]:
+    return [whole(largest * ratio ** (-c / (C - last))) for c in range(C)]
 
 
-def my_correction(logits, counts, sign=1.0):
+def my_correction(logits: Tensor, counts: Tensor, sign: float = 1.0) -> Tensor:
     share = counts.double() / counts.sum()
     return logits - sign * share.log()
 
@@ -23,7 +26,7 @@ def _bins(confidence, right, bins):
             yield inside.sum().item() / len(confidence), gap.item()
 
 
-def my_ece(confidence, right, bins):
+def my_ece(confidence: Tensor, right: Tensor, bins: int) -> float:
     return sum(weight * abs(gap) for weight, gap in _bins(confidence, right, bins))
 
 

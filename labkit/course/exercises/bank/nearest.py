@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from labkit.course.exercises.exercise import Exercise, b, closed_form, p, polar, problem, randn
@@ -32,7 +33,7 @@ def _converged(answer, means, prox, delta):
     return None
 
 
-def newton_schulz(means, prox, delta):
+def newton_schulz(means: Tensor, prox: Tensor, delta: float) -> Tensor:
     X = b(means, prox, delta)
     X = X / X.norm()
     for _ in range(60):
@@ -40,7 +41,7 @@ def newton_schulz(means, prox, delta):
     return X
 
 
-def distance_to_collapse(means):
+def distance_to_collapse(means: Tensor) -> float:
     return math.sqrt(max(0.0, 2 - 2 * torch.linalg.svdvals(means).sum().item() / math.sqrt(means.shape[-1] - 1)))
 
 
@@ -68,11 +69,11 @@ def _etf_of(U):
     return U @ p(U.shape[-1]) / math.sqrt(U.shape[-1] - 1)
 
 
-def even_delta(means, prox, steps=45, turned=False, linear=False):
+def even_delta(means: Tensor, prox: Tensor, steps: int = 45, turned: bool = False) -> float:
     near, far = _etf_of(polar(means @ p(means.shape[-1]))), _etf_of(prox)
     low, high = 1e-6, 1e3
     for _ in range(steps):
-        middle = (low + high) / 2 if linear else math.sqrt(low * high)
+        middle = math.sqrt(low * high)
         E = _etf_of(closed_form(means, prox, middle))
         nearer = (E - near).norm() < (E - far).norm()
         low, high = (middle, high) if nearer != turned else (low, middle)

@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import DOUBLE, Exercise
 
@@ -13,7 +14,7 @@ def _entropy(gates):
     return torch.special.entr(share).sum(-1)
 
 
-def my_channels(gates):
+def my_channels(gates: Tensor) -> Tensor:
     return torch.exp(_entropy(gates))
 
 
@@ -45,7 +46,9 @@ def _binomial(least, most=14, chance=1 / 3, n=14):
     return sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(least, most + 1))
 
 
-def my_sides(n, up=False, pool=True, stages=3, stem=(7, 2, 3)):
+def my_sides(
+    n: int, up: bool = False, pool: bool = True, stages: int = 3, stem: tuple[int, int, int] = (7, 2, 3)
+) -> list[int]:
     step = lambda n, k, s, q: (-(-(n + 2 * q - k) // s) if up else (n + 2 * q - k) // s) + 1
     side = step(n, *stem)
     found = [step(side, 3, 2, 1) if pool else side]
@@ -59,13 +62,12 @@ def _halves(n):
     return [n // 4, n // 4, n // 8, n // 16, n // 32]
 
 
-def clearly_first(low, high, against="max", equal=False, of=None):
+def clearly_first(low: pd.DataFrame, high: pd.DataFrame, against: str = "max", equal: bool = False) -> dict[str, int]:
     counts = {}
     for head in low:
         others = high.drop(columns=head)
         best = getattr(others, against)(axis=1)
-        mine = (low if of is None else high)[head]
-        counts[head] = int((mine >= best).sum() if equal else (mine > best).sum())
+        counts[head] = int((low[head] >= best).sum() if equal else (low[head] > best).sum())
     return counts
 
 

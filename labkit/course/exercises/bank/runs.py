@@ -9,7 +9,13 @@ from labkit.course.exercises.bank.ufm import bound
 from labkit.course.exercises.exercise import Exercise
 
 
-def my_steps(frame, accuracy=0.9, how="median", strictly=False, by="num_classes"):
+def my_steps(
+    frame: pd.DataFrame,
+    accuracy: float = 0.9,
+    how: str = "median",
+    strictly: bool = False,
+    by: str | list[str] = "num_classes",
+) -> pd.Series:
     rows = []
     for (size, _, seed), run in frame.groupby(["size", "head", "seed"]):
         there = run["accuracy"] > accuracy if strictly else run["accuracy"] >= accuracy
@@ -101,7 +107,7 @@ def _p_right(C, tau):
     return math.exp(-bound(C, tau))
 
 
-def my_temperature(C, p):
+def my_temperature(C: int, p: float) -> float:
     return (C - 1) / C * math.log((C - 1) * p / (1 - p))
 
 

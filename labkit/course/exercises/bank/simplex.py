@@ -3,15 +3,16 @@
 import math
 
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import Exercise, p, polar, randn
 
 
-def temperature_for(b, C):
+def temperature_for(b: float, C: int) -> float:
     return (C - 1) / C * math.log((C - 1) / math.expm1(b))
 
 
-def small_etf(C):
+def small_etf(C: int) -> Tensor:
     _, vectors = torch.linalg.eigh(p(C))
     return math.sqrt(C / (C - 1)) * vectors[:, 1:].mT
 
