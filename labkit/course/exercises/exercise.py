@@ -79,10 +79,16 @@ def polar(matrix: Tensor) -> Tensor:
     return left @ right
 
 
-def b(means: Tensor, prox: Tensor, delta: float) -> Tensor:
+def factor_of_b(C: int) -> float:
+    return 2 / math.sqrt(C - 1)
+
+
+def b(
+    means: Tensor, prox: Tensor, delta: float, factor: Callable[[int], float] = factor_of_b, centre: bool = True
+) -> Tensor:
     """B of the nearest-ETF problem, whose polar factor is its solution."""
     C = means.shape[-1]
-    return 2 / math.sqrt(C - 1) * means @ p(C).to(means.dtype) + delta * prox
+    return factor(C) * (means @ p(C).to(means.dtype) if centre else means) + delta * prox
 
 
 def closed_form(means: Tensor, prox: Tensor, delta: float) -> Tensor:

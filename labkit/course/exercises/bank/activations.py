@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -180,19 +181,19 @@ EXERCISES = (
         inputs=_networks,
         mistakes=(
             (
-                lambda *a: through_open_shortcut(*a, fold=lambda k: k),
+                partial(through_open_shortcut, fold=lambda k: k),
                 "the activation after the sum has the κ that was drawn: make it positive",
             ),
             (
-                lambda *a: through_open_shortcut(*a, fold=lambda k: -abs(k)),
+                partial(through_open_shortcut, fold=lambda k: -abs(k)),
                 "the activation after the sum has κ < 0: make it positive",
             ),
             (
-                lambda *a: through_open_shortcut(*a, same=True),
+                partial(through_open_shortcut, same=True),
                 "the inner κ is made positive too; only the one after the sum has to be",
             ),
-            (lambda *a: through_open_shortcut(*a, keep=False), "the shortcut is missing: x + …"),
-            (lambda *a: through_open_shortcut(*a, both=False), "the inner activation is missing"),
+            (partial(through_open_shortcut, keep=False), "the shortcut is missing: x + …"),
+            (partial(through_open_shortcut, both=False), "the inner activation is missing"),
             (_orders("outside"), "the second activation stands inside the branch; it comes after the sum"),
             (_orders("no last"), "the activation after the sum is missing"),
             (_orders("swapped"), "W and V are exchanged"),

@@ -1,6 +1,7 @@
 """Notebook 10: class sizes of a long tail, the prior taken out of logits, and the calibration error."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,12 +63,9 @@ EXERCISES = (
         solution=my_sizes,
         inputs=lambda g: [(100, 3, 100), (5000, 10, 100), (500, 100, 50), (119, 10, 20)],
         mistakes=(
-            (
-                lambda n, C, r: my_sizes(n, C, r, last=0),
-                "the last class is too large: c/(C − 1) ends at 1, c/C does not",
-            ),
-            (lambda n, C, r: my_sizes(n, C, r, whole=round), "rounded to the nearest; the published rule cuts off"),
-            (lambda n, C, r: my_sizes(n, C, r, whole=float), "not whole numbers: cut off what is behind the point"),
+            (partial(my_sizes, last=0), "the last class is too large: c/(C − 1) ends at 1, c/C does not"),
+            (partial(my_sizes, whole=round), "rounded to the nearest; the published rule cuts off"),
+            (partial(my_sizes, whole=float), "not whole numbers: cut off what is behind the point"),
             (lambda n, C, r: my_sizes(n, C, r)[::-1], "in the other order: class 0 is the largest"),
             (
                 lambda n, C, r: [int(n - (n - n / r) * c / (C - 1)) for c in range(C)],

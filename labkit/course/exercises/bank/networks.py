@@ -1,6 +1,7 @@
 """Notebooks 08 and 09: what counts as evidence, gates, and shapes inside networks."""
 
 import math
+from functools import partial
 
 import pandas as pd
 import torch
@@ -199,8 +200,8 @@ EXERCISES = (
         mistakes=(
             (_halves, "right where 32 divides n only: use ⌊(n + 2p − k)/s⌋ + 1"),
             (lambda n: _halves(224), "the sides of 224 pixels, whatever n"),
-            (lambda n: my_sides(n, up=True), "rounded up; the formula rounds down"),
-            (lambda n: my_sides(n, pool=False), "the pool of the stem is missing"),
+            (partial(my_sides, up=True), "rounded up; the formula rounds down"),
+            (partial(my_sides, pool=False), "the pool of the stem is missing"),
             (lambda n: my_sides(n)[1:], "four sides: that of the stem is missing"),
             (lambda n: [n, *my_sides(n)[1:]], "the first is the image's side; asked for is that after the stem"),
             (
@@ -211,7 +212,7 @@ EXERCISES = (
                 lambda n: [(n + 6 - 7) // 2 + 1, *my_sides(n)[1:]],
                 "the first is before the pool; the pool belongs to the stem",
             ),
-            (lambda n: my_sides(n, stem=(7, 2, 0)), "the padding 3 of the stem is missing"),
+            (partial(my_sides, stem=(7, 2, 0)), "the padding 3 of the stem is missing"),
             (lambda n: my_sides(n)[-1], "only the last side; five are asked for"),
             (lambda n: [(a - 1) for a in my_sides(n)], "the + 1 of the formula is missing"),
         ),
@@ -228,18 +229,9 @@ EXERCISES = (
         inputs=_ranges,
         view=lambda answer, low, high: [float(dict(answer)[h]) for h in low],
         mistakes=(
-            (
-                lambda low, high: clearly_first(low, high, equal=True),
-                "ranges that touch are counted: wholly above is >, not >=",
-            ),
-            (
-                lambda low, high: clearly_first(low, high, against="min"),
-                "above one of the others; above both is asked for",
-            ),
-            (
-                lambda low, high: clearly_first(low, high, against="mean"),
-                "above the others' mean; above both is asked for",
-            ),
+            (partial(clearly_first, equal=True), "ranges that touch are counted: wholly above is >, not >="),
+            (partial(clearly_first, against="min"), "above one of the others; above both is asked for"),
+            (partial(clearly_first, against="mean"), "above the others' mean; above both is asked for"),
             (
                 lambda low, high: clearly_first(low, low),
                 "the low end is held against the others' low end; take their high end",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,12 +45,11 @@ def implicit_head(
 
 
 def _without(*parts):
-    return lambda *a: implicit_head(*a, keep=[k for k in EVERY_PART if k not in parts])
+    return partial(implicit_head, keep=[k for k in EVERY_PART if k not in parts])
 
 
-def _other_bias(z, targets, prox, tau, delta, sign):
-    right, none = implicit_head(z, targets, prox, tau, delta), _without("bias")(z, targets, prox, tau, delta)
-    return none + sign * (none - right)
+def _other_bias(*a):
+    return 2 * _without("bias")(*a) - implicit_head(*a)
 
 
 def _batches(g):
@@ -194,7 +194,7 @@ EXERCISES = (
         inputs=_batches,
         mistakes=(
             (_without("bias"), "the bias −W μ_G is missing"),
-            (lambda *a: _other_bias(*a, sign=1), "the sign of the bias is wrong: −W μ_G"),
+            (_other_bias, "the sign of the bias is wrong: −W μ_G"),
             (_without("scale"), "the factor √(C/(C − 1)) of the weights is missing: they are too short"),
             (
                 lambda *a: (
@@ -218,11 +218,11 @@ EXERCISES = (
                 "the class means are not centred by the global mean before they are divided by their norm",
             ),
             (
-                lambda *a: implicit_head(*a, frame=lambda H, U, t: U),
+                partial(implicit_head, frame=lambda H, U, t: U),
                 "the weights are those of the last frame: solve for the nearest one",
             ),
             (
-                lambda *a: implicit_head(*a, frame=lambda H, U, t: polar(H)),
+                partial(implicit_head, frame=lambda H, U, t: polar(H)),
                 "the frame is not that of the nearest ETF with its proximal term",
             ),
             (lambda *a: implicit_head(*a).softmax(-1), "probabilities; asked for are logits"),
