@@ -17,22 +17,27 @@ import torch
 from labkit.history import History
 
 
-def read(folder: str | Path) -> pd.DataFrame:
-    """The last row of every run in a folder of `labkit.studies.evidence`, with a column `rate`, the learning rate that
-    it was made with (a schedule changes `lr`), and `run`, its file.
+def runs(folder: str | Path) -> list[History]:
+    """The runs in a folder of `labkit.studies.evidence`, with a column `rate`, the learning rate they were made with
+    (a schedule changes `lr`), and `run`, their file; [] without any.
 
-    Raises FileNotFoundError where there is no run, ValueError, naming the file, for a damaged or foreign one.
+    Raises ValueError, naming the file, for a damaged or foreign one.
     """
-    paths = sorted(Path(folder).glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"no runs in {Path(folder).absolute()}")
-    ends = []
-    for path in paths:
+    found = []
+    for path in sorted(Path(folder).glob("*.parquet")):
         history = History.load(path)
         if "lr" not in history.settings.get("run", {}):
             raise ValueError(f"{path} is not of a run with a learning rate")
-        ends.append(history.final().assign(rate=history.settings["run"]["lr"], run=path.stem))
-    return pd.concat(ends, ignore_index=True)
+        history.frame = history.frame.assign(rate=history.settings["run"]["lr"], run=path.stem)
+        found.append(history)
+    return found
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """The last row of each of the `runs` in a folder. Raises FileNotFoundError where there is none."""
+    if not (found := runs(folder)):
+        raise FileNotFoundError(f"no runs in {Path(folder).absolute()}")
+    return pd.concat([run.final() for run in found], ignore_index=True)
 
 
 def best(ends: pd.DataFrame, by: str, largest: bool = True) -> pd.Series:
