@@ -17,6 +17,7 @@ from numbers import Number
 import ipywidgets as widgets
 from IPython.display import display
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PREDICTIONS = {}  # name -> Prediction of this kernel
 
 
@@ -50,7 +51,7 @@ class Prediction:
         """What is shown: the widget, and in its place, on a page without a kernel, words that are always the same."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         words = f"Predict first. {self.question} (run this notebook to enter your prediction)"
-        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": words}
+        return {WIDGET: view, "text/plain": words}
 
     def enter(self, value: object) -> None:
         """Put a value in, as typing it would; for tests, and for whoever cannot use a mouse."""
