@@ -48,13 +48,6 @@ def _is_bool(value):
     return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
-def boolean(name: str, value: Any) -> bool:
-    """The value; ValueError for anything but True and False: a text such as "no" would count as true."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
 def classes(num_classes: Any, dim: Any = None, smallest_dim: int | None = None) -> None:
     """Refuse fewer than two classes and, where `dim` is given, too few dimensions for them."""
     num_classes = integer("num_classes", num_classes, 2)

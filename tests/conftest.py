@@ -2,6 +2,7 @@
 browser.
 """
 
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -56,6 +57,7 @@ def page(monkeypatch):
             shown.append(content)
         return Handle() if display_id else None
 
+    importlib.import_module("labkit.widgets.base")  # what is imported later would have the real one
     for name, module in list(sys.modules.items()):
         if name.startswith("labkit.") and hasattr(module, "display"):
             monkeypatch.setattr(module, "display", display)

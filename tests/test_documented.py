@@ -1,4 +1,4 @@
-"""Every public function and class of the core says what it takes and what it is for, with an example that runs."""
+"""Every public function says the types of its arguments; those of the core also what they are for, with an example that runs."""
 
 import importlib
 import inspect
@@ -56,7 +56,7 @@ def module(request):
     return importlib.import_module(f"labkit.{request.param}")
 
 
-ROOMS = ("vision", "text", "report", "plots", "studies", "widgets")
+ROOMS = ("vision", "text", "report", "plots", "studies", "widgets", "course")
 IN_ROOMS = [
     ".".join(path.relative_to(Path(labkit.__file__).parent).with_suffix("").parts)
     for room in ROOMS

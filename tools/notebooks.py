@@ -36,8 +36,9 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from labkit.widgets.live import MIME as PLOTLY
+
 ROOT = Path(__file__).resolve().parent.parent
-PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGEST = 1_000_000  # bytes of a saved notebook: clones stay small, and GitHub shows it
 SIZE = {"width": 900, "height": 450}  # pixels, of figures that do not say

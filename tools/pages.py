@@ -426,11 +426,11 @@ def lane(number: str) -> int:
     return LANE.get(number, 1)
 
 
-def two_lines(title: str, longest: int = 21) -> tuple[str, str]:
+def two_lines(title: str) -> tuple[str, str]:
     """The part of a title before its colon, broken into two lines."""
     words, lines = title.split(":")[0].replace(" · ", " ").split(), [""]
     for word in words:
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > longest and len(lines) < 2:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > 21 and len(lines) < 2:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines[0], lines[1] if len(lines) > 1 else ""

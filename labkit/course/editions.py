@@ -37,6 +37,7 @@ from pathlib import Path
 
 import nbformat
 
+from labkit.course.predict import WIDGET
 from labkit.course.slides import PLOTLY, page, question, recording
 
 TAGS = ("setup", "parameters", "exercise", "solution", "check", "hidden-check", "predict", "answer")
@@ -51,7 +52,6 @@ OTHERS = (
     "injected-parameters",
 )
 REVEAL = "reveal.js"  # the folder beside the slides
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def tags(cell: nbformat.NotebookNode) -> set[str]:

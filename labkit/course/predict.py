@@ -17,6 +17,7 @@ from numbers import Number
 import ipywidgets as widgets
 from IPython.display import display
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PREDICTIONS = {}  # name -> Prediction of this kernel
 
 
@@ -27,7 +28,7 @@ class Prediction:
     locked: whether it can no longer be changed. box: the widget that is shown.
     """
 
-    def __init__(self, name, question, kind, unit=""):
+    def __init__(self, name: str, question: str, kind: type | Sequence, unit: str = ""):
         self.name, self.question, self.kind, self.unit = name, question, kind, unit
         self.value, self.locked = None, False
         wide = widgets.Layout(width="min(100%, 600px)")
@@ -50,9 +51,9 @@ class Prediction:
         """What is shown: the widget, and in its place, on a page without a kernel, words that are always the same."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         words = f"Predict first. {self.question} (run this notebook to enter your prediction)"
-        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": words}
+        return {WIDGET: view, "text/plain": words}
 
-    def enter(self, value):
+    def enter(self, value: object) -> None:
         """Put a value in, as typing it would; for tests, and for whoever cannot use a mouse."""
         self.input.value = str(value)
 

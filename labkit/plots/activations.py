@@ -23,6 +23,7 @@ GRADIENTS = {
     "Eq. 6, labkit's floor": Look("Eq. 6, labkit's floor", VERMILION, "dash"),
 }
 PARTS = {"z": "z", "kappa": "κ", "lam": "λ"}
+REACH = 6.0  # curves are drawn from −6 to 6
 
 
 def joined(x: ArrayLike, curves: Mapping) -> tuple[np.ndarray, np.ndarray]:
@@ -35,12 +36,11 @@ def derivative_panels(
     gated: bool,
     kappas: Sequence[float] = (-1.0, 0.3, 1.0, 3.0),
     lams: Sequence[float] = (0.01, 0.3, 1.0, 3.0, 30.0),
-    reach: float = 6.0,
     height: int = 580,
 ):
     """Derivatives of AGLU (gated) or APA in z, κ and λ: above for several κ at λ = 1, below for several λ at κ = 1."""
     name, panels = "AGLU" if gated else "APA", []
-    z = torch.linspace(-reach, reach, 121, dtype=torch.float64)
+    z = torch.linspace(-REACH, REACH, 121, dtype=torch.float64)
     for letter, values, fixed, legend in (("κ", kappas, "λ = 1", "legend"), ("λ", lams, "κ = 1", "legend2")):
         found = [derivatives(z, *((v, 1.0) if letter == "κ" else (1.0, v)), gated) for v in values]
         styles = ordered(f"{letter} = {v:g}" for v in values).values()
@@ -151,7 +151,6 @@ def apa_panels(
     draws: tuple | None = None,
     ranges: Any = None,
     effect: tuple | None = None,
-    reach: float = 6.0,
     height: int = 490,
 ):
     """AGLU (gated) or APA, its three derivatives, and the place of (κ, λ) among others.
@@ -160,7 +159,7 @@ def apa_panels(
     the draws are from. effect: (κ (m,), log10 λ (n,), percentages (n, m), title), colours behind the place.
     """
     name = "AGLU" if gated else "APA"
-    z = torch.linspace(-reach, reach, 201, dtype=torch.float64)
+    z = torch.linspace(-REACH, REACH, 201, dtype=torch.float64)
     found, big = derivatives(z, kappa, lam, gated), []
     if draws is not None:
         few = z[::4]  # enough for thin lines
@@ -168,8 +167,8 @@ def apa_panels(
         big.append(line(*joined(few, torch.stack(many)), "initial values", rgba(SKY, 0.5), width=1))
     big += [line(z, *known, width=1.5) for known in references(z, kappa, gated)]
     big.append(line(z, found["value"], name, BLUE, width=4))
-    across = dict(title=dict(text="z", standoff=3), range=[-reach, reach])
-    up = dict(range=[-reach, reach] if gated else [-0.05, 1.05])
+    across = dict(title=dict(text="z", standoff=3), range=[-REACH, REACH])
+    up = dict(range=[-REACH, REACH] if gated else [-0.05, 1.05])
     panels = [panel(f"{name}(z; κ, λ)", big, across, up, at=((0, 0.38), (0, 1)))]
     places = {"z": ((0.44, 0.68), (0.6, 1)), "kappa": ((0.76, 1), (0.6, 1)), "lam": ((0.44, 0.68), (0, 0.4))}
     for part, at in places.items():

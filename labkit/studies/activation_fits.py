@@ -116,18 +116,8 @@ def train_digits(
         rows += epochs_of(seed, **same, **options)
         if progress:
             progress(name, seed, rows[-1])
-    settings = dict(
-        name=name,
-        seeds=list(seeds),
-        epochs=epochs,
-        lr=lr,
-        batch=batch,
-        weight_decay=weight_decay,
-        smallest=smallest,
-        learn=learn,
-        **provenance(),
-        **{k: v for k, v in options.items() if k != "activation"},
-    )
+    also = {key: value for key, value in options.items() if key != "activation"}
+    settings = dict(name=name, seeds=list(seeds), **same, **provenance(), **also)
     return History(pd.DataFrame(rows).assign(head=name)[["head", *rows[-1]]], settings)
 
 

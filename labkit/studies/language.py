@@ -175,14 +175,6 @@ def tokens_of(history: History) -> pd.DataFrame:
     return table.assign(text=[vocabulary.decode([token]) for token in table["token"]])
 
 
-def stored(folder: str | Path) -> list[History]:
-    """The runs of an entry of evidence.toml, each with its learning rate in a column `rate`; [] without any."""
-    found = [History.load(path) for path in sorted(Path(folder).glob("*.parquet"))]
-    for history in found:
-        history.frame["rate"] = history.settings["run"]["lr"]
-    return found
-
-
 def paired(ends: pd.DataFrame, one: str, other: str, measure: str = "validation_loss") -> dict:
     """How much a measure differs between two activations at the same seeds: mean of one − other, its 95 % interval by
     Student's t, in how many seeds it is below 0, and the number of seeds.

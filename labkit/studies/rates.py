@@ -17,24 +17,30 @@ import torch
 from labkit.history import History
 
 
-def read(folder: str | Path, *settings: str) -> pd.DataFrame:
-    """The last row of every run in a folder of `labkit.studies.evidence`, with a column `rate`, the learning rate that
-    it was made with (a schedule changes `lr`), `run`, its file, and one for each of the `settings` that are named, such
-    as "backbone".
+def runs(folder: str | Path, *settings: str) -> list[History]:
+    """The runs in a folder of `labkit.studies.evidence`, with a column `rate`, the learning rate they were made with
+    (a schedule changes `lr`), `run`, their file, and one for each of the `settings` that are named, such as "backbone";
+    [] without any.
 
-    Raises FileNotFoundError where there is no run, ValueError, naming the file, for a damaged or foreign one.
+    Raises ValueError, naming the file, for a damaged or foreign one.
     """
-    paths = sorted(Path(folder).glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"no runs in {Path(folder).absolute()}")
-    ends = []
-    for path in paths:
+    found = []
+    for path in sorted(Path(folder).glob("*.parquet")):
         history = History.load(path)
-        if "lr" not in history.settings.get("run", {}):
+        made = history.settings.get("run", {})
+        if "lr" not in made:
             raise ValueError(f"{path} is not of a run with a learning rate")
-        made = history.settings["run"]
-        ends.append(history.final().assign(rate=made["lr"], run=path.stem, **{key: made[key] for key in settings}))
-    return pd.concat(ends, ignore_index=True)
+        named = {key: made[key] for key in settings}
+        history.frame = history.frame.assign(rate=made["lr"], run=path.stem, **named)
+        found.append(history)
+    return found
+
+
+def read(folder: str | Path, *settings: str) -> pd.DataFrame:
+    """The last row of each of the `runs` in a folder. Raises FileNotFoundError where there is none."""
+    if not (found := runs(folder, *settings)):
+        raise FileNotFoundError(f"no runs in {Path(folder).absolute()}")
+    return pd.concat([run.final() for run in found], ignore_index=True)
 
 
 def best(ends: pd.DataFrame, by: str, largest: bool = True) -> pd.Series:

@@ -127,7 +127,7 @@ WRONG = {
         (lambda *a: chain(*a, inward=abs), "inner"),
         (lambda *a: chain(*a, shortcut=0.0), "shortcut"),
         (lambda x, *a: x, "any block"),
-        (lambda *a: chain(*a).norm(), "number") if False else (lambda *a: chain(*a).square().mean().sqrt(), "size"),
+        (lambda *a: chain(*a).square().mean().sqrt(), "size"),
         (lambda *a: chain(*a).mT, "transposed"),
         (lambda *a: chain(*a, outward=lambda k: k, inward=abs), "wrong one"),
         (lambda *a: -chain(*a), "sign"),

@@ -18,6 +18,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from labkit.course import editions
 from notebooks import (
     LARGEST,
     PLOTLY,
@@ -276,6 +277,11 @@ def test_setup_leaves_a_labkit_that_is_there(monkeypatch):
     monkeypatch.chdir(ROOT / "notebooks")
     code = TransformerManager().transform_cell(setup_source())
     exec(code, {"get_ipython": lambda: pytest.fail("it wanted to install something")})
+
+
+def test_the_course_the_widgets_and_the_tools_mean_the_same_outputs():
+    """Neither of the first two imports the other, and the tools do not import the course, which brings torch."""
+    assert (editions.PLOTLY, editions.WIDGET) == (PLOTLY, WIDGET)
 
 
 def test_unknown_parameters_are_refused(small):

@@ -79,12 +79,14 @@ except RuntimeError as error:
     assert python(code, stand_in("raise RuntimeError('broken')")) == ["broken"]
 
 
-def test_labkit_and_its_heads_import_neither_timm_nor_torchvision():
+def test_labkit_its_heads_and_explorers_of_vectors_import_neither_timm_nor_torchvision():
     code = """
 import sys
 import labkit
 assert "torch" not in sys.modules
 import labkit.heads, labkit.metrics, labkit.optim, labkit.ufm
+from labkit import plots, widgets  # a widget brings what it needs, when it is asked for
+assert "ETFExplorer" in dir(widgets.etf) and widgets.ufm and widgets.language
 print([name for name in ("timm", "torchvision") if name in sys.modules])
 """
     assert python(code) == ["[]"]

@@ -9,11 +9,16 @@ import inspect
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import torch
 
+from labkit.course.exercises.exercise import Exercise
 
-def answers_of(attempt, cases, exercise, solutions, seconds):
+
+def answers_of(
+    attempt: Callable, cases: list[tuple], exercise: Exercise, solutions: list[object], seconds: float
+) -> tuple[list, set[str], BaseException | None]:
     """(answers so far, library functions that were called, the error that ended it or None).
 
     Inputs come as float64 tensors. An attempt that fails on these is tried with float32 ones, for whom a matrix made by
@@ -55,7 +60,7 @@ def _as_numpy(x):
     return [_as_numpy(y) for y in x] if isinstance(x, list) else x
 
 
-def of_error(error):
+def of_error(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0]
     if isinstance(error, NameError):
         return f"{type(error).__name__}: {text}: use the arguments of the function, and import what you need"
@@ -71,7 +76,7 @@ class Watch:
     does not matter under which name a notebook has it.
     """
 
-    def __init__(self, exercise, solutions):
+    def __init__(self, exercise: Exercise, solutions: list[object]):
         self.used, self.codes, self.builtins = set(), {}, {}
         for name in exercise.library:
             try:
@@ -101,7 +106,7 @@ class Watch:
             self.used.add(self.builtins[argument.__name__])
 
 
-def resolve(dotted):
+def resolve(dotted: str) -> object:
     """The object of a dotted name, "labkit.metrics.nc1". Raises ImportError or AttributeError for none such."""
     parts = dotted.split(".")
     for k in range(len(parts) - 1, 0, -1):
@@ -113,7 +118,7 @@ def resolve(dotted):
     raise ImportError(f"nothing is called {dotted}")
 
 
-def is_stub(attempt, exercise):
+def is_stub(attempt: object, exercise: Exercise) -> bool:
     """Whether a function still is what the student's cell held at first, or does nothing at all."""
     code = getattr(attempt, "__code__", None)
     if code is None:
@@ -134,7 +139,7 @@ class TimeUp(BaseException):  # an attempt's own `except Exception` does not cat
 
 
 @contextlib.contextmanager
-def limited(seconds):
+def limited(seconds: float) -> Iterator[None]:
     """Raise TimeUp after so many seconds, and each second from then on."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

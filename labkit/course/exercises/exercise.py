@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 AUTOGRAD = tuple(
     f"torch.{n}" for n in ("autograd.grad", "Tensor.backward", "autograd.functional.jacobian", "func.vjp", "func.jvp")
@@ -64,42 +65,50 @@ class Exercise:
 DOUBLE = torch.float64
 
 
-def randn(*shape, g):
+def randn(*shape: int, g: torch.Generator) -> Tensor:
     return torch.randn(*shape, generator=g, dtype=DOUBLE)
 
 
-def p(C):
+def p(C: int) -> Tensor:
     """P = I − 11ᵀ/C, (C, C)."""
     return torch.eye(C, dtype=DOUBLE) - 1 / C
 
 
-def polar(matrix):
+def polar(matrix: Tensor) -> Tensor:
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     return left @ right
 
 
-def b(means, prox, delta):
+def factor_of_b(C: int) -> float:
+    return 2 / math.sqrt(C - 1)
+
+
+def b(
+    means: Tensor, prox: Tensor, delta: float, factor: Callable[[int], float] = factor_of_b, centre: bool = True
+) -> Tensor:
     """B of the nearest-ETF problem, whose polar factor is its solution."""
     C = means.shape[-1]
-    return 2 / math.sqrt(C - 1) * means @ p(C).to(means.dtype) + delta * prox
+    return factor(C) * (means @ p(C).to(means.dtype) if centre else means) + delta * prox
 
 
-def closed_form(means, prox, delta):
+def closed_form(means: Tensor, prox: Tensor, delta: float) -> Tensor:
     return polar(b(means, prox, delta))
 
 
-def unit(means):
+def unit(means: Tensor) -> Tensor:
     centred = means - means.mean(-1, keepdim=True)
     return centred / centred.norm()
 
 
-def problem(C, d, g, noise=0.7):
+def problem(C: int, d: int, g: torch.Generator, noise: float = 0.7) -> tuple[Tensor, Tensor]:
     """Class means H̃ (d, C), centred and of unit norm, on their way to an ETF; and an unrelated frame (d, C)."""
     clean = polar(randn(d, C, g=g)) @ p(C)
     return unit(clean + noise * randn(d, C, g=g) / math.sqrt(d)), polar(randn(d, C, g=g))
 
 
-def samples(C, d, counts, g, scale=1.0, spread=0.3):
+def samples(
+    C: int, d: int, counts: list[int], g: torch.Generator, scale: float = 1.0, spread: float = 0.3
+) -> tuple[Tensor, Tensor]:
     """Features (N, d) and labels (N,) of unequal classes, in mixed order, off the origin."""
     labels = torch.repeat_interleave(torch.arange(C), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=g)]

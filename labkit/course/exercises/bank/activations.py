@@ -1,26 +1,29 @@
 """Notebook 07: the activations APA and AGLU."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import AUTOGRAD, DOUBLE, Exercise, randn
 
 
-def eta(z, kappa, lam):
+def eta(z: Tensor, kappa: float, lam: float) -> Tensor:
     """η(z; κ, λ) = (1 + λ e^(−κz))^(−1/λ)."""
     return (1 + lam * torch.exp(-kappa * z)) ** (-1 / lam)
 
 
-def aglu(z, kappa, lam):
+def aglu(z: Tensor, kappa: float, lam: float) -> Tensor:
     return z * eta(z, kappa, lam)
 
 
-def eta_at_zero(lam):
+def eta_at_zero(lam: float) -> float:
     return (1 + lam) ** (-1 / lam)
 
 
-def equation_6(z, kappa, lam):
+def equation_6(z: Tensor, kappa: float, lam: float) -> Tensor:
     return -z / lam * eta(z, kappa, lam) / (lam + torch.exp(kappa * z))
 
 
@@ -28,11 +31,21 @@ def _term(z, kappa, lam):
     return eta(z, kappa, lam) * torch.log1p(lam * torch.exp(-kappa * z)) / lam**2
 
 
-def repaired(z, kappa, lam):
+def repaired(z: Tensor, kappa: float, lam: float) -> Tensor:
     return equation_6(z, kappa, lam) + z * _term(z, kappa, lam)
 
 
-def through_open_shortcut(x, W, V, inner, outer, fold=abs, keep=True, both=True, same=False):
+def through_open_shortcut(
+    x: Tensor,
+    W: list[Tensor],
+    V: list[Tensor],
+    inner: list[float],
+    outer: list[float],
+    fold: Callable[[float], float] = abs,
+    keep: bool = True,
+    both: bool = True,
+    same: bool = False,
+) -> Tensor:
     for w, v, k, o in zip(W, V, inner, outer):
         branch = aglu(x @ w, fold(k) if same else k, 0.5) if both else x @ w
         x = aglu((x if keep else 0) + branch @ v, fold(o), 0.5)
@@ -168,19 +181,19 @@ EXERCISES = (
         inputs=_networks,
         mistakes=(
             (
-                lambda *a: through_open_shortcut(*a, fold=lambda k: k),
+                partial(through_open_shortcut, fold=lambda k: k),
                 "the activation after the sum has the κ that was drawn: make it positive",
             ),
             (
-                lambda *a: through_open_shortcut(*a, fold=lambda k: -abs(k)),
+                partial(through_open_shortcut, fold=lambda k: -abs(k)),
                 "the activation after the sum has κ < 0: make it positive",
             ),
             (
-                lambda *a: through_open_shortcut(*a, same=True),
+                partial(through_open_shortcut, same=True),
                 "the inner κ is made positive too; only the one after the sum has to be",
             ),
-            (lambda *a: through_open_shortcut(*a, keep=False), "the shortcut is missing: x + …"),
-            (lambda *a: through_open_shortcut(*a, both=False), "the inner activation is missing"),
+            (partial(through_open_shortcut, keep=False), "the shortcut is missing: x + …"),
+            (partial(through_open_shortcut, both=False), "the inner activation is missing"),
             (_orders("outside"), "the second activation stands inside the branch; it comes after the sum"),
             (_orders("no last"), "the activation after the sum is missing"),
             (_orders("swapped"), "W and V are exchanged"),

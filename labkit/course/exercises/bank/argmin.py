@@ -1,10 +1,13 @@
 """The notebook on differentiating through the argmin: the closed form's derivative, torque, the tangent share."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 
-from labkit.course.exercises.exercise import AUTOGRAD, Exercise, b, closed_form, p, polar, problem, randn
+from labkit.course.exercises.exercise import AUTOGRAD, Exercise, b, closed_form, factor_of_b, p, polar, problem, randn
 
 
 def _sylvester(S, right):
@@ -13,29 +16,53 @@ def _sylvester(S, right):
     return V @ ((V.mT @ right @ V) / (eigenvalues[:, None] + eigenvalues)) @ V.mT
 
 
+def _turn(S, inner, solve, sign=1):
+    """Ω, skew-symmetric, with S Ω + Ω S = inner − innerᵀ."""
+    right = inner - sign * inner.mT
+    return _sylvester(S, right) if solve else right / 2
+
+
+def _outside(rest, S, outside):
+    return rest @ torch.linalg.inv(S) if outside is True else rest if outside else 0 * rest
+
+
 def frame_moves(
-    means, prox, delta, U, direction, centre=True, factor=None, inside=True, outside=True, solve=True, sign=1
-):
+    means: Tensor,
+    prox: Tensor,
+    delta: float,
+    U: Tensor,
+    direction: Tensor,
+    centre: bool = True,
+    factor: Callable[[int], float] = factor_of_b,
+    inside: bool = True,
+    outside: bool | str = True,
+    solve: bool = True,
+    sign: int = 1,
+) -> Tensor:
     C = means.shape[-1]
-    scale = 2 / math.sqrt(C - 1) if factor is None else factor(C)
-    dB = scale * (direction @ p(C) if centre else direction)
+    dB = factor(C) * (direction @ p(C) if centre else direction)
     S = U.mT @ b(means, prox, delta)
-    right = U.mT @ dB - sign * dB.mT @ U
-    omega = _sylvester(S, right) if solve else right / 2
-    moved = U @ omega if inside else 0 * U
-    rest = dB - U @ (U.mT @ dB)
-    return moved + (rest @ torch.linalg.inv(S) if outside is True else rest if outside else 0)
+    moved = U @ _turn(S, U.mT @ dB, solve, sign) if inside else 0 * U
+    return moved + _outside(dB - U @ (U.mT @ dB), S, outside)
 
 
-def gradient(means, prox, delta, U, Y, centre=True, factor=None, inside=True, outside=True, solve=True, project=True):
+def gradient(
+    means: Tensor,
+    prox: Tensor,
+    delta: float,
+    U: Tensor,
+    Y: Tensor,
+    centre: bool = True,
+    factor: Callable[[int], float] = factor_of_b,
+    inside: bool = True,
+    outside: bool | str = True,
+    solve: bool = True,
+    project: bool = True,
+) -> Tensor:
     C = means.shape[-1]
-    scale = 2 / math.sqrt(C - 1) if factor is None else factor(C)
     S = U.mT @ b(means, prox, delta)
-    right = U.mT @ Y - Y.mT @ U
-    X = _sylvester(S, right) if solve else right / 2
-    rest = Y - U @ (U.mT @ Y) if project else Y
-    rest = rest @ torch.linalg.inv(S) if outside is True else rest if outside else 0 * Y
-    whole = scale * ((U @ X if inside else 0) + rest)
+    turned = U @ _turn(S, U.mT @ Y, solve) if inside else 0 * U
+    whole = factor(C) * (turned + _outside(Y - U @ (U.mT @ Y) if project else Y, S, outside))
     return whole @ p(C) if centre else whole
 
 
@@ -54,19 +81,16 @@ def _sizes(means, *_):
 def _known(f, what):
     """The mistakes that the derivative and its transpose share."""
     return (
-        (lambda *a: f(*a, centre=False), f"P is missing: {what} has to be centred"),
-        (lambda *a: f(*a, factor=lambda C: 1), "the factor 2/√(C − 1) is missing"),
-        (lambda *a: f(*a, factor=lambda C: 2), "the factor 1/√(C − 1) is missing"),
-        (lambda *a: f(*a, factor=lambda C: 1 / math.sqrt(C - 1)), "the factor 2 is missing"),
-        (lambda *a: f(*a, factor=lambda C: 2 / (C - 1)), "1/(C − 1) in place of 1/√(C − 1): the root is missing"),
-        (lambda *a: f(*a, factor=lambda C: 2 / math.sqrt(C)), "√C in place of √(C − 1)"),
-        (lambda *a: f(*a, outside=False), "the part outside the columns of U is missing, (I − UUᵀ)(…)S⁻¹"),
-        (
-            lambda *a: f(*a, inside=False),
-            "the part within the columns of U is missing, U times a skew-symmetric matrix",
-        ),
-        (lambda *a: f(*a, outside="plain"), "S⁻¹ is missing in the part outside the columns of U"),
-        (lambda *a: f(*a, solve=False), "no Sylvester equation is solved: halves of UᵀY − YᵀU are not its solution"),
+        (partial(f, centre=False), f"P is missing: {what} has to be centred"),
+        (partial(f, factor=lambda C: 1), "the factor 2/√(C − 1) is missing"),
+        (partial(f, factor=lambda C: 2), "the factor 1/√(C − 1) is missing"),
+        (partial(f, factor=lambda C: 1 / math.sqrt(C - 1)), "the factor 2 is missing"),
+        (partial(f, factor=lambda C: 2 / (C - 1)), "1/(C − 1) in place of 1/√(C − 1): the root is missing"),
+        (partial(f, factor=lambda C: 2 / math.sqrt(C)), "√C in place of √(C − 1)"),
+        (partial(f, outside=False), "the part outside the columns of U is missing, (I − UUᵀ)(…)S⁻¹"),
+        (partial(f, inside=False), "the part within the columns of U is missing, U times a skew-symmetric matrix"),
+        (partial(f, outside="plain"), "S⁻¹ is missing in the part outside the columns of U"),
+        (partial(f, solve=False), "no Sylvester equation is solved: halves of UᵀY − YᵀU are not its solution"),
         (lambda *a: -f(*a), "the sign is wrong"),
     )
 
@@ -75,10 +99,8 @@ _LIBRARY = ("labkit.nearest.nearest_etf", "labkit.nearest.start_frame", "labkit.
 _BY_HAND = "this uses {}: write the derivative by hand, from U, S and the Sylvester equation"
 
 
-def without_torque(g, z, sign=-1, factor=1.0, solve=True):
-    S = z.mT @ z
-    right = z.mT @ g + sign * g.mT @ z
-    return g - factor * z @ (_sylvester(S, right) if solve else right / 2)
+def without_torque(g: Tensor, z: Tensor, sign: int = 1, factor: float = 1.0, solve: bool = True) -> Tensor:
+    return g - factor * z @ _turn(z.mT @ z, z.mT @ g, solve, sign)
 
 
 def _moving(g):
@@ -88,7 +110,7 @@ def _moving(g):
     ]
 
 
-def tangent_share(U, Y):
+def tangent_share(U: Tensor, Y: Tensor) -> Tensor:
     inner = U.mT @ Y
     return (Y - U @ (inner + inner.mT) / 2).norm() / Y.norm()
 
@@ -118,8 +140,8 @@ EXERCISES = (
         tolerance=1e-4,
         mistakes=(
             *_known(frame_moves, "the direction"),
-            (lambda *a: frame_moves(*a, sign=-1), "UᵀdB − dBᵀU is skew-symmetric; a sum of the two is not"),
-            (lambda *a: gradient(*a), "the derivative backwards (of a cotangent); asked for is dU, forwards"),
+            (partial(frame_moves, sign=-1), "UᵀdB − dBᵀU is skew-symmetric; a sum of the two is not"),
+            (gradient, "the derivative backwards (of a cotangent); asked for is dU, forwards"),
             (lambda H, prox, t, U, D: 2 / math.sqrt(H.shape[1] - 1) * D @ p(H.shape[1]), "that is dB, not yet dU"),
         ),
         sizes=_sizes,
@@ -138,8 +160,8 @@ EXERCISES = (
         tolerance=1e-4,
         mistakes=(
             *_known(gradient, "the gradient"),
-            (lambda *a: gradient(*a, project=False), "I − UUᵀ is missing: what lies in the columns of U counts twice"),
-            (lambda *a: frame_moves(*a), "the derivative forwards (of a direction); the gradient ends with P"),
+            (partial(gradient, project=False), "I − UUᵀ is missing: what lies in the columns of U counts twice"),
+            (frame_moves, "the derivative forwards (of a direction); the gradient ends with P"),
             (lambda H, prox, t, U, Y: Y, "Y itself: how the frame follows the means is missing"),
         ),
         sizes=_sizes,
@@ -154,18 +176,12 @@ EXERCISES = (
         inputs=_moving,
         mistakes=(
             (lambda g, z: g, "nothing has been taken out"),
-            (
-                lambda g, z: g - 2 * (g - without_torque(g, z)),
-                "twice too much is taken out: the torque now points the other way",
-            ),
-            (lambda g, z: g + (g - without_torque(g, z)), "the torque is added, not taken out: the sign of Ω"),
-            (
-                lambda g, z: g - (g - without_torque(g, z)) / 2,
-                "only half of the torque is taken out: solve S Ω + Ω S = zᵀg − gᵀz",
-            ),
+            (partial(without_torque, factor=2), "twice too much is taken out: the torque now points the other way"),
+            (partial(without_torque, factor=-1), "the torque is added, not taken out: the sign of Ω"),
+            (partial(without_torque, factor=0.5), "only half of the torque is taken out: solve S Ω + Ω S = zᵀg − gᵀz"),
             (lambda g, z: g - without_torque(g, z), "that is the part with the torque; asked for is what is left"),
-            (lambda g, z: without_torque(g, z, sign=1), "Ω comes out symmetric: zᵀg − gᵀz, with a minus"),
-            (lambda g, z: without_torque(g, z, solve=False), "no Sylvester equation is solved: S = zᵀz is missing"),
+            (partial(without_torque, sign=-1), "Ω comes out symmetric: zᵀg − gᵀz, with a minus"),
+            (partial(without_torque, solve=False), "no Sylvester equation is solved: S = zᵀz is missing"),
             (
                 lambda g, z: g - z @ torch.linalg.pinv(z) @ g,
                 "all linear maps are taken out, and not only rotations: Ω is skew-symmetric",

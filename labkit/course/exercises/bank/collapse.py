@@ -1,23 +1,25 @@
 """Notebooks 00 and 01: neural collapse, and how it is measured."""
 
 import math
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import DOUBLE, Exercise, randn, samples
 
 
 def nc1(
-    features,
-    labels,
-    about="samples",
-    weighted=False,
-    alike=False,
-    swapped=False,
-    traces=False,
-    total=False,
-    ddof=(0, 0),
-):
+    features: Tensor,
+    labels: Tensor,
+    about: str = "samples",
+    weighted: bool = False,
+    alike: bool = False,
+    swapped: bool = False,
+    traces: bool = False,
+    total: bool = False,
+    ddof: tuple[int, int] = (0, 0),
+) -> Tensor:
     C, N = int(labels.max()) + 1, len(features)
     means = torch.stack([features[labels == c].mean(0) for c in range(C)])
     middle = features.mean(0) if about == "samples" else means.mean(0)
@@ -35,7 +37,7 @@ def nc1(
     return torch.trace(within @ torch.linalg.pinv(between, rtol=1e-10, hermitian=True)) / C
 
 
-def nearest_mean(features, class_means):
+def nearest_mean(features: Tensor, class_means: Tensor) -> Tensor:
     return torch.cdist(features, class_means).argmin(-1)
 
 
@@ -46,7 +48,7 @@ def _points(g):
     ]
 
 
-def look_alikes(cosines):
+def look_alikes(cosines: Tensor) -> tuple[int, ...]:
     off_diagonal = cosines.clone().fill_diagonal_(-2)
     return tuple(sorted(divmod(int(off_diagonal.argmax()), len(cosines))))
 
@@ -102,23 +104,17 @@ EXERCISES = (
             samples(5, 8, [7] * 5, g),
         ],
         mistakes=(
-            (
-                lambda f, l: nc1(f, l, ddof=(1, 0)),
-                "Σ_W is divided by N − 1, as torch.cov does; the formula divides by N",
-            ),
-            (
-                lambda f, l: nc1(f, l, ddof=(0, 1)),
-                "Σ_B is divided by C − 1, as torch.cov does; the formula divides by C",
-            ),
-            (lambda f, l: nc1(f, l, ddof=(1, 1)), "both are divided by one less, as torch.cov does; divide by N and C"),
-            (lambda f, l: nc1(f, l, swapped=True), "Σ_W and Σ_B are swapped: Σ_B is the one to be inverted"),
+            (partial(nc1, ddof=(1, 0)), "Σ_W is divided by N − 1, as torch.cov does; the formula divides by N"),
+            (partial(nc1, ddof=(0, 1)), "Σ_B is divided by C − 1, as torch.cov does; the formula divides by C"),
+            (partial(nc1, ddof=(1, 1)), "both are divided by one less, as torch.cov does; divide by N and C"),
+            (partial(nc1, swapped=True), "Σ_W and Σ_B are swapped: Σ_B is the one to be inverted"),
             (lambda f, l: nc1(f, l, swapped=True) * int(l.max() + 1), "Σ_W and Σ_B are swapped, and 1/C is missing"),
-            (lambda f, l: nc1(f, l, about="means"), "μ_G is the mean of all samples, not that of the class means"),
-            (lambda f, l: nc1(f, l, traces=True), "a ratio of two traces; asked for is the trace of Σ_W Σ_B†"),
+            (partial(nc1, about="means"), "μ_G is the mean of all samples, not that of the class means"),
+            (partial(nc1, traces=True), "a ratio of two traces; asked for is the trace of Σ_W Σ_B†"),
             (lambda f, l: nc1(f, l, traces=True) * int(l.max() + 1), "a ratio of two traces, without 1/C"),
-            (lambda f, l: nc1(f, l, total=True), "Σ_W is about the mean of all; subtract each sample's class mean"),
-            (lambda f, l: nc1(f, l, weighted=True), "Σ_B counts large classes more; each class mean counts once"),
-            (lambda f, l: nc1(f, l, alike=True), "Σ_W averages the classes' covariances; each sample counts once"),
+            (partial(nc1, total=True), "Σ_W is about the mean of all; subtract each sample's class mean"),
+            (partial(nc1, weighted=True), "Σ_B counts large classes more; each class mean counts once"),
+            (partial(nc1, alike=True), "Σ_W averages the classes' covariances; each sample counts once"),
             (lambda f, l: nc1(f, l).sqrt(), "the root of NC1: one root too many"),
         ),
         sizes=lambda f, l: {"C": int(l.max()) + 1, "N": len(f), "d": f.shape[1]},

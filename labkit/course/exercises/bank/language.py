@@ -1,6 +1,7 @@
 """Notebook 12: how large a GPT is, what a paired comparison can show, the floor of a language model, many classes."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -75,18 +76,12 @@ EXERCISES = (
         inputs=lambda g: [(1, 4, 10, 6), (2, 64, 256, 128), (5, 128, 65, 64), (12, 768, 50257, 1024)],
         tolerance=1e-9,
         mistakes=(
-            (lambda *s: _parameters(*s, tied=False), "the output layer is the embedding itself: count it once"),
-            (lambda *s: _parameters(*s, positions=False), "the embeddings of the positions are missing"),
-            (
-                lambda *s: _parameters(*s, biases=False),
-                "the biases of the four linear layers of a block are missing: 9d",
-            ),
-            (lambda *s: _parameters(*s, norms=False), "the two norms of a block are missing: 4d"),
-            (lambda *s: _parameters(*s, last=False), "the last norm is missing: 2d"),
-            (
-                lambda *s: _parameters(*s, biases=False, norms=False, last=False),
-                "matrices alone: biases and norms count",
-            ),
+            (partial(_parameters, tied=False), "the output layer is the embedding itself: count it once"),
+            (partial(_parameters, positions=False), "the embeddings of the positions are missing"),
+            (partial(_parameters, biases=False), "the biases of the four linear layers of a block are missing: 9d"),
+            (partial(_parameters, norms=False), "the two norms of a block are missing: 4d"),
+            (partial(_parameters, last=False), "the last norm is missing: 2d"),
+            (partial(_parameters, biases=False, norms=False, last=False), "matrices alone: biases and norms count"),
             (lambda *s: _parameters(*s) + 2 * s[0], "that is the GPT with AGLU; with GELU nothing is learnt there"),
             (
                 lambda n, d, v, t: _parameters(n, d, v, t) - _parameters(n, d, v, t, positions=False) + n * 12 * d * d,
@@ -127,7 +122,7 @@ EXERCISES = (
         inputs=_counts,
         tolerance=1e-4,
         mistakes=(
-            (lambda c: _entropy(c), "the entropy of pairs; given the first character of each pair is asked for"),
+            (_entropy, "the entropy of pairs; given the first character of each pair is asked for"),
             (lambda c: _entropy(c.sum(0)), "the entropy of the next character with nothing known"),
             (lambda c: _entropy(c.sum(1)), "the entropy of the character before"),
             (lambda c: _floor(c) / math.log(2), "in bits: take natural logarithms"),

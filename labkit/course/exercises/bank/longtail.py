@@ -1,15 +1,19 @@
 """Notebook 10: class sizes of a long tail, the prior taken out of logits, and the calibration error."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import DOUBLE, Exercise, randn
 
 
-def my_sizes(largest, C, ratio, last=1, power=1.0, whole=int):
-    return [whole(largest * ratio ** (-power * c / (C - last))) for c in range(C)]
+def my_sizes(largest: int, C: int, ratio: float, last: int = 1, whole: Callable[[float], float] = int) -> list[float]:
+    return [whole(largest * ratio ** (-c / (C - last))) for c in range(C)]
 
 
-def my_correction(logits, counts, sign=1.0):
+def my_correction(logits: Tensor, counts: Tensor, sign: float = 1.0) -> Tensor:
     share = counts.double() / counts.sum()
     return logits - sign * share.log()
 
@@ -23,7 +27,7 @@ def _bins(confidence, right, bins):
             yield inside.sum().item() / len(confidence), gap.item()
 
 
-def my_ece(confidence, right, bins):
+def my_ece(confidence: Tensor, right: Tensor, bins: int) -> float:
     return sum(weight * abs(gap) for weight, gap in _bins(confidence, right, bins))
 
 
@@ -59,12 +63,9 @@ EXERCISES = (
         solution=my_sizes,
         inputs=lambda g: [(100, 3, 100), (5000, 10, 100), (500, 100, 50), (119, 10, 20)],
         mistakes=(
-            (
-                lambda n, C, r: my_sizes(n, C, r, last=0),
-                "the last class is too large: c/(C − 1) ends at 1, c/C does not",
-            ),
-            (lambda n, C, r: my_sizes(n, C, r, whole=round), "rounded to the nearest; the published rule cuts off"),
-            (lambda n, C, r: my_sizes(n, C, r, whole=float), "not whole numbers: cut off what is behind the point"),
+            (partial(my_sizes, last=0), "the last class is too large: c/(C − 1) ends at 1, c/C does not"),
+            (partial(my_sizes, whole=round), "rounded to the nearest; the published rule cuts off"),
+            (partial(my_sizes, whole=float), "not whole numbers: cut off what is behind the point"),
             (lambda n, C, r: my_sizes(n, C, r)[::-1], "in the other order: class 0 is the largest"),
             (
                 lambda n, C, r: [int(n - (n - n / r) * c / (C - 1)) for c in range(C)],

@@ -1,8 +1,10 @@
 """Notebook 03: the nearest simplex ETF."""
 
 import math
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from labkit.course.exercises.exercise import Exercise, b, closed_form, p, polar, problem, randn
@@ -32,7 +34,7 @@ def _converged(answer, means, prox, delta):
     return None
 
 
-def newton_schulz(means, prox, delta):
+def newton_schulz(means: Tensor, prox: Tensor, delta: float) -> Tensor:
     X = b(means, prox, delta)
     X = X / X.norm()
     for _ in range(60):
@@ -40,8 +42,17 @@ def newton_schulz(means, prox, delta):
     return X
 
 
-def distance_to_collapse(means):
-    return math.sqrt(max(0.0, 2 - 2 * torch.linalg.svdvals(means).sum().item() / math.sqrt(means.shape[-1] - 1)))
+def _inner(means, total=Tensor.sum, length=lambda C: math.sqrt(C - 1)):
+    """Of the class means and the nearest ETF of unit norm: the sum of the singular values over √(C − 1)."""
+    return total(torch.linalg.svdvals(means)).item() / length(means.shape[-1])
+
+
+def _apart(inner, whole=2, factor=2):
+    return math.sqrt(abs(whole - factor * inner))
+
+
+def distance_to_collapse(means: Tensor) -> float:
+    return math.sqrt(max(0.0, 2 - 2 * _inner(means)))
 
 
 class VectorsUsed(TorchFunctionMode):
@@ -68,35 +79,30 @@ def _etf_of(U):
     return U @ p(U.shape[-1]) / math.sqrt(U.shape[-1] - 1)
 
 
-def even_delta(means, prox, steps=45, turned=False, linear=False):
-    near, far = _etf_of(polar(means @ p(means.shape[-1]))), _etf_of(prox)
+def _even(means, prox, nearer, steps=45):
+    """The δ at which the solution is no longer nearer to one end, by bisection of its logarithm."""
     low, high = 1e-6, 1e3
     for _ in range(steps):
-        middle = (low + high) / 2 if linear else math.sqrt(low * high)
-        E = _etf_of(closed_form(means, prox, middle))
-        nearer = (E - near).norm() < (E - far).norm()
-        low, high = (middle, high) if nearer != turned else (low, middle)
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if nearer(closed_form(means, prox, middle)) else (low, middle)
     return middle
+
+
+def _is_nearer(E, near, far):
+    return bool((E - near).norm() < (E - far).norm())
+
+
+def even_delta(means: Tensor, prox: Tensor, steps: int = 45, turned: bool = False) -> float:
+    near, far = _etf_of(polar(means @ p(means.shape[-1]))), _etf_of(prox)
+    return _even(means, prox, lambda U: _is_nearer(_etf_of(U), near, far) != turned, steps)
 
 
 def _even_from_means(means, prox):
-    low, high = 1e-6, 1e3
-    for _ in range(45):
-        middle = math.sqrt(low * high)
-        U = closed_form(means, prox, middle)
-        low, high = (
-            (middle, high) if (_etf_of(U) - means).norm() < (_etf_of(U) - _etf_of(prox)).norm() else (low, middle)
-        )
-    return middle
+    return _even(means, prox, lambda U: _is_nearer(_etf_of(U), means, _etf_of(prox)))
 
 
 def _even_frames(means, prox):
-    near, low, high = polar(means), 1e-6, 1e3
-    for _ in range(45):
-        middle = math.sqrt(low * high)
-        U = closed_form(means, prox, middle)
-        low, high = (middle, high) if (U - near).norm() < (U - prox).norm() else (low, middle)
-    return middle
+    return _even(means, prox, lambda U: _is_nearer(U, polar(means), prox))
 
 
 def _unit_problems(g):
@@ -112,6 +118,13 @@ _DECOMPOSITIONS = tuple(
     f"torch.linalg.{n}" for n in ("svd", "eigh", "eig", "qr", "inv", "pinv", "solve", "cholesky", "matrix_power")
 )
 _NEAREST = ("labkit.nearest.nearest_etf", "labkit.nearest.start_frame")
+_OF_B = (  # the mistakes that any way from B to its polar factor can begin with
+    (lambda *a: polar(b(*a, centre=False)), "P is missing: subtract the mean of the columns"),
+    (lambda H, U, t: polar(b(H, U, 2 * t)), "the factor 2 before H̃P is missing"),
+    (lambda *a: polar(b(*a, factor=lambda C: 1)), "the factor 2/√(C − 1) before H̃P is missing"),
+    (lambda *a: polar(b(*a, factor=lambda C: 2)), "the factor 1/√(C − 1) before H̃P is missing"),
+    (lambda H, U, t: polar(b(H, U, 1.0)), "U_prox is not multiplied by δ"),
+)
 
 
 EXERCISES = (
@@ -123,33 +136,26 @@ EXERCISES = (
         inputs=_problems,
         explain=_converged,
         mistakes=(
-            (lambda H, U, t: b(H, U, t), "B itself: its polar factor is asked for"),
+            *_OF_B,
+            (b, "B itself: its polar factor is asked for"),
+            (lambda H, U, t: polar(b(H, U, t / 2)), "δ counts half: B = 2/√(C − 1) H̃P + δ U_prox"),
+            (lambda H, U, t: polar(b(H, U, t * (H.shape[1] - 1))), "1/(C − 1) twice: the root is missing"),
             (
-                lambda H, U, t: polar(2 / math.sqrt(H.shape[1] - 1) * H + t * U),
-                "P is missing: subtract the mean of the columns",
-            ),
-            (lambda H, U, t: polar(b(H, U, t / 2 * 1)), "δ counts half: B = 2/√(C − 1) H̃P + δ U_prox"),
-            (lambda H, U, t: polar(b(H, U, 2 * t)), "the factor 2 before H̃P is missing"),
-            (lambda H, U, t: polar(H @ p(H.shape[1]) + t * U), "the factor 2/√(C − 1) before H̃P is missing"),
-            (lambda H, U, t: polar(2 * H @ p(H.shape[1]) + t * U), "the factor 1/√(C − 1) before H̃P is missing"),
-            (lambda H, U, t: polar(b(H, U, t * (H.shape[1] - 1) / 1)), "1/(C − 1) twice: the root is missing"),
-            (
-                lambda H, U, t: polar(2 / (H.shape[1] - 1) * H @ p(H.shape[1]) + t * U),
+                lambda *a: polar(b(*a, factor=lambda C: 2 / (C - 1))),
                 "1/(C − 1) in place of 1/√(C − 1): the root is missing",
             ),
-            (lambda H, U, t: polar(2 / math.sqrt(H.shape[1]) * H @ p(H.shape[1]) + t * U), "√C in place of √(C − 1)"),
-            (lambda H, U, t: polar(H @ p(H.shape[1])), "the proximal term δ U_prox is missing"),
+            (lambda *a: polar(b(*a, factor=lambda C: 2 / math.sqrt(C))), "√C in place of √(C − 1)"),
+            (lambda H, U, t: polar(b(H, U, 0.0)), "the proximal term δ U_prox is missing"),
             (lambda H, U, t: polar(b(H, U, -t)), "the sign before δ U_prox is wrong"),
-            (lambda H, U, t: polar(b(H, U, 1.0)), "U_prox is not multiplied by δ"),
             (
-                lambda H, U, t: (lambda l, _, r: l @ r.mT)(*torch.linalg.svd(b(H, U, t), full_matrices=False)),
+                lambda *a: (lambda l, _, r: l @ r.mT)(*torch.linalg.svd(b(*a), full_matrices=False)),
                 "torch.linalg.svd returns R transposed already: left @ right, without .mT",
             ),
-            (lambda H, U, t: torch.linalg.qr(b(H, U, t))[0], "that is QR; the polar factor is asked for"),
-            (lambda H, U, t: _etf_of(polar(b(H, U, t))), "the ETF U M̃; its frame U is asked for"),
+            (lambda *a: torch.linalg.qr(b(*a))[0], "that is QR; the polar factor is asked for"),
+            (lambda *a: _etf_of(polar(b(*a))), "the ETF U M̃; its frame U is asked for"),
             (lambda H, U, t: polar(H), "U of the means alone: neither P nor δ U_prox is there"),
             (
-                lambda H, U, t: polar(2 / math.sqrt(H.shape[1] - 1) * (H - H.mean(0)) + t * U),
+                lambda H, U, t: polar(b(H - H.mean(0), U, t, centre=False)),
                 "the mean is taken over the wrong dimension: classes are columns, so mean(-1, keepdim=True)",
             ),
         ),
@@ -166,39 +172,24 @@ EXERCISES = (
         mistakes=(
             (lambda H: distance_to_collapse(H) ** 2, "that is the squared distance: take the root"),
             (lambda H: 2 - 2 * torch.linalg.svdvals(H).sum(), "the squared distance, and 1/√(C − 1) is missing"),
+            (lambda H: _apart(_inner(H), factor=1), "the factor 2 before the inner product is missing"),
             (
-                lambda H: math.sqrt(abs(2 - torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1))),
-                "the factor 2 before the inner product is missing",
-            ),
-            (
-                lambda H: math.sqrt(abs(1 - torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1))),
+                lambda H: _apart(_inner(H), whole=1, factor=1),
                 "both terms have length 1, so it is 2 − 2 ⟨·,·⟩: a factor √2 is missing",
             ),
+            (lambda H: _apart(_inner(H, length=math.sqrt)), "√C in place of √(C − 1)"),
             (
-                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1]))),
-                "√C in place of √(C − 1)",
-            ),
-            (
-                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H).sum() / (H.shape[1] - 1))),
+                lambda H: _apart(_inner(H, length=lambda C: C - 1)),
                 "1/(C − 1) in place of 1/√(C − 1): the root is missing",
             ),
+            (lambda H: _apart(_inner(H, torch.max)), "only the largest singular value; all of them add up"),
             (
-                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H)[0] / math.sqrt(H.shape[1] - 1))),
-                "only the largest singular value; all of them add up",
-            ),
-            (
-                lambda H: math.sqrt(abs(2 - 2 * torch.linalg.svdvals(H).square().sum() / math.sqrt(H.shape[1] - 1))),
+                lambda H: _apart(_inner(H, lambda s: s.square().sum())),
                 "singular values squared: their sum is always 1 here",
             ),
             (lambda H: torch.linalg.svdvals(H).sum(), "that is the nuclear norm, not yet the distance"),
-            (
-                lambda H: torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1),
-                "that is the inner product, not yet the distance",
-            ),
-            (
-                lambda H: math.sqrt(2 + 2 * torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1)),
-                "the sign before the inner product is wrong",
-            ),
+            (_inner, "that is the inner product, not yet the distance"),
+            (lambda H: _apart(_inner(H), factor=-2), "the sign before the inner product is wrong"),
         ),
         sizes=_problem_sizes,
         library=(*_NEAREST, "labkit.reference.trust_region", "scipy.linalg.polar"),
@@ -212,16 +203,9 @@ EXERCISES = (
         inputs=_problems,
         explain=_converged,
         mistakes=(
-            (lambda H, U, t: b(H, U, t) / b(H, U, t).norm(), "B/‖B‖ is only the start: iterate"),
-            (lambda H, U, t: newton_schulz(H - U.new_tensor(0.0), U, 0.0 * t), "the proximal term δ U_prox is missing"),
-            (
-                lambda H, U, t: polar(2 / math.sqrt(H.shape[1] - 1) * H + t * U),
-                "P is missing: subtract the mean of the columns",
-            ),
-            (lambda H, U, t: polar(b(H, U, 2 * t)), "the factor 2 before H̃P is missing"),
-            (lambda H, U, t: polar(H @ p(H.shape[1]) + t * U), "the factor 2/√(C − 1) before H̃P is missing"),
-            (lambda H, U, t: polar(2 * H @ p(H.shape[1]) + t * U), "the factor 1/√(C − 1) before H̃P is missing"),
-            (lambda H, U, t: polar(b(H, U, 1.0)), "U_prox is not multiplied by δ"),
+            *_OF_B,
+            (lambda *a: b(*a) / b(*a).norm(), "B/‖B‖ is only the start: iterate"),
+            (lambda H, U, t: newton_schulz(H, U, 0.0), "the proximal term δ U_prox is missing"),
             (lambda H, U, t: polar(b(H, U, 0.01)), "δ = 0.01 is written into the code: take the argument"),
             (
                 lambda H, U, t: torch.zeros_like(H),
@@ -249,13 +233,10 @@ EXERCISES = (
         tolerance=1e-3,
         mistakes=(
             (lambda H, U: 2 / (H.shape[1] - 1), "2/(C − 1) is the estimate, not the answer: bisect"),
-            (
-                lambda H, U: even_delta(H, U, turned=True),
-                "it runs to the end of the interval: the comparison is turned round",
-            ),
+            (partial(even_delta, turned=True), "it runs to the end of the interval: the comparison is turned round"),
             (lambda H, U: 1e3, "it runs to the end of the interval: the comparison is turned round"),
             (lambda H, U: 1e-6, "it runs to the end of the interval: the comparison is turned round"),
-            (lambda H, U: even_delta(H, U, steps=10), "too few halvings: the interval is still wide"),
+            (partial(even_delta, steps=10), "too few halvings: the interval is still wide"),
             (_even_from_means, "the distance to the class means is compared; take the nearest ETF"),
             (_even_frames, "the frames U are compared; compare the ETFs U M̃ (turned)"),
             (lambda H, U: math.log(even_delta(H, U)), "the logarithm of δ"),

@@ -1,9 +1,11 @@
 """Notebooks 08 and 09: what counts as evidence, gates, and shapes inside networks."""
 
 import math
+from functools import partial
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import DOUBLE, Exercise
 
@@ -13,7 +15,7 @@ def _entropy(gates):
     return torch.special.entr(share).sum(-1)
 
 
-def my_channels(gates):
+def my_channels(gates: Tensor) -> Tensor:
     return torch.exp(_entropy(gates))
 
 
@@ -45,7 +47,9 @@ def _binomial(least, most=14, chance=1 / 3, n=14):
     return sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(least, most + 1))
 
 
-def my_sides(n, up=False, pool=True, stages=3, stem=(7, 2, 3)):
+def my_sides(
+    n: int, up: bool = False, pool: bool = True, stages: int = 3, stem: tuple[int, int, int] = (7, 2, 3)
+) -> list[int]:
     step = lambda n, k, s, q: (-(-(n + 2 * q - k) // s) if up else (n + 2 * q - k) // s) + 1
     side = step(n, *stem)
     found = [step(side, 3, 2, 1) if pool else side]
@@ -59,13 +63,12 @@ def _halves(n):
     return [n // 4, n // 4, n // 8, n // 16, n // 32]
 
 
-def clearly_first(low, high, against="max", equal=False, of=None):
+def clearly_first(low: pd.DataFrame, high: pd.DataFrame, against: str = "max", equal: bool = False) -> dict[str, int]:
     counts = {}
     for head in low:
         others = high.drop(columns=head)
         best = getattr(others, against)(axis=1)
-        mine = (low if of is None else high)[head]
-        counts[head] = int((mine >= best).sum() if equal else (mine > best).sum())
+        counts[head] = int((low[head] >= best).sum() if equal else (low[head] > best).sum())
     return counts
 
 
@@ -197,8 +200,8 @@ EXERCISES = (
         mistakes=(
             (_halves, "right where 32 divides n only: use ⌊(n + 2p − k)/s⌋ + 1"),
             (lambda n: _halves(224), "the sides of 224 pixels, whatever n"),
-            (lambda n: my_sides(n, up=True), "rounded up; the formula rounds down"),
-            (lambda n: my_sides(n, pool=False), "the pool of the stem is missing"),
+            (partial(my_sides, up=True), "rounded up; the formula rounds down"),
+            (partial(my_sides, pool=False), "the pool of the stem is missing"),
             (lambda n: my_sides(n)[1:], "four sides: that of the stem is missing"),
             (lambda n: [n, *my_sides(n)[1:]], "the first is the image's side; asked for is that after the stem"),
             (
@@ -209,7 +212,7 @@ EXERCISES = (
                 lambda n: [(n + 6 - 7) // 2 + 1, *my_sides(n)[1:]],
                 "the first is before the pool; the pool belongs to the stem",
             ),
-            (lambda n: my_sides(n, stem=(7, 2, 0)), "the padding 3 of the stem is missing"),
+            (partial(my_sides, stem=(7, 2, 0)), "the padding 3 of the stem is missing"),
             (lambda n: my_sides(n)[-1], "only the last side; five are asked for"),
             (lambda n: [(a - 1) for a in my_sides(n)], "the + 1 of the formula is missing"),
         ),
@@ -226,18 +229,9 @@ EXERCISES = (
         inputs=_ranges,
         view=lambda answer, low, high: [float(dict(answer)[h]) for h in low],
         mistakes=(
-            (
-                lambda low, high: clearly_first(low, high, equal=True),
-                "ranges that touch are counted: wholly above is >, not >=",
-            ),
-            (
-                lambda low, high: clearly_first(low, high, against="min"),
-                "above one of the others; above both is asked for",
-            ),
-            (
-                lambda low, high: clearly_first(low, high, against="mean"),
-                "above the others' mean; above both is asked for",
-            ),
+            (partial(clearly_first, equal=True), "ranges that touch are counted: wholly above is >, not >="),
+            (partial(clearly_first, against="min"), "above one of the others; above both is asked for"),
+            (partial(clearly_first, against="mean"), "above the others' mean; above both is asked for"),
             (
                 lambda low, high: clearly_first(low, low),
                 "the low end is held against the others' low end; take their high end",

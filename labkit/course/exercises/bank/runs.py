@@ -1,15 +1,24 @@
 """Runs of UFMs, fresh and stored (04, 06), and a thousand classes and more (11)."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import torch
 
+from labkit.course.exercises.bank.simplex import slips_of, temperature_of
 from labkit.course.exercises.bank.ufm import bound
 from labkit.course.exercises.exercise import Exercise
 
 
-def my_steps(frame, accuracy=0.9, how="median", strictly=False, by="num_classes"):
+def my_steps(
+    frame: pd.DataFrame,
+    accuracy: float = 0.9,
+    how: str = "median",
+    strictly: bool = False,
+    by: str | list[str] = "num_classes",
+) -> pd.Series:
     rows = []
     for (size, _, seed), run in frame.groupby(["size", "head", "seed"]):
         there = run["accuracy"] > accuracy if strictly else run["accuracy"] >= accuracy
@@ -101,8 +110,8 @@ def _p_right(C, tau):
     return math.exp(-bound(C, tau))
 
 
-def my_temperature(C, p):
-    return (C - 1) / C * math.log((C - 1) * p / (1 - p))
+def my_temperature(C: int, p: float, **slip: Callable | int) -> float:
+    return temperature_of(C, p / (1 - p), **slip)
 
 
 def _wide(answer):
@@ -170,15 +179,15 @@ EXERCISES = (
         inputs=_tables,
         view=_steps_of,
         mistakes=(
-            (lambda f: my_steps(f, accuracy=1.0), "steps to 100 %; asked for is 90 %"),
-            (lambda f: my_steps(f, how="mean"), "the mean over seeds; asked for is the median"),
-            (lambda f: my_steps(f, how="min"), "the fastest seed; asked for is the median"),
-            (lambda f: my_steps(f, how="max"), "the slowest seed; asked for is the median"),
-            (lambda f: my_steps(f, strictly=True), "90 % itself counts: >= and not >"),
-            (lambda f: my_steps(f, by="seed"), "grouped by seed; group by num_classes"),
-            (lambda f: my_steps(f, accuracy=0.5), "steps to 50 %; asked for is 90 %"),
-            (lambda f: my_steps(f, by=["num_classes", "seed"]), "one number for each seed; take their median"),
-            (lambda f: my_steps(f, how="count"), "the number of seeds; asked for is their median number of steps"),
+            (partial(my_steps, accuracy=1.0), "steps to 100 %; asked for is 90 %"),
+            (partial(my_steps, how="mean"), "the mean over seeds; asked for is the median"),
+            (partial(my_steps, how="min"), "the fastest seed; asked for is the median"),
+            (partial(my_steps, how="max"), "the slowest seed; asked for is the median"),
+            (partial(my_steps, strictly=True), "90 % itself counts: >= and not >"),
+            (partial(my_steps, by="seed"), "grouped by seed; group by num_classes"),
+            (partial(my_steps, accuracy=0.5), "steps to 50 %; asked for is 90 %"),
+            (partial(my_steps, by=["num_classes", "seed"]), "one number for each seed; take their median"),
+            (partial(my_steps, how="count"), "the number of seeds; asked for is their median number of steps"),
         ),
     ),
     Exercise(name="few-dimensions", notebook="06", stub="my_history = None  # your History here", judge=_few),
@@ -189,28 +198,11 @@ EXERCISES = (
         solution=my_temperature,
         inputs=lambda g: [(2, 0.8), (10, 0.5), (3, 0.6), (100, 0.05), (1000, 0.9), (21841, 0.99)],
         mistakes=(
-            (lambda C, p: math.log((C - 1) * p / (1 - p)), "(C − 1)/C is missing: the exponent is −τ C/(C − 1)"),
-            (
-                lambda C, p: C / (C - 1) * math.log((C - 1) * p / (1 - p)),
-                "C/(C − 1) is upside down: multiply by (C − 1)/C",
-            ),
-            (lambda C, p: (C - 1) / C * math.log(p / (1 - p)), "the factor C − 1 before the exponential is missing"),
-            (lambda C, p: (C - 1) / C * math.log(C * p / (1 - p)), "C − 1 classes compete with the right one, not C"),
-            (lambda C, p: (C - 1) / C * math.log((C - 1) * p), "1 − p is missing"),
-            (lambda C, p: (C - 1) / C * math.log((C - 1) * (1 - p) / p), "p and 1 − p are exchanged"),
-            (
-                lambda C, p: (C - 1) / C * math.log((1 - p) / p / (C - 1)),
-                "the sign is wrong: the fraction is upside down",
-            ),
-            (
-                lambda C, p: (C - 1) / C * math.log10((C - 1) * p / (1 - p)),
-                "a logarithm to base 10; take the natural one",
-            ),
-            (lambda C, p: (C - 1) / C * math.log((C - 1) / (1 - p)), "the numerator's p is missing"),
-            (
-                lambda C, p: (C - 1) / C * math.log((C - 1) / math.expm1(p)),
-                "p is taken for the loss: the loss is −log p",
-            ),
+            *slips_of(my_temperature),
+            (temperature_of, "1 − p is missing"),
+            (lambda C, p: my_temperature(C, 1 - p), "p and 1 − p are exchanged"),
+            (lambda C, p: temperature_of(C, 1 / (1 - p)), "the numerator's p is missing"),
+            (lambda C, p: temperature_of(C, 1 / math.expm1(p)), "p is taken for the loss: the loss is −log p"),
             (
                 lambda C, p: 1 / (1 + (C - 1) * math.exp(-p * C / (C - 1))),
                 "the probability of a temperature; its inverse is asked for",

@@ -1,17 +1,44 @@
 """Notebook 02: the simplex ETF."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.exercise import Exercise, p, polar, randn
 
 
-def temperature_for(b, C):
-    return (C - 1) / C * math.log((C - 1) / math.expm1(b))
+def temperature_of(
+    C: int,
+    odds: float,
+    scale: Callable[[int], float] = lambda C: (C - 1) / C,
+    others: Callable[[int], float] = lambda C: C - 1,
+    log: Callable[[float], float] = math.log,
+    power: int = 1,
+) -> float:
+    """τ at which a collapsed classifier gives the right class these odds: e^(τ C/(C − 1)) = (C − 1) odds."""
+    return scale(C) * log((others(C) * odds) ** power)
 
 
-def small_etf(C):
+def slips_of(temperature: Callable) -> tuple:
+    """The mistakes of all who solve for a temperature."""
+    return (
+        (partial(temperature, scale=lambda C: 1), "(C − 1)/C is missing: the exponent is −τ C/(C − 1)"),
+        (partial(temperature, scale=lambda C: C / (C - 1)), "C/(C − 1) is upside down: multiply by (C − 1)/C"),
+        (partial(temperature, others=lambda C: 1), "the factor C − 1 before the exponential is missing"),
+        (partial(temperature, others=lambda C: C), "C − 1 classes compete with the right one, not C"),
+        (partial(temperature, power=-1), "the sign is wrong: the fraction is upside down"),
+        (partial(temperature, log=math.log10), "a logarithm to base 10; take the natural one"),
+    )
+
+
+def temperature_for(b: float, C: int, **slip: Callable | int) -> float:
+    return temperature_of(C, 1 / math.expm1(b), **slip)
+
+
+def small_etf(C: int) -> Tensor:
     _, vectors = torch.linalg.eigh(p(C))
     return math.sqrt(C / (C - 1)) * vectors[:, 1:].mT
 
@@ -44,29 +71,12 @@ EXERCISES = (
         solution=temperature_for,
         inputs=lambda g: [(b, C) for b, C in ((0.5, 2), (0.01, 10), (0.5, 3), (0.03, 100), (2.0, 1000), (1e-3, 1000))],
         mistakes=(
-            (lambda b, C: math.log((C - 1) / math.expm1(b)), "(C − 1)/C is missing: the exponent is −τ C/(C − 1)"),
-            (
-                lambda b, C: C / (C - 1) * math.log((C - 1) / math.expm1(b)),
-                "C/(C − 1) is upside down: multiply by (C − 1)/C",
-            ),
+            *slips_of(temperature_for),
             (
                 lambda b, C: (C - 1) / C * math.log((C - 1) / b),
                 "log in the bound was dropped: solve with e^b − 1, not with b",
             ),
             (lambda b, C: (C - 1) / C * math.log((C - 1) / math.exp(b)), "the 1 in log(1 + …) is missing: e^b − 1"),
-            (
-                lambda b, C: (C - 1) / C * math.log(math.expm1(b) / (C - 1)),
-                "the sign is wrong: the fraction is upside down",
-            ),
-            (lambda b, C: (C - 1) / C * math.log(C / math.expm1(b)), "C − 1 classes compete with the right one, not C"),
-            (
-                lambda b, C: (C - 1) / C * math.log(1 / math.expm1(b)),
-                "the factor C − 1 before the exponential is missing",
-            ),
-            (
-                lambda b, C: (C - 1) / C * math.log10((C - 1) / math.expm1(b)),
-                "a logarithm to base 10; take the natural one",
-            ),
             (lambda b, C: (C - 1) / C * (C - 1) / math.expm1(b), "the logarithm is missing"),
             (
                 lambda b, C: math.log1p((C - 1) * math.exp(-b * C / (C - 1))),

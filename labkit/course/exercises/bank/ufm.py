@@ -1,14 +1,17 @@
 """The notebook on UFM-10: the floor under the loss, the implicit head, the training loop."""
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from labkit.course.exercises.exercise import Exercise, closed_form, p, polar, randn, samples
 
 
-def bound(num_classes, temperature):
+def bound(num_classes: int, temperature: float) -> float:
     return math.log1p((num_classes - 1) * math.exp(-temperature * num_classes / (num_classes - 1)))
 
 
@@ -18,10 +21,18 @@ def _softmax(C, own, other, competitors):
 
 # ---------------------------------------------------------------------------------------------- the implicit head
 
+EVERY_PART = ("h", "centre", "unit", "P", "scale", "bias", "tau")
+
 
 def implicit_head(
-    z, targets, prox, tau, delta, keep=("h", "centre", "unit", "P", "scale", "bias", "tau"), frame=closed_form
-):
+    z: Tensor,
+    targets: Tensor,
+    prox: Tensor,
+    tau: float,
+    delta: float,
+    keep: Sequence[str] = EVERY_PART,
+    frame: Callable[[Tensor, Tensor, float], Tensor] = closed_form,
+) -> Tensor:
     C = prox.shape[-1]
     h = (tau if "tau" in keep else 1.0) * z / z.norm(dim=-1, keepdim=True) if "h" in keep else z
     centre = h.mean(0)
@@ -34,13 +45,11 @@ def implicit_head(
 
 
 def _without(*parts):
-    every = ("h", "centre", "unit", "P", "scale", "bias", "tau")
-    return lambda *a: implicit_head(*a, keep=tuple(k for k in every if k not in parts))
+    return partial(implicit_head, keep=[k for k in EVERY_PART if k not in parts])
 
 
-def _other_bias(z, targets, prox, tau, delta, sign):
-    right, none = implicit_head(z, targets, prox, tau, delta), _without("bias")(z, targets, prox, tau, delta)
-    return none + sign * (none - right)
+def _other_bias(*a):
+    return 2 * _without("bias")(*a) - implicit_head(*a)
 
 
 def _batches(g):
@@ -61,18 +70,18 @@ def _batches(g):
 class TinyHead(torch.nn.Module):
     """A head to train in the exercise: logits ⟨w_c, h⟩ with w_c and h on spheres. weight (C, d)."""
 
-    def __init__(self, weight):
+    def __init__(self, weight: Tensor):
         super().__init__()
         self.weight = torch.nn.Parameter(weight)
 
-    def forward(self, features, targets=None):
+    def forward(self, features: Tensor, targets: Tensor | None = None) -> Tensor:
         return 5 * F.normalize(features, dim=-1) @ F.normalize(self.weight, dim=-1).mT
 
 
 class Descent:
     """Gradient descent with momentum. Not torch.optim.SGD, with which torch imports its compiler, for seconds."""
 
-    def __init__(self, parameters, rate, momentum):
+    def __init__(self, parameters: list[Tensor], rate: float, momentum: float):
         self.parameters, self.rate, self.momentum = parameters, rate, momentum
         self.speed = [torch.zeros_like(q) for q in parameters]
 
@@ -88,7 +97,7 @@ class Descent:
                 q.sub_(self.rate * speed)
 
 
-def train(head, features, targets, optimizer, steps):
+def train(head: torch.nn.Module, features: Tensor, targets: Tensor, optimizer: Descent, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -185,7 +194,7 @@ EXERCISES = (
         inputs=_batches,
         mistakes=(
             (_without("bias"), "the bias −W μ_G is missing"),
-            (lambda *a: _other_bias(*a, sign=1), "the sign of the bias is wrong: −W μ_G"),
+            (_other_bias, "the sign of the bias is wrong: −W μ_G"),
             (_without("scale"), "the factor √(C/(C − 1)) of the weights is missing: they are too short"),
             (
                 lambda *a: (
@@ -209,11 +218,11 @@ EXERCISES = (
                 "the class means are not centred by the global mean before they are divided by their norm",
             ),
             (
-                lambda *a: implicit_head(*a, frame=lambda H, U, t: U),
+                partial(implicit_head, frame=lambda H, U, t: U),
                 "the weights are those of the last frame: solve for the nearest one",
             ),
             (
-                lambda *a: implicit_head(*a, frame=lambda H, U, t: polar(H)),
+                partial(implicit_head, frame=lambda H, U, t: polar(H)),
                 "the frame is not that of the nearest ETF with its proximal term",
             ),
             (lambda *a: implicit_head(*a).softmax(-1), "probabilities; asked for are logits"),
