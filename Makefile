@@ -38,13 +38,17 @@ check: $(READY) ## style, layout and examples: ruff, who may import whom, the ex
 	@$(VENV) -m pytest -q --doctest-modules labkit
 
 # One process with one thread for each worker: more workers on more cores, make test WORKERS=8. A file stays with one worker, as a
-# notebook's cells share a kernel. (loadgroup could cut finer, but does nothing with pytest 9.2 and pytest-xdist 3.8.)
+# notebook's cells share a kernel. (loadgroup could cut finer, but does nothing with pytest 9.2 and pytest-xdist 3.8.) Files come
+# in the order of the command, the notebooks and the course first: by itself xdist leaves files of few tests to the end, the
+# longest ones among them, and one worker waits for the other.
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests but those in a browser; the notebooks are among them, cell by cell
-	@$(VENV) -m pytest -n $(WORKERS) --dist loadfile --nbval-lax tests notebooks --ignore=tests/browser $(ARGS)
+	@$(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --nbval-lax notebooks tests --ignore=tests/browser $(ARGS)
 
+# Each worker has a JupyterLab and a Chromium of its own. While one figure is drawn the other's kernel computes.
+test-browser: export OMP_NUM_THREADS ?= 1
 test-browser: $(READY) ## the notebooks in JupyterLab and as web pages, in Chromium; screenshots in build/screenshots
-	@$(VENV) -m pytest tests/browser $(ARGS)
+	@$(VENV) -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
 
 test-versions: $(READY) ## tests with the oldest dependencies, and with other ipywidgets and plotly, which it fetches
 	@$(VENV) tools/versions.py $(ARGS)

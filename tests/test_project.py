@@ -211,7 +211,11 @@ ENV = {key: value for key, value in os.environ.items() if "MAKE" not in key and 
 
 def test_ci_checks_and_tests():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
-    assert commands[-3:] == ["make check", "make test", "make test-browser || make test-browser ARGS=--last-failed"]
+    assert commands[-3:] == [
+        "make check",
+        "make test",
+        "make test-browser || make test-browser WORKERS=1 ARGS=--last-failed",
+    ]
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 

@@ -1,5 +1,6 @@
-"""One JupyterLab and one Chromium for all browser tests; what they measured is printed at the end."""
+"""One JupyterLab and one Chromium for all browser tests of a process; what they measured is printed at the end."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -20,7 +21,10 @@ from lab import CHROMIUM_OPTIONS, COUNT_CONTEXTS, Lab, Tab  # noqa: E402
 
 ROOT = HERE.parent.parent
 SCREENSHOTS = ROOT / "build/screenshots"
-MEASURED = pytest.StashKey()
+SETTINGS = {  # JupyterLab asks nothing, and does not save a notebook that another test opens
+    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    "docmanager-extension/plugin": '{"autosave": false}',
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -34,31 +38,87 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def tab(browser, request):
-    """A window of 1280 × 800 pixels that reaches nothing but this machine; a screenshot stays of how the test left
-    it.
-    """
+@contextlib.contextmanager
+def window(browser):
+    """A tab of 1280 × 800 pixels that reaches nothing but this machine."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.add_init_script(COUNT_CONTEXTS)
     context.set_default_timeout(60_000)
-    tab = Tab(context.new_page())
-    yield tab
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    tab.page.screenshot(path=SCREENSHOTS / f"{request.node.name.replace('/', '-')}.png")
-    context.close()
-    assert tab.complaints() == []
+    try:
+        yield Tab(context)
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def leave(request):
+    """Call with a tab at the end of a test: a screenshot stays of how the test left it, and the page has not
+    complained.
+    """
+
+    def leave(tab):
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        tab.page.screenshot(path=SCREENSHOTS / f"{request.node.name.replace('/', '-')}.png")
+        complaints = tab.complaints()
+        tab.lines.clear()
+        assert complaints == []
+
+    return leave
+
+
+@pytest.fixture
+def tab(browser, leave):
+    """A window that nobody has used."""
+    with window(browser) as tab:
+        yield tab
+        leave(tab)
+
+
+@pytest.fixture(scope="module")
+def desk(browser):
+    """A window that the tests of a module have one after the other: JupyterLab takes 15 s of processor to load, and 1 s to
+    open another notebook.
+    """
+    with window(browser) as tab:
+        yield tab
+
+
+@pytest.fixture
+def run(lab, desk, leave, measured, request):
+    """Call with a notebook's name: it is opened at the desk and run, and its kernel ends with the test. After a test that
+    failed the next one finds an empty page.
+    """
+    opened, failed = [], request.session.testsfailed
+
+    def open_and_run(name):
+        opened.append(lab.open(desk, name))
+        measured(f"{name}: all cells in {opened[-1].run():.0f} s")
+        return opened[-1]
+
+    yield open_and_run
+    try:
+        for notebook in opened:
+            assert notebook.errors() == []
+        leave(desk)
+        for notebook in opened:
+            notebook.close()
+    except BaseException:
+        desk.renew()
+        raise
+    if request.session.testsfailed > failed:
+        desk.renew()
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """JupyterLab on a copy of the notebooks, with the settings of a first visit less its questions about news."""
+    """JupyterLab on a copy of the notebooks, with the settings of a first visit but for SETTINGS."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "root/notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copytree(ROOT / "data", home / "root/data")
-    asked = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    asked.parent.mkdir(parents=True)
-    asked.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    for plugin, settings in SETTINGS.items():
+        path = home / f"settings/@jupyterlab/{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(settings)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -74,6 +134,7 @@ def lab(tmp_path_factory):
     token = secrets.token_hex()
     options = [
         f"--port={port}",
+        "--ServerApp.port_retries=0",  # another process may have taken it: then this one says so
         f"--IdentityProvider.token={token}",
         f"--ServerApp.root_dir={home / 'root'}",
         "--no-browser",
@@ -106,7 +167,7 @@ def lab(tmp_path_factory):
 @pytest.fixture
 def measured(request):
     """Call with a line for the summary of the tests."""
-    return request.config.stash.setdefault(MEASURED, []).append
+    return lambda line: request.node.user_properties.append(("measured", line))
 
 
 def pytest_collection_modifyitems(items):
@@ -116,8 +177,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(240))
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    if lines := config.stash.get(MEASURED, []):
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    if lines := [line for report in reports for name, line in report.user_properties if name == "measured"]:
         terminalreporter.section("measured in the browser")
         for line in lines:
             terminalreporter.line(line)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import statistics
 import time
 
@@ -9,6 +10,8 @@ import nbformat
 import numpy as np
 import plotly.graph_objects as go
 from nbformat.v4 import new_code_cell, new_notebook
+
+from notebooks import other_parameters, tagged
 
 # WebGL on the processor, no sandbox as tests may run as root, and nothing that asks the network.
 CHROMIUM_OPTIONS = [
@@ -22,19 +25,20 @@ CHROMIUM_OPTIONS = [
     "--disable-quic",
 ]
 
-# Counts the canvases that were given a WebGL context.
+# Counts the canvases that were given a WebGL context, and keeps none of them: a page may have 16 at a time.
 COUNT_CONTEXTS = """
-  window.contexts = new Set();
-  const getContext = HTMLCanvasElement.prototype.getContext;
+  window.contexts = 0;
+  const known = new WeakSet(), getContext = HTMLCanvasElement.prototype.getContext;
   HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
     const context = getContext.call(this, kind, ...more);
-    if (context && kind.includes("webgl")) window.contexts.add(context);
+    if (context && kind.includes("webgl") && !known.has(context)) known.add(context), (window.contexts += 1);
     return context;
   };"""
 
 # Lines of the console that are no fault of ours, and why.
 EXPECTED = {
     "to activate": "JupyterLab of its own plugins, where the processor is busy",
+    "did not appear within": "JupyterLab of a cell that it scrolls to, where the processor is busy",
     "GPU stall due to ReadPixels": "plotly.js reads its own drawing back; told by Chromium when the processor draws",
     "willReadFrequently": "advice on speed about plotly.js's canvases",
     "/mathjax": "web pages of notebooks fetch what sets their formulas; there is no network here",
@@ -45,15 +49,20 @@ EXPECTED = {
 class Tab:
     """A browser's page and its complaints: errors and warnings of the console, and requests to other machines."""
 
-    def __init__(self, page):
-        self.page, self.lines, self.outside = page, [], []
-        page.on(
+    def __init__(self, context):
+        self.context, self.lines, self.outside = context, [], []
+        context.route(lambda url: not url.startswith(("http://localhost:", "file:", "data:", "blob:")), self._refuse)
+        self.renew()
+
+    def renew(self):
+        """Another page, with nothing in it, in place of the present one."""
+        for page in self.context.pages:
+            page.close()
+        self.page = self.context.new_page()
+        self.page.on(
             "console", lambda message: self.lines.append(f"{message.type}: {message.text} {message.location['url']}")
         )
-        page.on("pageerror", lambda error: self.lines.append(f"error: {error}"))
-        page.context.route(
-            lambda url: not url.startswith(("http://localhost:", "file:", "data:", "blob:")), self._refuse
-        )
+        self.page.on("pageerror", lambda error: self.lines.append(f"error: {error}"))
 
     def _refuse(self, route):
         self.outside.append(route.request.url)
@@ -76,11 +85,27 @@ class Lab:
         cells = [new_code_cell(source) for source in sources]
         nbformat.write(new_notebook(cells=cells, metadata=kernel), self.root / "notebooks" / f"{name}.ipynb")
 
+    def shorten(self, name):
+        """Give a notebook the parameters of a short run, which its metadata holds for tests."""
+        path = self.root / "notebooks" / f"{name}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        (cell,) = tagged(notebook, "parameters")
+        cell.source += "".join(f"\n{name} = {value!r}" for name, value in other_parameters(notebook).items())
+        nbformat.write(notebook, path)
+
     def open(self, tab, name):
-        """Open a notebook as a visitor does, its kernel started."""
-        tab.page.goto(f"{self.address}/lab/tree/notebooks/{name}.ipynb?token={self.token}&reset")
+        """Open a notebook as a visitor does, its kernel started; in the JupyterLab of this tab, where it has one."""
+        path = f"notebooks/{name}.ipynb"
+        if tab.page.url.startswith(f"{self.address}/lab"):
+            tab.page.evaluate("(path) => void jupyterapp.commands.execute('docmanager:open', { path })", path)
+        else:
+            tab.page.goto(f"{self.address}/lab/tree/{path}?token={self.token}&reset")
         tab.page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
+            """(path) => {
+          const widget = window.jupyterapp?.shell.currentWidget;
+          return widget?.context?.path === path
+            && widget.sessionContext.session?.kernel?.connectionStatus === "connected"; }""",
+            arg=path,
             timeout=60_000,
         )
         return Notebook(tab)
@@ -127,14 +152,30 @@ class Notebook:
         return ["\n".join(out["traceback"]) for out in outputs if out["output_type"] == "error"]
 
     def close(self):
-        """End the kernel, so that it takes no processor from the next test."""
-        self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        """End the kernel, so that it takes no processor from the next test, and close the notebook unsaved."""
+        self.page.evaluate("""async () => {
+          const widget = jupyterapp.shell.currentWidget;
+          await widget.sessionContext.shutdown();
+          widget.context.model.dirty = false;
+          widget.close(); }""")
 
     def explorer(self, label):
         """The controls and the figure of the cell that has a control with this label."""
         cell = self.page.locator(".jp-Cell", has=self.page.locator(".widget-label", has_text=label)).first
         cell.scroll_into_view_if_needed()
         return Explorer(cell)
+
+    def explorer_of(self, index):
+        """The controls and the figure of one cell."""
+        self.page.evaluate(
+            """async (k) => {
+          const { content } = jupyterapp.shell.currentWidget;
+          content.activeCellIndex = k;
+          await content.scrollToItem(k);
+          content.widgets[k].node.dataset.number = k; }""",
+            index,
+        )
+        return Explorer(self.page.locator(f".jp-Cell[data-number='{index}']"))
 
 
 class Explorer:
@@ -268,3 +309,20 @@ def unpacked(values):
         if isinstance(values, dict)
         else np.array(values)
     )
+
+
+def numbers(text):
+    return [float(x) for x in re.findall(r"-?\d+\.?\d*(?:e[+-]?\d+)?", text.replace("−", "-"))]
+
+
+def points(figure, name):
+    """(C, 3): the ends of the arrows of one group, as drawn: what is neither a gap nor the origin."""
+    traces = [trace for trace in figure.data if (trace.name or "").split(", class")[0] == name]
+    found = np.concatenate([np.array([trace.x, trace.y, trace.z], float).T for trace in traces])
+    return found[np.isfinite(found).all(1) & (found != 0).any(1)]
+
+
+def curve(figure, name):
+    """x and y of the first line of that name."""
+    trace = next(trace for trace in figure.data if trace.name == name)
+    return np.array(trace.x, float), np.array(trace.y, float)

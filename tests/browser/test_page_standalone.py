@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("0[03457]-*.ipynb"))
 
 
-PLAYED = []  # names of notebooks whose figures were moved
+WITH_SLIDERS = ("03-nearest-simplex-etf", "04-ufm-10", "07-apa-and-aglu")
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -31,14 +31,12 @@ def test_a_saved_notebook_without_kernel(path, tab, tmp_path):
     assert all("mathjax" in address.lower() for address in tab.outside), tab.outside  # formulas alone need the network
     drawn = tab.page.evaluate("() => [...document.querySelectorAll('.js-plotly-plot')].map((gd) => gd.calcdata.length)")
     assert drawn == [len(fig["data"]) for fig in figs]
+    moved = 0
     for k, fig in enumerate(figs):
         for slider in fig["layout"].get("sliders", []):
             move(tab.page.locator(".js-plotly-plot").nth(k), slider, fig["frames"])
-            PLAYED.append(path.stem)
-
-
-def test_some_figures_have_sliders():
-    assert {"03-nearest-simplex-etf", "04-ufm-10", "07-apa-and-aglu"} <= set(PLAYED)
+            moved += 1
+    assert moved or path.stem not in WITH_SLIDERS
 
 
 def move(plot, slider, frames):

@@ -56,7 +56,7 @@ def test_updates_in_jupyterlab(notebook, tab):
     explorer = Explorer(tab.page.locator(".jp-Cell").first)
     first = tab.page.evaluate(CAMERA, explorer.plot)
     turned = turn(explorer, tab.page, first)
-    contexts = tab.page.evaluate("() => contexts.size")
+    contexts = tab.page.evaluate("() => contexts")
     tab.page.evaluate(
         "(gd) => { window.drawings = 0; gd.on('plotly_afterplot', () => (drawings += 1)); }", explorer.plot
     )
@@ -67,7 +67,7 @@ def test_updates_in_jupyterlab(notebook, tab):
     for part in ("eye", "center", "up"):
         np.testing.assert_allclose(list(now[part].values()), list(turned[part].values()), atol=1e-6)
     assert tab.page.evaluate("() => drawings") > 20  # Chromium keeps 16 contexts
-    assert tab.page.evaluate("() => contexts.size") == contexts
+    assert tab.page.evaluate("() => contexts") == contexts
     assert tab.page.locator(".js-plotly-plot").count() == 1
     assert (
         tab.page.evaluate("(gd) => gd._context.plotGlPixelRatio", explorer.plot) == 1
@@ -110,12 +110,12 @@ def test_updates_in_colab(tab):
     explorer = Explorer(page.locator("body"))
     explorer.wait(lambda figure: figure.layout.title.text == "2")
     turned = turn(explorer, page, page.evaluate(CAMERA, explorer.plot))
-    contexts = page.evaluate("() => contexts.size")
+    contexts = page.evaluate("() => contexts")
     for k in range(3, 23):
         show(k)
         explorer.wait(lambda figure, k=k: figure.layout.title.text == str(k))
     np.testing.assert_array_equal(explorer.figure().data[0].x, np.arange(4) * 22)
     assert turned["eye"]["x"] != pytest.approx(1.25, abs=0.1)
     assert page.evaluate(CAMERA, explorer.plot)["eye"] == pytest.approx(turned["eye"])
-    assert page.evaluate("() => contexts.size") == contexts
+    assert page.evaluate("() => contexts") == contexts
     assert page.locator(".js-plotly-plot").count() == 1 and len(fetched) == 1
