@@ -45,6 +45,7 @@ MATHJAX_FILE = "mathjax/static/mathjax/es5/tex-svg.js"
 MATHJAX_SHA256 = "2af9375000b5a3669be94d436ae1c61159855283cd18b3ee9817fb71c8f94c84"
 GONE = {"setup", "hidden-check", "badge", "notes"}  # tags of cells that a page does not show
 FOLDS = {"answer": "After your prediction", "solution": "Solution"}  # and of those that open with a click
+WIDEST = 21  # letters of a line in a box of the map
 # What is best read before what; the contents page draws it. A notebook that is not named here follows the one before it.
 AFTER = {"01": ["00"], "02": ["00"], "03": ["02"], "04": ["01", "03"], "05": ["04"], "06": ["04"]}
 AFTER |= {"07": ["00"], "08": ["07"], "09": ["04"], "10": ["09"], "11": ["09"], "12": ["08"]}
@@ -427,10 +428,10 @@ def lane(number: str) -> int:
 
 
 def two_lines(title: str) -> tuple[str, str]:
-    """The part of a title before its colon, broken into two lines."""
+    """The part of a title before its colon, broken into two lines: of WIDEST letters at most, the first."""
     words, lines = title.split(":")[0].replace(" · ", " ").split(), [""]
     for word in words:
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > 21 and len(lines) < 2:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDEST and len(lines) < 2:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines[0], lines[1] if len(lines) > 1 else ""

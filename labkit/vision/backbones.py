@@ -39,7 +39,7 @@ TRANSFORMERS = {
     "vit_small": ("vit_small_patch16_224", VIT, {}),
     "vit_base": ("vit_base_patch16_224", VIT, {}),
     "swin_mini": ("swin_tiny_patch4_window7_224", SWIN, dict(embed_dim=32, depths=(2, 2, 2), num_heads=(2, 4, 8))),
-    "swin_tiny": ("swin_tiny_patch4_window7_224", SWIN, {}),
+    "swin_tiny": ("swin_tiny_patch4_window7_224", SWIN, dict(depths=(2, 2, 6, 2))),
 }
 NAMES = (*RESNETS, *(f"se_{name}" for name in RESNETS), "vgg13", *TRANSFORMERS)
 STEMS = ("imagenet", "cifar")
@@ -242,8 +242,8 @@ def _transformer(name, stem, image_size, num_classes, in_chans):
     timm_name, stems, changes = TRANSFORMERS[name]
     image_size = 224 if image_size is None else image_size
     patch = stems[stem]["patch_size"]
-    multiple = 8 * patch if stems is SWIN else patch  # Swin halves its map three times
-    _check_image_size(f"{name} with stem {stem!r}", image_size, multiple=multiple)
+    halvings = len(changes["depths"]) - 1 if stems is SWIN else 0  # between stages
+    _check_image_size(f"{name} with stem {stem!r}", image_size, multiple=patch * 2**halvings)
     sizes = dict(img_size=image_size, num_classes=num_classes, in_chans=in_chans)
     return timm.create_model(timm_name, pretrained=False, **sizes, **stems[stem], **changes)
 

@@ -1,4 +1,4 @@
-"""Made-up hand-ins, honest and not, each with the marks it deserves."""
+"""Twenty made-up hand-ins, honest and not, each with the marks it deserves."""
 
 import nbformat
 import pytest
@@ -49,51 +49,50 @@ def lab(
 P, W, E, M, T, U = grade.PASSED, grade.WRONG, grade.EMPTY, grade.MISSING, grade.TIME, grade.UNREADABLE
 DEAF = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
 
-# student: (notebook, statuses of bound, mean-age and coin-toss). Each costs a kernel, which imports torch, so what does not
-# get into another's way is tried in one.
+# student: (notebook, statuses of bound, mean-age and coin-toss)
 HAND_INS = {
     "all-right": (lab(BOUND, AGE, TOSS), (P, P, P)),
-    "wrong-and-not-done": (lab(BOUND.replace("log1p", "log"), AGE.replace("- 1", "+ 1")), (W, W, E)),
-    "cells-fail": (
-        lab(
-            BOUND,
-            AGE,
-            TOSS,
-            first=["while True:\n    pass", "1 / 0", "raise SystemExit", "hoard = bytearray(60 << 30)"],
-        ),
-        (P, P, P),
-    ),
-    "attempts-fail": (
-        lab("def my_bound(C, tau):\n    raise ValueError", "def my_age(t):\n    while True:\n        pass", TOSS),
-        (W, T, P),
-    ),
+    "nothing-done": (lab(), (E, E, E)),
+    "one-right": (lab(BOUND), (P, E, E)),
+    "all-wrong": (lab(BOUND.replace("log1p", "log"), AGE.replace("- 1", "+ 1"), "my_probability = 0.5"), (W, W, W)),
+    "loops-for-ever": (lab(BOUND, AGE, TOSS, first=["while True:\n    pass"]), (P, P, P)),
+    "attempt-loops": (lab(BOUND, "def my_age(t):\n    while True:\n        pass", TOSS), (P, T, P)),
     "deaf-loop": (lab(BOUND, AGE, DEAF), (P, P, M)),
-    "kernel-killed": (lab(BOUND, AGE, TOSS, first=["import os\nos._exit(1)"], parameters=HOUR), (P, P, P)),
-    "deleted": (lab("", AGE, "my_probability = 0.5", checks={}), (M, P, W)),
+    "raises": (lab(BOUND, AGE, TOSS, first=["1 / 0", "raise SystemExit"]), (P, P, P)),
+    "attempt-raises": (lab("def my_bound(C, tau):\n    raise ValueError", AGE, TOSS), (W, P, P)),
+    "checks-deleted": (lab(BOUND, AGE, "my_probability = 0.5", checks={}), (P, P, W)),
+    "answers-deleted": (lab("", AGE, ""), (M, P, M)),
     "prints-passed": (lab('print("bound: right.")', 'print("passed")', 'print("coin-toss: right.")'), (M, M, M)),
-    "tricks": (  # a check of one's own, one's own verdict in its place, and a record that is forged
+    "own-check": (lab(None, AGE, "my_probability = 1.0", first=["def check(*_):\n    print('right')"]), (E, P, W)),
+    "forged-record": (
         lab(
             None,
-            AGE,
-            "my_probability = 1.0",
-            first=[
-                "def check(*_):\n    print('right')",
-                "from labkit.course.exercises import checking\nchecking._verdict = lambda *a: ('right', '', '')",
-            ],
-            last=["checking.RECORDS['bound'] = dict(passed=True)"],
+            None,
+            TOSS,
+            last=["from labkit.course.exercises import checking\nchecking.RECORDS['bound'] = dict(passed=True)"],
         ),
-        (E, P, W),
+        (E, E, P),
     ),
-    "takes-ours": (
-        lab("from labkit.etf import cross_entropy_bound as my_bound", 'my_age = use("mean-age")'),
-        (W, W, E),
+    "replaced-check": (
+        lab(
+            None,
+            None,
+            None,
+            first=["from labkit.course.exercises import checking\nchecking._verdict = lambda *a: ('right', '', '')"],
+        ),
+        (E, E, E),
     ),
+    "takes-ours": (lab('my_bound = use("bound")', 'my_age = use("mean-age")'), (W, W, E)),
+    "library": (lab("from labkit.etf import cross_entropy_bound as my_bound", AGE, None), (W, P, E)),
+    "too-much-memory": (lab(BOUND, AGE, TOSS, first=["hoard = bytearray(60 << 30)"]), (P, P, P)),
+    "kernel-killed": (lab(BOUND, AGE, TOSS, first=["import os\nos._exit(1)"], parameters=HOUR), (P, P, P)),
     "damaged-file": ("{ this is not a notebook", (U, U, U)),
 }
 
 
 @pytest.mark.timeout(600)
-def test_hand_ins_get_the_marks_they_deserve(tmp_path):
+def test_twenty_hand_ins_get_the_marks_they_deserve(tmp_path):
+    assert len(HAND_INS) == 20
     source = tmp_path / "07-lab.ipynb"
     nbformat.write(source_notebook(), source)
     folder = tmp_path / "handed-in"
@@ -106,7 +105,7 @@ def test_hand_ins_get_the_marks_they_deserve(tmp_path):
     assert found == {student: statuses for student, (_, statuses) in HAND_INS.items()}
     marks, reasons = grade.write(table, folder)
     assert marks.read_text().splitlines()[:2] == ["student,07 bound,07 mean-age,07 coin-toss,sum", "all-right,1,1,1,3"]
-    assert len(marks.read_text().splitlines()) == 1 + len(HAND_INS)
+    assert len(marks.read_text().splitlines()) == 21
     assert "own solution" in reasons.read_text() and "own answer" in reasons.read_text()
 
 

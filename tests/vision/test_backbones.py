@@ -268,6 +268,7 @@ def test_nothing_is_downloaded(monkeypatch):
         (dict(name="vit_tiny", stem="cifar", image_size=30), "a multiple of 4, got 30"),
         (dict(name="swin_tiny", image_size=48), "a multiple of 32, got 48"),
         (dict(name="swin_tiny", stem="cifar", image_size=24), "a multiple of 16, got 24"),
+        (dict(name="swin_mini", stem="cifar", image_size=20), "a multiple of 8, got 20"),
         (dict(name="vit_tiny", image_size=32.0), "got 32.0"),
         (dict(name="vit_tiny", activation="aglu", per_channel=True), "'vit_tiny' has neither"),
         (dict(name="swin_tiny", affine=False), "'swin_tiny' has neither"),
