@@ -198,7 +198,7 @@ def nearest_mean(features: Tensor, means: Tensor) -> Tensor:
     tensor([0, 1])
     """
     # ‖h − m‖² up to ‖h‖², which is the same for all classes
-    distance = means.square().sum(-1).unsqueeze(-2) - 2 * features.double() @ means.mT
+    distance = means.square().sum(-1).unsqueeze(-2) - features.double() @ (2 * means).mT
     return distance.argmin(-1)
 
 

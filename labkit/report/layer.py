@@ -10,7 +10,7 @@ from torch import Tensor
 from labkit import metrics, system
 from labkit.report import measures
 
-CHUNK = 1 << 22  # numbers of features that are looked at together in float64
+CHUNK = 1 << 20  # numbers of features that are looked at together in float64
 
 
 def wide(features: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Layer:
         (classes, d), on = sums.shape, sums.device
         zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=on)
         self.inside, self.squares, self.shares, self.drift = zeros(()), zeros(classes), zeros(4), zeros(d)
-        self.least, self.margins, self.size, self.eps = zeros(()) + math.inf, [], zeros(()), 1e-5
+        self.least, self.margins, self.eps = zeros(()) + math.inf, [], 1e-5
         self.scatter = None
         if 8 * classes * d * d <= keep:
             self.scatter = zeros(classes, d, d)
@@ -63,19 +63,12 @@ class Layer:
         rows = max(1, CHUNK // features.shape[-1])
         parts = labels.split(rows), [None] * len(labels) if guess is None else guess.split(rows)
         for h, y, g in zip(features.split(rows), *parts):
-            h = wide(h)
-            self._add(h, y.to(h.device), None if g is None else g.to(h.device))
+            order = y.argsort()  # the samples of a class side by side
+            h, y = wide(h[order.to(h.device)]), y[order].long()
+            self._add(h, y.to(h.device), order.to(h.device), None if g is None else g[order.to(g.device)].to(h.device))
 
-    def _add(self, h, y, guess):
-        classes = len(self.counts)
-        y = y.long()
+    def _add(self, h, y, order, guess):
         nearest = metrics.nearest_mean(h, self.means)
-        r = h - self.means[y]
-        self.drift += r.sum(0)
-        self.size += h.square().sum()
-        self.inside += (r @ self.whiten).square().sum()
-        squares = r.square().sum(-1, keepdim=True)
-        self.squares += metrics.class_sums(squares, y, classes)[0].squeeze(-1)
         self.shares[0] += len(y)
         self.shares[1] += (nearest == y).sum()
         if guess is not None:
@@ -84,26 +77,36 @@ class Layer:
         if self.weight is not None:
             margins = metrics.margins_about(self.mu, self.weight, h, y)
             self.least = torch.minimum(self.least, margins.amin())
-            self.margins.append(margins)
+            self.margins.append(margins[order.argsort()])
+        parts = h.split(torch.bincount(y, minlength=len(self.means)).tolist())
+        for part, mean in zip(parts, self.means):
+            part -= mean  # in place: from here on h is the residuals
+        self.drift += h.sum(0)
         if self.scatter is not None:
-            order = y.argsort()
-            for c, part in enumerate(r[order].split(torch.bincount(y, minlength=classes).tolist())):
-                add_products(self.scatter[c], part)
-        elif self.pooled is not None:
-            add_products(self.pooled, r)
+            for total, part in zip(self.scatter, parts):
+                add_products(total, part)
+            return
+        self.inside += (h @ self.whiten).square().sum()
+        self.squares += metrics.class_sums(h.square().sum(-1, keepdim=True), y, len(self.means))[0].squeeze(-1)
+        if self.pooled is not None:
+            add_products(self.pooled, h)
 
     def finished(self):
         """{measure: value}, of all processes."""
         margin = sum((m.sum() for m in self.margins), torch.zeros_like(self.inside)).clone()
-        sums = [self.inside, self.squares, self.shares, self.drift, self.size, margin]
+        sums = [self.inside, self.squares, self.shares, self.drift, margin]
         system.over_processes(*sums, *(m for m in (self.scatter, self.pooled) if m is not None))
         if self.weight is not None and system.several():
             torch.distributed.all_reduce(self.least, torch.distributed.ReduceOp.MIN)
         samples, right, correct, elsewhere = self.shares.tolist()
         expected = self.counts.sum().item()
+        if self.scatter is not None:
+            self.squares = self.scatter.diagonal(dim1=-2, dim2=-1).sum(-1)
+            self.inside = (self.whiten * (symmetric(self.scatter.sum(0)) @ self.whiten)).sum()
         # Residuals about the class means add up to zero, unless the means are those of other samples.
-        rounding = self.eps * samples * (self.size / samples).sqrt()
-        if samples != expected or torch.linalg.vector_norm(self.drift) > rounding:
+        size = (self.squares + self.counts * self.means.square().sum(-1)).sum()
+        rounding = self.eps * samples * (size / samples).sqrt()
+        if samples != expected or not torch.linalg.vector_norm(self.drift) <= rounding:
             raise ValueError(
                 f"the loader gave {samples:g} samples in its second pass after {expected:g}, or others than in its "
                 "first: it must give the same each time, without random augmentation; or raise keep="
@@ -125,16 +128,18 @@ class Layer:
 
     def covariance(self):
         """Of all features, (d, d), about the mean of all samples."""
-        lower = self.pooled if self.scatter is None else self.scatter.sum(0)
-        inside = lower.tril() + lower.tril(-1).mT
+        inside = symmetric(self.pooled if self.scatter is None else self.scatter.sum(0))
         centred = self.means - self.of_samples
         return (inside + (centred * self.counts.unsqueeze(-1)).mT @ centred) / self.counts.sum()
 
 
+def symmetric(lower: Tensor) -> Tensor:
+    """The symmetric matrix (d, d) of which this has the lower triangle."""
+    return lower.tril() + lower.tril(-1).mT
+
+
 def add_products(total: Tensor, r: Tensor, width: int = 128):
     """Add rᵀr to total (d, d), of which only the lower triangle will be used: two thirds of the work."""
-    if not len(r):
-        return
-    rows = r.mT.contiguous()
-    for start in range(0, len(rows), width):
-        total[start : start + width, : start + width] += rows[start : start + width] @ rows[: start + width].mT
+    for start in range(0, r.shape[-1], width):
+        part = slice(start, start + width)
+        total[part, : part.stop].addmm_(r[:, part].mT, r[:, : part.stop])
