@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ TITLES = {
     "omniglot": "Omniglot, 242 characters",
     "imagenet": "ImageNet",
     "imagenet-one-per-class": "ImageNet, one 96-pixel picture of each class",
+    "scribbles": "scribbles, 242 characters, made up",
     "patterns": "random patterns, one of each class",
 }
 
@@ -54,7 +56,7 @@ _FOLDERS = {
 }
 _TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
 NAMES = tuple(TITLES)
-LAST_TO_TRAIN = 15  # of the drawers of Omniglot
+LAST_TO_TRAIN = 15  # of the 20 drawers of Omniglot, and of the hands of the scribbles
 MOST_CLASSES = 1_000_000  # a larger label is damage: names and counts of so many classes would fill the memory
 
 
@@ -74,8 +76,10 @@ def load(
         black; drawers 1 to 15 are for training and 16 to 20 for testing, 3630 and 1210, so that no hand is in both;
         "imagenet", the 1000 classes of ILSVRC 2012 (Russakovsky et al. 2015), one folder of pictures a class;
         "imagenet-one-per-class", one 96×96 picture of each of these, "train" only;
+        "scribbles", 242 characters of three strokes, drawn once by each of 20 hands, 32×32, ink black, split as
+        Omniglot and offline: made up, to stand in for it where it is not at hand;
         "patterns", a thousand classes of one smooth random pattern each, 96×96, "train" only, offline: made up, to
-        stand in for the last where that is not at hand.
+        stand in for "imagenet-one-per-class".
     root: folder of the sets, see `find` for the files in it. None is the environment variable LABKIT_DATA, or data/
         under the working directory where that is not set.
     count: only the first so many images, at least 1, for trials; None is all.
@@ -249,7 +253,27 @@ def _patterns(_):
     return ImageSet((255 * images).round().to(torch.uint8), torch.arange(1000), names, title=TITLES["patterns"])
 
 
-_OFFLINE = {"digits": _digits, "patterns": _patterns}
+def _scribbles(split):
+    """A stroke is a Bézier curve of three random points. Each hand slants and stretches all characters in its own way,
+    and slips a little at each point.
+    """
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    characters = 0.3 * draw(242, 1, 3, 3, 2)  # by hand, stroke, point, x and y
+    slips = 0.05 * draw(242, 20, 3, 3, 2)
+    habits = torch.eye(2) + 0.15 * draw(20, 1, 2, 2)
+    hands = range(LAST_TO_TRAIN) if split == "train" else range(LAST_TO_TRAIN, 20)
+    points = ((characters + slips) @ habits)[:, hands]
+    t = torch.linspace(0, 1, 24).unsqueeze(1)
+    ink = torch.hstack([(1 - t) ** 2, 2 * t * (1 - t), t**2]) @ points
+    places = (torch.arange(32) - 15.5) / 32
+    paper = torch.cartesian_prod(places, places)
+    away = torch.stack([torch.cdist(paper, drawing.flatten(0, 1)).amin(1) for drawing in ink.flatten(0, 1)])
+    images = (255 * (32 * away - 0.7).clamp(0, 1)).round().to(torch.uint8).view(-1, 1, 32, 32)
+    labels = torch.arange(242).repeat_interleave(len(hands))
+    return ImageSet(images, labels, tuple(f"character {c}" for c in range(242)), title=TITLES["scribbles"])
+
+
+_OFFLINE = {"digits": _digits, "scribbles": _scribbles, "patterns": _patterns}
 
 
 def _omniglot(path, split):

@@ -136,7 +136,7 @@ def test_a_killed_command_goes_on(tmp_path):
     call = lambda folder: [sys.executable, "-m", "labkit.vision", *words, "--folder", str(folder)]
     process = subprocess.Popen(call(tmp_path / "killed"), stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
-    while not [*tmp_path.glob("killed/*/epoch-00005.checkpoint")] and time.monotonic() < end:
+    while not [*tmp_path.glob("killed/*/epoch-00005.checkpoint.sha256")] and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait(30) == -signal.SIGKILL

@@ -355,6 +355,20 @@ def test_imagenet_one_per_class_counts_its_classes_as_folders_would():
     assert [wnids[c] for c in range(1000)] == sorted(wnids.values())
 
 
+def test_scribbles_of_some_hands_tell_the_characters_of_others():
+    """By the nearest mean in pixels: far above chance, and far from all."""
+    train, test = (data.load("scribbles", split) for split in data.SPLITS)
+    assert train.images.shape == (242 * 15, 1, 32, 32) and test.images.shape == (242 * 5, 1, 32, 32)
+    assert set(train.counts().tolist()) == {15} and set(test.counts().tolist()) == {5}
+    assert torch.equal(test.images, data.load("scribbles", "test").images) and data.present("scribbles")
+    assert len({picture.numpy().tobytes() for part in (train, test) for picture in part.images}) == 242 * 20
+    ink = (train.images == 0).float().mean()
+    assert 0.03 < ink < 0.3
+    means = train.images.float().view(242, 15, -1).mean(1)
+    right = torch.cdist(test.images.float().flatten(1), means).argmin(1) == test.labels
+    assert 0.5 < right.float().mean() < 0.9
+
+
 def test_patterns_are_a_thousand_different_pictures():
     found = data.load("patterns", "train")
     assert found.images.shape == (1000, 3, 96, 96) and found.labels.tolist() == list(range(1000))
