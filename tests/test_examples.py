@@ -1,13 +1,13 @@
 """Each script of examples/ runs, in a process and a folder of its own, and prints what it is there for."""
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from subprocesses import environment
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # what it needs beside the base installation, and what it prints, as a regular expression
@@ -27,8 +27,7 @@ SCRIPTS = {
 
 
 def run(command, folder, **env):
-    root = EXAMPLES.parent
-    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | env
+    env = environment(EXAMPLES.parent, OMP_NUM_THREADS="1", **env)
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     return done.stdout

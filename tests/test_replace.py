@@ -273,6 +273,8 @@ def test_jit_trace(make):
 @MODULES
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(make, strict):
+    if strict and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 does not take a batch of any size into an autograd.Function")
     model = nn.Sequential(nn.Conv2d(3, 3, 1), make()).eval()
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(model, (torch.randn(3, 3, 4, 4),), strict=strict, dynamic_shapes=({0: batch},))

@@ -28,10 +28,15 @@ CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 
 
 def oldest() -> dict[str, str]:
-    """{name: version}, the oldest version of each dependency of the library and its extras, less those of the tests."""
+    """{name: version}, the oldest version of each dependency of the library and its extras; less those of the tests, and
+    Lightning, which the tests do without.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *(line for name in extras if name != "test" for line in extras[name])]
+    lines = [
+        *project["dependencies"],
+        *(line for name in extras if name not in ("test", "lightning") for line in extras[name]),
+    ]
     return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in lines if ">=" in line)
 
 

@@ -1,6 +1,5 @@
 """`make evidence`: what is missing is made, what is there stays, damage is named, and a killed run is taken up again."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from subprocesses import environment
 
 from labkit.history import History
 from labkit.studies import evidence
@@ -104,7 +104,7 @@ def test_a_long_tailed_run_leaves_its_outputs_too(tmp_path):
 def test_a_killed_run_loses_at_most_an_epoch(place, until):
     (place / "list.toml").write_text(LIST.format(epochs=400))
     command = [sys.executable, "-m", "labkit.studies.evidence", *arguments(place), "--only", "digits", "--workers", "1"]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(ROOT), stderr=subprocess.DEVNULL)
     kept = lambda: sorted((place / "runs/digits").rglob("history.parquet"))
     until(kept, "a first epoch", 100, 0.1)
     time.sleep(1)

@@ -2,7 +2,6 @@
 it.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import small_runs
 import torch
 import torch.distributed as dist
+from subprocesses import environment
 
 from labkit.heads import HEADS
 from labkit.history import History
@@ -42,11 +42,9 @@ MEASURES = [
 
 def call(*command):
     """A program in a process of its own, which gives its errors back."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    env = {key: value for key, value in os.environ.items() if key != "RANK"}
-    done = subprocess.run(
-        command, env=env | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
-    )
+    env = environment(TESTS.parent, TESTS, OMP_NUM_THREADS="1")
+    env.pop("RANK", None)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
