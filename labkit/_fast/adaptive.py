@@ -85,6 +85,7 @@ RANGES = {torch.float32: (-96.0, 64.0, 1e-9, 1e18, 6e-7), torch.float64: (-900.0
 
 # As a tensor a number that meets an array costs less in a call.
 ZERO, TWELVE = ({dtype: torch.tensor(x, dtype=dtype) for dtype in RANGES} for x in (0.0, 12.0))
+BASE = {dtype: torch.tensor(-1 / math.log(2), dtype=dtype) for dtype in RANGES}
 START = {dtype: torch.tensor(-2 * (1 + RANGES[dtype][-1]), dtype=dtype) for dtype in RANGES}
 
 
@@ -92,6 +93,8 @@ def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gat
     """As `value` with power 1, for z that is not empty; and, if the gradients are to have it, s in the order of z's
     memory. For z of a half type it is None: it would be twice as large as z.
     """
+    if z.numel() <= BLOCK and (kappa.ndim or lam.ndim):
+        return _value_at_once(z, kappa, lam, gated, keep)
     dtype, (flat, restored) = kappa.dtype, _layout(z, kappa, lam)
     flat_z = flat(z)
     out = torch.empty_like(flat_z)
@@ -112,6 +115,8 @@ def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gat
 
 def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, kept: torch.Tensor | None) -> tuple:
     """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
+    if z.numel() <= BLOCK and (kappa.ndim or lam.ndim):
+        return _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, kept)
     dtype, shapes, (flat, restored) = kappa.dtype, (kappa.shape, lam.shape), _layout(z, kappa, lam)
     flat_z = flat(z)
     of_z, (kappa, lam) = torch.empty_like(flat_z), _constants(kappa, lam)
@@ -155,6 +160,60 @@ def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, ke
         else:
             found.append(torch.scalar_tensor(total * factor * -back, dtype=dtype))
     return tuple(g if need else None for g, need in zip(found, needs))
+
+
+# With channels and at most BLOCK numbers calls cost more than arithmetic: the same in fewer calls, and new arrays.
+
+
+def _value_at_once(z, kappa, lam, gated, keep):
+    dtype = kappa.dtype
+    lam, wide = lam.clamp(*RANGES[dtype][2:4]), z.to(dtype)
+    s = _logarithm_at_once(wide, kappa, lam)
+    eta = torch.exp2(s * (BASE[dtype] / lam))
+    return (eta.mul_(wide) if gated else eta).to(z.dtype), s if keep and z.dtype == dtype else None
+
+
+def _logarithm_at_once(z, kappa, lam):
+    """s, as `_logarithm` writes it."""
+    low, high, *_ = RANGES[z.dtype]
+    e = z * (kappa * BASE[z.dtype])
+    least, most = torch.aminmax(e)
+    outside = not (low <= least.item() and most.item() <= high)
+    if outside:
+        beyond = torch.relu(e - high).mul_(math.log(2))
+        e.clamp_(low, high)
+    s = e.exp2_().mul_(lam).log1p_()
+    return s.add_(beyond) if outside else s  # to ln u, which s is to the last digit
+
+
+def _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, s):
+    dtype, lam_shape, wide = kappa.dtype, lam.shape, z.to(kappa.dtype)
+    lam = lam.clamp(*RANGES[dtype][2:4])
+    channels, inverse = torch.broadcast_shapes(kappa.shape, lam_shape), lam.reciprocal()
+    if s is None:
+        s = _logarithm_at_once(wide, kappa, lam)
+    power = min(max(SHIFT - round(math.log2(lam.min().item())), 0), 60)
+    back = 2.0**-power
+    v = s.neg().expm1_()  # −u/(1+u)
+    p = torch.addcmul(_number(power, dtype), s, BASE[dtype] * inverse).exp2_().mul_(grad)  # 2^k·η times what came back
+    w = (p * wide).mul_(v) if gated else p * v
+    of_z = of_kappa = of_lam = None
+    if needs[0]:
+        share = kappa * inverse
+        of_z = torch.addcmul(p, w, share, value=-1).mul_(back) if gated else (w * share).mul_(-back)
+        of_z = of_z.to(z.dtype)
+    if needs[1]:
+        of_kappa = ((w * wide).sum_to_size(channels) * inverse).mul_(-back).sum_to_size(kappa.shape)
+    if needs[2]:
+        bracket = -2 if paper else _bracket_of(s, v)
+        of_lam = (w.mul_(bracket).sum_to_size(channels) * inverse.square()).mul_(-back / 2).sum_to_size(lam_shape)
+    return of_z, of_kappa, of_lam
+
+
+def _bracket_of(s, v):
+    """2(s − v)/v, as in `gradients_by_blocks`."""
+    near = torch.addcmul(s, s, s / torch.addcmul(TWELVE[s.dtype], s, s, value=0.2), value=2)
+    return torch.maximum(near, torch.add(START[s.dtype], s / v, alpha=-2))
 
 
 def _logarithm(z, slope, lam, e, s):
