@@ -76,18 +76,18 @@ def import_torchvision() -> ModuleType:
     >>> import_torchvision().__name__
     'torchvision'
     """
-    try:
-        with torch.device("cpu"):  # some versions make tensors while they are imported, and look at their values
+    with torch.device("cpu"):  # some versions make tensors while they are imported, and look at their values
+        try:
             import torchvision
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
-            raise
-        for name in ("nms", "qnms"):  # those that its Python files refer to while they are imported
-            if not hasattr(torch.ops.torchvision, name):
-                torch.library.define(
-                    f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                )
-        for name in [name for name in sys.modules if name.startswith("torchvision.")]:
-            del sys.modules[name]  # half-imported
-        import torchvision
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+            for name in ("nms", "qnms"):  # those that its Python files refer to while they are imported
+                if not hasattr(torch.ops.torchvision, name):
+                    torch.library.define(
+                        f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                    )
+            for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+                del sys.modules[name]  # half-imported
+            import torchvision
     return torchvision

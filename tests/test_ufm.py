@@ -303,5 +303,6 @@ def test_ufm_10_is_the_stored_run(head):
     stored = stored[stored["iteration"] <= 317].reset_index(drop=True)
     frame = train_ufm(UFM_10, head, 317, log_at=stored["iteration"]).frame
     assert (frame["iteration"] == stored["iteration"]).all()
-    np.testing.assert_allclose(frame["loss"], stored["loss"], rtol=1e-7, atol=1e-7)  # torch 2.6 is 1.2e-7 away
+    rounding = 1e-7 if torch.__version__ >= "2.7" else 2e-7  # torch 2.6 is 1.2e-7 away
+    np.testing.assert_allclose(frame["loss"], stored["loss"], rtol=0, atol=rounding)
     assert ((frame["accuracy"] == 1) == (stored["accuracy"] == 1)).all()

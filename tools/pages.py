@@ -428,7 +428,7 @@ def lane(number: str) -> int:
 
 
 def two_lines(title: str) -> tuple[str, str]:
-    """The part of a title before its colon, broken into two lines: of WIDEST letters at most, the first."""
+    """The part of a title before its colon, broken into two lines, the first of at most WIDEST letters."""
     words, lines = title.split(":")[0].replace(" · ", " ").split(), [""]
     for word in words:
         if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDEST and len(lines) < 2:

@@ -93,7 +93,7 @@ def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gat
     """As `value` with power 1, for z that is not empty; and, if the gradients are to have it, s in the order of z's
     memory. For z of a half type it is None: it would be twice as large as z.
     """
-    if z.numel() <= BLOCK and (kappa.ndim or lam.ndim):
+    if _few(z, kappa, lam):
         return _value_at_once(z, kappa, lam, gated, keep)
     dtype, (flat, restored) = kappa.dtype, _layout(z, kappa, lam)
     flat_z = flat(z)
@@ -115,14 +115,14 @@ def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gat
 
 def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, kept: torch.Tensor | None) -> tuple:
     """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
-    if z.numel() <= BLOCK and (kappa.ndim or lam.ndim):
+    if _few(z, kappa, lam):
         return _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, kept)
     dtype, shapes, (flat, restored) = kappa.dtype, (kappa.shape, lam.shape), _layout(z, kappa, lam)
     flat_z = flat(z)
     of_z, (kappa, lam) = torch.empty_like(flat_z), _constants(kappa, lam)
     channels = isinstance(lam, torch.Tensor)
     least = lam.min().item() if channels else lam
-    power = min(max(SHIFT - round(math.log2(least)), 0), 60)
+    power = _shift(least)
     shift, back = _number(power, dtype), 2.0**-power
     sums = torch.zeros(2, 1, flat_z.shape[1], 1, dtype=dtype).unbind() if channels else (None, None)
     totals = [0.0, 0.0]  # of all blocks, where there are no channels
@@ -146,12 +146,7 @@ def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, ke
         if needs[2] and paper:
             totals[1] += _sum(w, p.fill_(-2), of_lam, p)
         elif needs[2]:
-            # (s − v)/v = max(s·R, s/v − 1), where R = 1/2 + s/12 − s³/720 + … is 1/2 + s/(12 + s²/5), to 1e-6 or 1e-13
-            # as long as the other loses its digits. Each falls short where it is not accurate.
-            torch.div(s, torch.addcmul(TWELVE[dtype], s, s, value=0.2, out=b), out=b)
-            torch.addcmul(s, s, b, value=2, out=b)
-            torch.add(START[dtype], torch.div(s, v, out=v), alpha=-2, out=v)
-            totals[1] += _sum(w, torch.maximum(b, v, out=b), of_lam, p)
+            totals[1] += _sum(w, _twice_the_bracket(s, v, b), of_lam, p)
     found = [restored(of_z)]
     for total, of_channels, factor, shape in zip(totals, sums, (inverse, inverse * inverse / 2), shapes):
         if channels:
@@ -165,25 +160,21 @@ def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, ke
 # With channels and at most BLOCK numbers calls cost more than arithmetic: the same in fewer calls, and new arrays.
 
 
+def _few(z, kappa, lam):
+    return z.numel() <= BLOCK and (kappa.ndim or lam.ndim)
+
+
+def _new_logarithm(z, kappa, lam):
+    s = torch.empty_like(z)
+    return _logarithm(z, kappa * BASE[z.dtype], lam, s, s)
+
+
 def _value_at_once(z, kappa, lam, gated, keep):
     dtype = kappa.dtype
     lam, wide = lam.clamp(*RANGES[dtype][2:4]), z.to(dtype)
-    s = _logarithm_at_once(wide, kappa, lam)
+    s = _new_logarithm(wide, kappa, lam)
     eta = torch.exp2(s * (BASE[dtype] / lam))
     return (eta.mul_(wide) if gated else eta).to(z.dtype), s if keep and z.dtype == dtype else None
-
-
-def _logarithm_at_once(z, kappa, lam):
-    """s, as `_logarithm` writes it."""
-    low, high, *_ = RANGES[z.dtype]
-    e = z * (kappa * BASE[z.dtype])
-    least, most = torch.aminmax(e)
-    outside = not (low <= least.item() and most.item() <= high)
-    if outside:
-        beyond = torch.relu(e - high).mul_(math.log(2))
-        e.clamp_(low, high)
-    s = e.exp2_().mul_(lam).log1p_()
-    return s.add_(beyond) if outside else s  # to ln u, which s is to the last digit
 
 
 def _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, s):
@@ -191,8 +182,8 @@ def _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, s):
     lam = lam.clamp(*RANGES[dtype][2:4])
     channels, inverse = torch.broadcast_shapes(kappa.shape, lam_shape), lam.reciprocal()
     if s is None:
-        s = _logarithm_at_once(wide, kappa, lam)
-    power = min(max(SHIFT - round(math.log2(lam.min().item())), 0), 60)
+        s = _new_logarithm(wide, kappa, lam)
+    power = _shift(lam.min().item())
     back = 2.0**-power
     v = s.neg().expm1_()  # −u/(1+u)
     p = torch.addcmul(_number(power, dtype), s, BASE[dtype] * inverse).exp2_().mul_(grad)  # 2^k·η times what came back
@@ -205,19 +196,30 @@ def _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, s):
     if needs[1]:
         of_kappa = ((w * wide).sum_to_size(channels) * inverse).mul_(-back).sum_to_size(kappa.shape)
     if needs[2]:
-        bracket = -2 if paper else _bracket_of(s, v)
+        bracket = -2 if paper else _twice_the_bracket(s, v, torch.empty_like(s))
         of_lam = (w.mul_(bracket).sum_to_size(channels) * inverse.square()).mul_(-back / 2).sum_to_size(lam_shape)
     return of_z, of_kappa, of_lam
 
 
-def _bracket_of(s, v):
-    """2(s − v)/v, as in `gradients_by_blocks`."""
-    near = torch.addcmul(s, s, s / torch.addcmul(TWELVE[s.dtype], s, s, value=0.2), value=2)
-    return torch.maximum(near, torch.add(START[s.dtype], s / v, alpha=-2))
+def _twice_the_bracket(s, v, room):
+    """Write 2(s − v)/v to room; v is lost.
+
+    (s − v)/v = max(s·R, s/v − 1), where R = 1/2 + s/12 − s³/720 + … is 1/2 + s/(12 + s²/5), to 1e-6 or 1e-13 as long as
+    the other loses its digits. Each falls short where it is not accurate.
+    """
+    torch.div(s, torch.addcmul(TWELVE[s.dtype], s, s, value=0.2, out=room), out=room)
+    torch.addcmul(s, s, room, value=2, out=room)
+    torch.add(START[s.dtype], torch.div(s, v, out=v), alpha=-2, out=v)
+    return torch.maximum(room, v, out=room)
+
+
+def _shift(least):
+    """k, where the smallest λ is `least`: see SHIFT."""
+    return min(max(SHIFT - round(math.log2(least)), 0), 60)
 
 
 def _logarithm(z, slope, lam, e, s):
-    """Write s, with e to work in. z may be of a half type."""
+    """Write s, with e to work in, which may be s itself. z may be of a half type."""
     low, high, *_ = RANGES[e.dtype]
     least, most = torch.aminmax(_times(z, slope, e))
     outside = not (low <= least.item() and most.item() <= high)

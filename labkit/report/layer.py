@@ -64,8 +64,9 @@ class Layer:
         parts = labels.split(rows), [None] * len(labels) if guess is None else guess.split(rows)
         for h, y, g in zip(features.split(rows), *parts):
             order = y.argsort()  # the samples of a class side by side
-            h, y = wide(h[order.to(h.device)]), y[order].long()
-            self._add(h, y.to(h.device), order.to(h.device), None if g is None else g[order.to(g.device)].to(h.device))
+            h = wide(h[order.to(h.device)])
+            y, order, g = (None if t is None else t.to(h.device) for t in (y, order, g))
+            self._add(h, y[order].long(), order, None if g is None else g[order])
 
     def _add(self, h, y, order, guess):
         nearest = metrics.nearest_mean(h, self.means)

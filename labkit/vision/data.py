@@ -258,7 +258,7 @@ def _scribbles(split):
     and slips a little at each point.
     """
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
-    characters = 0.3 * draw(242, 1, 3, 3, 2)  # by hand, stroke, point, x and y
+    characters = 0.3 * draw(242, 1, 3, 3, 2)  # character, hand, stroke, point, x and y
     slips = 0.05 * draw(242, 20, 3, 3, 2)
     habits = torch.eye(2) + 0.15 * draw(20, 1, 2, 2)
     hands = range(LAST_TO_TRAIN) if split == "train" else range(LAST_TO_TRAIN, 20)

@@ -230,11 +230,13 @@ def test_truncated_checkpoint_is_refused_and_the_previous_one_used(tmp_path):
 
 def test_a_finished_run_is_left_alone(tmp_path):
     first = a_trainer("implicit", tmp_path, epochs=1).run()
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[!.]*")}  # the lock is taken again
+    # The lock is taken again, and some versions of filelock write to it.
+    times = lambda: {path: path.name != ".lock" and path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before = times()
     again = a_trainer("implicit", tmp_path, epochs=1).run()
     pd.testing.assert_frame_equal(again.frame, first.frame)
     assert len(again.margins) == small_runs.COUNT
-    assert len(times) >= 3 and {path: path.stat().st_mtime_ns for path in times} == times
+    assert times() == before
 
 
 def test_other_settings_want_another_folder(tmp_path):
