@@ -238,7 +238,8 @@ def test_blocks_change_nothing(function, channels, layout, monkeypatch):
     wanted = function(z, kappa, lam)
     weights = torch.randn(z.shape, dtype=z.dtype)
     slopes = torch.autograd.grad(wanted, (z, kappa, lam), weights)
-    for block in (1, 50, 700):
+    monkeypatch.setattr(_adaptive, "FEW", 0)
+    for block in (1, 50, 700, 5 * 6 * 7 * 8):
         monkeypatch.setattr(_adaptive, "BLOCK", block)
         out = function(z, kappa, lam)
         torch.testing.assert_close(out, wanted, rtol=1e-14, atol=0)
@@ -249,7 +250,7 @@ def test_blocks_change_nothing(function, channels, layout, monkeypatch):
 @FUNCTIONS
 @pytest.mark.parametrize("channels", [None, 4])
 @pytest.mark.parametrize("wanted", ["z", "kappa", "lam"])
-@pytest.mark.parametrize("numbers", [400, 2 * _adaptive.BLOCK + 400], ids=["one block", "blocks"])
+@pytest.mark.parametrize("numbers", [400, _adaptive.FEW + 400], ids=["at once", "blocks"])
 def test_the_gradient_of_one_argument_where_the_others_have_none(function, channels, wanted, numbers):
     arguments = dict(zip(("z", "kappa", "lam"), (t.detach() for t in inputs(numbers // 4, 4, channels=channels))))
     arguments[wanted].requires_grad_()
@@ -264,8 +265,22 @@ def test_the_gradient_of_one_argument_where_the_others_have_none(function, chann
 
 
 @FUNCTIONS
+@pytest.mark.parametrize("channels", [None, 4])
+@pytest.mark.parametrize("numbers", [412, _adaptive.FEW + 412], ids=["at once", "blocks"])
+def test_the_default_device_changes_nothing(function, channels, numbers):
+    arguments = inputs(numbers // 4, 4, channels=channels)
+    wanted = function(*arguments)
+    slopes = torch.autograd.grad(wanted.square().sum(), arguments)
+    _adaptive._number.cache_clear()
+    with torch.device("meta"):
+        found = function(*arguments)
+        assert found.equal(wanted)
+        assert all(map(torch.equal, torch.autograd.grad(found.square().sum(), arguments), slopes))
+
+
+@FUNCTIONS
 def test_many_gradients_at_once(function):
-    z, kappa, lam = inputs(_adaptive.BLOCK + 1)
+    z, kappa, lam = inputs(_adaptive.FEW + 1)
     out, weights = function(z, kappa, lam), torch.randn(2, len(z), dtype=z.dtype)
     found = torch.autograd.grad(out, (z, kappa, lam), weights, is_grads_batched=True, retain_graph=True)
     for i, w in enumerate(weights):

@@ -127,18 +127,20 @@ class ByBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, kappa, lam, gated, paper):
-        out, kept = adaptive.value_by_blocks(z, kappa, lam, gated, any(ctx.needs_input_grad))
+        ctx.constants = adaptive.constants(z, kappa, lam)
+        out, kept = adaptive.value_by_blocks(z, kappa.dtype, ctx.constants, gated, any(ctx.needs_input_grad))
         ctx.save_for_backward(z, kappa, lam, kept)
         ctx.gated, ctx.paper = gated, paper
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        *tensors, kept = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
+        z, kappa, lam, kept = ctx.saved_tensors
+        needs, gated, paper = ctx.needs_input_grad[:3], ctx.gated, ctx.paper
         if torch.is_grad_enabled() or not plain(grad):
-            return *slopes(grad, *tensors, needs, ctx.gated, ctx.paper, 1.0), None, None
-        return *adaptive.gradients_by_blocks(grad, *tensors, needs, ctx.gated, ctx.paper, kept), None, None
+            return *slopes(grad, z, kappa, lam, needs, gated, paper, 1.0), None, None
+        found = adaptive.gradients_by_blocks(grad, z, kappa.dtype, ctx.constants, needs, gated, paper, kept)
+        return *found, None, None
 
 
 def plain(tensor):

@@ -77,32 +77,53 @@ def _eta(s, lam, power):
 # --- block by block -----------------------------------------------------------------------------------------------
 
 BLOCK = 1 << 16  # numbers: enough for two threads (torch gives none less than 2^15), and few enough for the caches
+FEW = 1 << 17  # up to so many numbers the calls of a second block cost more than what blocks save
 SHIFT = 24  # gradients start from 2^k·η, 2^k about 2^24/λ: η can be too small for a normal number where z²q²·η is not
 
 # E = 2^x is computed as it is for x between the first two: below, λE would be no normal number; above, it could
 # overflow. The next two bound λ: beyond, η is what it is there to the last digit. The last: what rounding takes of s/v.
 RANGES = {torch.float32: (-96.0, 64.0, 1e-9, 1e18, 6e-7), torch.float64: (-900.0, 900.0, 1e-18, 1e18, 2e-15)}
 
-# As a tensor a number that meets an array costs less in a call.
-ZERO, TWELVE = ({dtype: torch.tensor(x, dtype=dtype) for dtype in RANGES} for x in (0.0, 12.0))
-BASE = {dtype: torch.tensor(-1 / math.log(2), dtype=dtype) for dtype in RANGES}
-START = {dtype: torch.tensor(-2 * (1 + RANGES[dtype][-1]), dtype=dtype) for dtype in RANGES}
+
+@functools.cache
+def _number(value, dtype):
+    """As a tensor a number that meets an array costs less in a call."""
+    return torch.tensor(value, dtype=dtype, device="cpu")
 
 
-def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: bool, keep: bool) -> tuple:
-    """As `value` with power 1, for z that is not empty; and, if the gradients are to have it, s in the order of z's
-    memory. For z of a half type it is None: it would be twice as large as z.
+ZERO, TWELVE, BASE = ({dtype: _number(x, dtype) for dtype in RANGES} for x in (0.0, 12.0, -1 / math.log(2)))
+START = {dtype: _number(-2 * (1 + RANGES[dtype][-1]), dtype) for dtype in RANGES}
+
+
+def constants(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor) -> tuple:
+    """κ, λ within its range, 1/λ and −1/λ for a power of 2: numbers if there are more than FEW of z and one κ and λ for
+    all, or else tensors of dimension 0 or z's.
     """
-    if _few(z, kappa, lam):
-        return _value_at_once(z, kappa, lam, gated, keep)
-    dtype, (flat, restored) = kappa.dtype, _layout(z, kappa, lam)
+    least, most = RANGES[lam.dtype][2:4]
+    if lam.ndim:
+        lam = lam.clamp(least, most)
+        inverse = lam.reciprocal()
+        return kappa, lam, inverse, inverse * BASE[lam.dtype]
+    found = min(max(lam.item(), least), most)
+    if z.numel() > FEW and not kappa.ndim:
+        return kappa.item(), found, 1 / found, -1 / math.log(2) / found
+    numbers = found, 1 / found, -1 / math.log(2) / found
+    return kappa, *(torch.scalar_tensor(x, dtype=lam.dtype, device="cpu") for x in numbers)
+
+
+def value_by_blocks(z: torch.Tensor, dtype: torch.dtype, constants: tuple, gated: bool, keep: bool) -> tuple:
+    """As `value` with power 1, for z that is not empty, computed in dtype; and, if the gradients are to have it, s in
+    the order of z's memory. For z of a half type it is None: it would be twice as large as z.
+    """
+    if z.numel() <= FEW:
+        return _value_at_once(z, dtype, *constants, gated, keep)
+    flat, restored, (kappa, lam, _, rate) = _layout(z, constants)
     flat_z = flat(z)
     out = torch.empty_like(flat_z)
     kept = torch.empty_like(flat_z) if keep and z.dtype == dtype else None
-    kappa, lam = _constants(kappa, lam)
-    constants = kappa * (-1 / math.log(2)), lam, (-1 / math.log(2)) / lam
+    factors = kappa * (-1 / math.log(2)), lam, rate
     wanted = (z.dtype != dtype) + (kept is None)
-    for room, out_b, s, z_b, slope, lam_b, rate in _blocks(wanted, dtype, out, kept, flat_z, *constants):
+    for room, out_b, s, z_b, slope, lam_b, rate in _blocks(wanted, dtype, out, kept, flat_z, *factors):
         z_b, eta = z_b.to(dtype), out_b if z.dtype == dtype else room[0]
         s = _logarithm(z_b, slope, lam_b, eta, room[-1] if s is None else s)
         torch.exp2(_times(s, rate, eta), out=eta)
@@ -113,31 +134,30 @@ def value_by_blocks(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gat
     return restored(out), kept
 
 
-def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, kept: torch.Tensor | None) -> tuple:
+def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, paper: bool, kept: torch.Tensor | None):
     """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
-    if _few(z, kappa, lam):
-        return _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, kept)
-    dtype, shapes, (flat, restored) = kappa.dtype, (kappa.shape, lam.shape), _layout(z, kappa, lam)
-    flat_z = flat(z)
-    of_z, (kappa, lam) = torch.empty_like(flat_z), _constants(kappa, lam)
+    if z.numel() <= FEW:
+        return _gradients_at_once(grad, z, *constants, needs, gated, paper, kept)
+    flat, restored, (kappa, lam, inverse, rate) = _layout(z, constants)
     channels = isinstance(lam, torch.Tensor)
+    flat_z = flat(z)
+    of_z = torch.empty_like(flat_z)
     least = lam.min().item() if channels else lam
     power = _shift(least)
     shift, back = _number(power, dtype), 2.0**-power
-    sums = torch.zeros(2, 1, flat_z.shape[1], 1, dtype=dtype).unbind() if channels else (None, None)
+    sums = torch.zeros(2, 1, flat_z.shape[1], 1, dtype=dtype, device="cpu").unbind() if channels else (None, None)
     totals = [0.0, 0.0]  # of all blocks, where there are no channels
-    arrays, inverse = (of_z, *sums, kept, flat_z, flat(grad)), 1 / lam
-    constants = kappa, lam, inverse * (-1 / math.log(2)), kappa * inverse
+    arrays, factors = (of_z, *sums, kept, flat_z, flat(grad)), (kappa, lam, rate, kappa * inverse)
     room = 4 if kept is not None else 5
     for (v, p, w, b, *more), of_z_b, of_kappa, of_lam, s, z_b, grad_b, *numbers in _blocks(
-        room, dtype, *arrays, *constants
+        room, dtype, *arrays, *factors
     ):
-        kappa_b, lam_b, rate, share = numbers
+        kappa_b, lam_b, rate_b, share = numbers
         z_b = z_b.to(dtype)
         if s is None:
             s = _logarithm(z_b, kappa_b * (-1 / math.log(2)), lam_b, v, *more)
         torch.expm1(torch.neg(s, out=v), out=v)  # −u/(1+u)
-        torch.exp2(_plus(shift, s, rate, p), out=p).mul_(grad_b)  # 2^k·η times what came back to it
+        torch.exp2(_plus(shift, s, rate_b, p), out=p).mul_(grad_b)  # 2^k·η times what came back to it
         torch.mul(torch.mul(p, z_b, out=w) if gated else p, v, out=w)
         if needs[0]:
             _times(_plus(p, w, share, p, -1) if gated else _times(w, share, p), back if gated else -back, of_z_b)
@@ -148,20 +168,16 @@ def gradients_by_blocks(grad, z, kappa, lam, needs, gated: bool, paper: bool, ke
         elif needs[2]:
             totals[1] += _sum(w, _twice_the_bracket(s, v, b), of_lam, p)
     found = [restored(of_z)]
-    for total, of_channels, factor, shape in zip(totals, sums, (inverse, inverse * inverse / 2), shapes):
+    for total, of_channels, factor, given in zip(totals, sums, (inverse, inverse * inverse / 2), constants):
         if channels:
             total = (of_channels * factor).mul_(-back)
-            found.append(total.reshape(shape) if shape else total.sum())
+            found.append(total.reshape(given.shape) if given.ndim else total.sum())
         else:
-            found.append(torch.scalar_tensor(total * factor * -back, dtype=dtype))
+            found.append(torch.scalar_tensor(total * factor * -back, dtype=dtype, device="cpu"))
     return tuple(g if need else None for g, need in zip(found, needs))
 
 
-# With channels and at most BLOCK numbers calls cost more than arithmetic: the same in fewer calls, and new arrays.
-
-
-def _few(z, kappa, lam):
-    return z.numel() <= BLOCK and (kappa.ndim or lam.ndim)
+# With at most FEW numbers: the same in fewer calls, and new arrays.
 
 
 def _new_logarithm(z, kappa, lam):
@@ -169,36 +185,41 @@ def _new_logarithm(z, kappa, lam):
     return _logarithm(z, kappa * BASE[z.dtype], lam, s, s)
 
 
-def _value_at_once(z, kappa, lam, gated, keep):
-    dtype = kappa.dtype
-    lam, wide = lam.clamp(*RANGES[dtype][2:4]), z.to(dtype)
+def _value_at_once(z, dtype, kappa, lam, inverse, rate, gated, keep):
+    wide = z.to(dtype)
     s = _new_logarithm(wide, kappa, lam)
-    eta = torch.exp2(s * (BASE[dtype] / lam))
+    eta = torch.exp2(s * rate)
     return (eta.mul_(wide) if gated else eta).to(z.dtype), s if keep and z.dtype == dtype else None
 
 
-def _gradients_at_once(grad, z, kappa, lam, needs, gated, paper, s):
-    dtype, lam_shape, wide = kappa.dtype, lam.shape, z.to(kappa.dtype)
-    lam = lam.clamp(*RANGES[dtype][2:4])
-    channels, inverse = torch.broadcast_shapes(kappa.shape, lam_shape), lam.reciprocal()
+def _gradients_at_once(grad, z, kappa, lam, inverse, rate, needs, gated, paper, s):
+    dtype, wide = lam.dtype, z.to(lam.dtype)
     if s is None:
         s = _new_logarithm(wide, kappa, lam)
     power = _shift(lam.min().item())
-    back = 2.0**-power
+    back, minus, half = (_number(x * 2.0**-power, dtype) for x in (1.0, -1.0, -0.5))
     v = s.neg().expm1_()  # −u/(1+u)
-    p = torch.addcmul(_number(power, dtype), s, BASE[dtype] * inverse).exp2_().mul_(grad)  # 2^k·η times what came back
+    p = torch.addcmul(_number(power, dtype), s, rate).exp2_().mul_(grad)  # 2^k·η times what came back
     w = (p * wide).mul_(v) if gated else p * v
     of_z = of_kappa = of_lam = None
     if needs[0]:
         share = kappa * inverse
-        of_z = torch.addcmul(p, w, share, value=-1).mul_(back) if gated else (w * share).mul_(-back)
+        of_z = torch.addcmul(p, w, share, value=-1).mul_(back) if gated else (w * share).mul_(minus)
         of_z = of_z.to(z.dtype)
     if needs[1]:
-        of_kappa = ((w * wide).sum_to_size(channels) * inverse).mul_(-back).sum_to_size(kappa.shape)
+        of_kappa = _summed(w, wide, inverse, minus, kappa)
     if needs[2]:
-        bracket = -2 if paper else _twice_the_bracket(s, v, torch.empty_like(s))
-        of_lam = (w.mul_(bracket).sum_to_size(channels) * inverse.square()).mul_(-back / 2).sum_to_size(lam_shape)
+        twice = torch.full_like(s, -2) if paper else _twice_the_bracket(s, v, torch.empty_like(s))
+        of_lam = _summed(w, twice, inverse * inverse, half, lam)
     return of_z, of_kappa, of_lam
+
+
+def _summed(a, b, factor, sign, like):
+    """The sums of a·b for each channel, or of all, times factor and sign, in the shape of `like`, which is κ or λ."""
+    if not (factor.ndim or like.ndim):
+        return torch.dot(a.reshape(-1), b.reshape(-1)).mul_(factor).mul_(sign)
+    sums = (a * b).sum_to_size(factor.shape if factor.ndim else like.shape).mul_(factor).mul_(sign)
+    return sums if like.ndim else sums.sum()
 
 
 def _twice_the_bracket(s, v, room):
@@ -254,36 +275,21 @@ def _sum(a, b, of_channels, room):
     return 0.0
 
 
-@functools.cache
-def _number(value, dtype):
-    return torch.tensor(value, dtype=dtype)
-
-
-def _per_channel(t):
-    return t.view(1, -1, 1) if t.ndim else t
-
-
-def _constants(kappa, lam):
-    """κ and λ as numbers or, where one has a number for each channel, as tensors () or (1, C, 1)."""
-    least, most = RANGES[lam.dtype][2:4]
-    if kappa.ndim or lam.ndim:
-        return _per_channel(kappa), _per_channel(lam).clamp(least, most)
-    return kappa.item(), min(max(lam.item(), least), most)
-
-
-def _layout(z, kappa, lam):
+def _layout(z, constants):
     """Two functions: one takes a tensor of z's shape to (numbers,) or (before, C, after), with the numbers in the order
-    of z's memory; the other takes a new one of these to z's shape.
+    of z's memory; the other takes a new one of these to z's shape. And the constants to go with them.
     """
-    per_channel = kappa.ndim or lam.ndim
+    per_channel = isinstance(constants[0], torch.Tensor)
+    if per_channel:
+        constants = [t.view(1, -1, 1) if t.ndim else t for t in constants]
     if z.is_contiguous():
         shape = (-1, z.shape[1], math.prod(z.shape[2:])) if per_channel else (-1,)
-        return lambda t: t.reshape(shape), lambda t: t.view(z.shape)
+        return lambda t: t.reshape(shape), lambda t: t.view(z.shape), constants
     order = sorted(range(z.ndim), key=z.stride, reverse=True)
     sizes, at = [z.shape[d] for d in order], order.index(1) if per_channel else 0
     shape = (math.prod(sizes[:at]), sizes[at], math.prod(sizes[at + 1 :])) if per_channel else (-1,)
     inverse = sorted(range(z.ndim), key=order.__getitem__)
-    return lambda t: t.permute(order).reshape(shape), lambda t: t.view(sizes).permute(inverse)
+    return lambda t: t.permute(order).reshape(shape), lambda t: t.view(sizes).permute(inverse), constants
 
 
 def _blocks(count: int, dtype: torch.dtype, first, *others) -> Iterator[tuple]:
@@ -292,10 +298,7 @@ def _blocks(count: int, dtype: torch.dtype, first, *others) -> Iterator[tuple]:
 
     The arrays are new in each call, since calls come from several threads.
     """
-    if first.numel() <= BLOCK:
-        yield [torch.empty(first.shape, dtype=dtype) for _ in range(count)], first, *others
-        return
-    room = torch.empty(count, BLOCK, dtype=dtype)
+    room = torch.empty(count, BLOCK, dtype=dtype, device="cpu")
     for piece, *rest in _cut(first, *others):
         yield room[:, : piece.numel()].view(count, *piece.shape).unbind(), piece, *rest
 
