@@ -238,8 +238,7 @@ def test_blocks_change_nothing(function, channels, layout, monkeypatch):
     wanted = function(z, kappa, lam)
     weights = torch.randn(z.shape, dtype=z.dtype)
     slopes = torch.autograd.grad(wanted, (z, kappa, lam), weights)
-    monkeypatch.setattr(_adaptive, "FEW", 0)
-    for block in (1, 50, 700, 5 * 6 * 7 * 8):
+    for block in (1, 50, 700):
         monkeypatch.setattr(_adaptive, "BLOCK", block)
         out = function(z, kappa, lam)
         torch.testing.assert_close(out, wanted, rtol=1e-14, atol=0)
@@ -247,10 +246,18 @@ def test_blocks_change_nothing(function, channels, layout, monkeypatch):
         assert layout == "sliced" or out.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("shape", [(10**6,), (100, 16, 625), (64, 16, 2500), (3, 3, 90_000), (1, 7, 200_000)])
+def test_blocks_are_few_and_hold_every_number_once(shape):
+    pieces = [piece for piece, _ in _adaptive._cut(torch.arange(math.prod(shape)).view(shape), None)]
+    sizes = [piece.numel() for piece in pieces]
+    assert max(sizes) <= _adaptive.BLOCK and len(sizes) < 1.5 * math.prod(shape) / _adaptive.BLOCK + 1
+    assert torch.cat([piece.flatten() for piece in pieces]).sort().values.equal(torch.arange(math.prod(shape)))
+
+
 @FUNCTIONS
 @pytest.mark.parametrize("channels", [None, 4])
 @pytest.mark.parametrize("wanted", ["z", "kappa", "lam"])
-@pytest.mark.parametrize("numbers", [400, _adaptive.FEW + 400], ids=["at once", "blocks"])
+@pytest.mark.parametrize("numbers", [400, _adaptive.BLOCK + 400], ids=["at once", "blocks"])
 def test_the_gradient_of_one_argument_where_the_others_have_none(function, channels, wanted, numbers):
     arguments = dict(zip(("z", "kappa", "lam"), (t.detach() for t in inputs(numbers // 4, 4, channels=channels))))
     arguments[wanted].requires_grad_()
@@ -266,7 +273,7 @@ def test_the_gradient_of_one_argument_where_the_others_have_none(function, chann
 
 @FUNCTIONS
 @pytest.mark.parametrize("channels", [None, 4])
-@pytest.mark.parametrize("numbers", [412, _adaptive.FEW + 412], ids=["at once", "blocks"])
+@pytest.mark.parametrize("numbers", [412, _adaptive.BLOCK + 412], ids=["at once", "blocks"])
 def test_the_default_device_changes_nothing(function, channels, numbers):
     arguments = inputs(numbers // 4, 4, channels=channels)
     wanted = function(*arguments)
@@ -280,7 +287,7 @@ def test_the_default_device_changes_nothing(function, channels, numbers):
 
 @FUNCTIONS
 def test_many_gradients_at_once(function):
-    z, kappa, lam = inputs(_adaptive.FEW + 1)
+    z, kappa, lam = inputs(_adaptive.BLOCK + 1)
     out, weights = function(z, kappa, lam), torch.randn(2, len(z), dtype=z.dtype)
     found = torch.autograd.grad(out, (z, kappa, lam), weights, is_grads_batched=True, retain_graph=True)
     for i, w in enumerate(weights):

@@ -9,11 +9,12 @@ FLOOR = 1e-8  # the smallest λ of the modules; the errors of values and gradien
 
 
 def activate(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: bool, paper: bool) -> torch.Tensor:
-    """η or, where gated, z·η; κ and λ broadcast to z and have the dtype to work in."""
-    if torch.jit.is_tracing():  # which could not save an autograd.Function; its derivatives are those of the formula
-        return Activation.forward(z, kappa, lam, gated, paper, 1.0)
+    """η or, where gated, z·η; κ and λ have shape () or (C,) and the dtype to work in."""
     if plain(z):
         return ByBlocks.apply(z, kappa, lam, gated, paper)
+    kappa, lam = along(kappa, z), along(lam, z)
+    if torch.jit.is_tracing():  # which could not save an autograd.Function; its derivatives are those of the formula
+        return Activation.forward(z, kappa, lam, gated, paper, 1.0)
     return Activation.apply(z, kappa, lam, gated, paper, 1.0)
 
 
@@ -27,14 +28,17 @@ def checked(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1):
     dtype = working_dtype(z)
     given, kappa, lam = lam, like("kappa", kappa, z, dtype), like("lam", lam, z, dtype)
     if check and not traced():
-        for value in given.detach().flatten().tolist() if isinstance(given, torch.Tensor) else [given]:
-            if not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
+        values = given.tolist() if isinstance(given, torch.Tensor) else given
+        limits = torch.finfo(dtype)
+        least, most = limits.tiny, limits.max
+        for value in values if isinstance(values, list) else [values]:
+            if not least <= value <= most:
                 raise ValueError(f"lam must be positive and finite in {dtype}, got {value!r}")
     return activate(z, kappa, lam, gated, lambda_gradient == "paper")
 
 
 def like(name, value, z, dtype):
-    """κ or λ as a tensor that broadcasts to z: shape () or (1, C, 1, …)."""
+    """κ or λ as a tensor of shape () or (C,), once it is known to fit z."""
     if not isinstance(value, torch.Tensor):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
@@ -49,7 +53,12 @@ def like(name, value, z, dtype):
         )
     if not torch.jit.is_tracing() and len(value) != z.shape[1]:
         raise ValueError(f"{name} has {len(value)} channels, but z of shape {tuple(z.shape)} has {z.shape[1]}")
-    return value.reshape(1, -1, *[1] * (z.ndim - 2))
+    return value
+
+
+def along(value, z):
+    """κ or λ so that it broadcasts to z: shape () or (1, C, 1, …)."""
+    return value.reshape(1, -1, *[1] * (z.ndim - 2)) if value.ndim else value
 
 
 def working_dtype(tensor):
@@ -120,14 +129,14 @@ def slopes(grad, z, kappa, lam, needs, gated, paper, power):
 
 
 class ByBlocks(torch.autograd.Function):
-    """Activation with power 1, of a plain tensor on a CPU where nothing looks on: quicker by far.
+    """Activation with power 1, of a plain tensor on a CPU where nothing looks on, with κ and λ of shape () or (C,).
 
-    Without a setup_context: where there is one, each call looks up the signature of forward, 25 µs.
+    Quicker by far. Without a setup_context: where there is one, each call looks up the signature of forward, 25 µs.
     """
 
     @staticmethod
     def forward(ctx, z, kappa, lam, gated, paper):
-        ctx.constants = adaptive.constants(z, kappa, lam)
+        ctx.constants = adaptive.constants(z, along(kappa, z), along(lam, z))
         out, kept = adaptive.value_by_blocks(z, kappa.dtype, ctx.constants, gated, any(ctx.needs_input_grad))
         ctx.save_for_backward(z, kappa, lam, kept)
         ctx.gated, ctx.paper = gated, paper
@@ -138,9 +147,11 @@ class ByBlocks(torch.autograd.Function):
         z, kappa, lam, kept = ctx.saved_tensors
         needs, gated, paper = ctx.needs_input_grad[:3], ctx.gated, ctx.paper
         if torch.is_grad_enabled() or not plain(grad):
-            return *slopes(grad, z, kappa, lam, needs, gated, paper, 1.0), None, None
-        found = adaptive.gradients_by_blocks(grad, z, kappa.dtype, ctx.constants, needs, gated, paper, kept)
-        return *found, None, None
+            found = slopes(grad, z, along(kappa, z), along(lam, z), needs, gated, paper, 1.0)
+        else:
+            found = adaptive.gradients_by_blocks(grad, z, kappa.dtype, ctx.constants, needs, gated, paper, kept)
+        of_z, *others = found
+        return of_z, *(g if g is None else g.view_as(t) for g, t in zip(others, (kappa, lam))), None, None
 
 
 def plain(tensor):

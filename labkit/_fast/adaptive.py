@@ -76,8 +76,7 @@ def _eta(s, lam, power):
 
 # --- block by block -----------------------------------------------------------------------------------------------
 
-BLOCK = 1 << 16  # numbers: enough for two threads (torch gives none less than 2^15), and few enough for the caches
-FEW = 1 << 17  # up to so many numbers the calls of a second block cost more than what blocks save
+BLOCK = 1 << 17  # numbers: enough for several threads (torch gives none less than 2^15), and few enough for the caches
 SHIFT = 24  # gradients start from 2^k·η, 2^k about 2^24/λ: η can be too small for a normal number where z²q²·η is not
 
 # E = 2^x is computed as it is for x between the first two: below, λE would be no normal number; above, it could
@@ -91,31 +90,31 @@ def _number(value, dtype):
     return torch.tensor(value, dtype=dtype, device="cpu")
 
 
-ZERO, TWELVE, BASE = ({dtype: _number(x, dtype) for dtype in RANGES} for x in (0.0, 12.0, -1 / math.log(2)))
+ZERO, MINUS_ONE, TWELVE, BASE = (
+    {dtype: _number(x, dtype) for dtype in RANGES} for x in (0.0, -1.0, 12.0, -1 / math.log(2))
+)
 START = {dtype: _number(-2 * (1 + RANGES[dtype][-1]), dtype) for dtype in RANGES}
 
 
 def constants(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor) -> tuple:
-    """κ, λ within its range, 1/λ and −1/λ for a power of 2: numbers if there are more than FEW of z and one κ and λ for
-    all, or else tensors of dimension 0 or z's.
+    """κ, λ within its range, 1/λ and −1/λ for a power of 2: numbers if z has more than BLOCK, and one κ and λ for all,
+    or else tensors of dimension 0 or z's.
     """
     least, most = RANGES[lam.dtype][2:4]
-    if lam.ndim:
-        lam = lam.clamp(least, most)
+    if kappa.ndim or lam.ndim or z.numel() <= BLOCK:
+        if lam.ndim or not least <= lam.item() <= most:
+            lam = lam.clamp(least, most)
         inverse = lam.reciprocal()
         return kappa, lam, inverse, inverse * BASE[lam.dtype]
-    found = min(max(lam.item(), least), most)
-    if z.numel() > FEW and not kappa.ndim:
-        return kappa.item(), found, 1 / found, -1 / math.log(2) / found
-    numbers = found, 1 / found, -1 / math.log(2) / found
-    return kappa, *(torch.scalar_tensor(x, dtype=lam.dtype, device="cpu") for x in numbers)
+    lam = min(max(lam.item(), least), most)
+    return kappa.item(), lam, 1 / lam, -1 / math.log(2) / lam
 
 
 def value_by_blocks(z: torch.Tensor, dtype: torch.dtype, constants: tuple, gated: bool, keep: bool) -> tuple:
     """As `value` with power 1, for z that is not empty, computed in dtype; and, if the gradients are to have it, s in
     the order of z's memory. For z of a half type it is None: it would be twice as large as z.
     """
-    if z.numel() <= FEW:
+    if z.numel() <= BLOCK:
         return _value_at_once(z, dtype, *constants, gated, keep)
     flat, restored, (kappa, lam, _, rate) = _layout(z, constants)
     flat_z = flat(z)
@@ -136,7 +135,7 @@ def value_by_blocks(z: torch.Tensor, dtype: torch.dtype, constants: tuple, gated
 
 def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, paper: bool, kept: torch.Tensor | None):
     """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
-    if z.numel() <= FEW:
+    if z.numel() <= BLOCK:
         return _gradients_at_once(grad, z, *constants, needs, gated, paper, kept)
     flat, restored, (kappa, lam, inverse, rate) = _layout(z, constants)
     channels = isinstance(lam, torch.Tensor)
@@ -156,7 +155,9 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
         z_b = z_b.to(dtype)
         if s is None:
             s = _logarithm(z_b, kappa_b * (-1 / math.log(2)), lam_b, v, *more)
-        torch.expm1(torch.neg(s, out=v), out=v)  # −u/(1+u)
+            v.div_(torch.add(MINUS_ONE[dtype], v, alpha=-1, out=p))  # −u/(1+u), from u
+        else:
+            torch.expm1(torch.neg(s, out=v), out=v)
         torch.exp2(_plus(shift, s, rate_b, p), out=p).mul_(grad_b)  # 2^k·η times what came back to it
         torch.mul(torch.mul(p, z_b, out=w) if gated else p, v, out=w)
         if needs[0]:
@@ -177,17 +178,13 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
     return tuple(g if need else None for g, need in zip(found, needs))
 
 
-# With at most FEW numbers: the same in fewer calls, and new arrays.
-
-
-def _new_logarithm(z, kappa, lam):
-    s = torch.empty_like(z)
-    return _logarithm(z, kappa * BASE[z.dtype], lam, s, s)
+# With at most BLOCK numbers calls count too: the same in fewer of them, and new arrays.
 
 
 def _value_at_once(z, dtype, kappa, lam, inverse, rate, gated, keep):
     wide = z.to(dtype)
-    s = _new_logarithm(wide, kappa, lam)
+    s = torch.empty_like(wide)
+    _logarithm(wide, kappa * BASE[dtype], lam, s, s)
     eta = torch.exp2(s * rate)
     return (eta.mul_(wide) if gated else eta).to(z.dtype), s if keep and z.dtype == dtype else None
 
@@ -195,11 +192,14 @@ def _value_at_once(z, dtype, kappa, lam, inverse, rate, gated, keep):
 def _gradients_at_once(grad, z, kappa, lam, inverse, rate, needs, gated, paper, s):
     dtype, wide = lam.dtype, z.to(lam.dtype)
     if s is None:
-        s = _new_logarithm(wide, kappa, lam)
+        v = torch.empty_like(wide)
+        s = _logarithm(wide, kappa * BASE[dtype], lam, v, torch.empty_like(wide))
+        v.div_(torch.add(MINUS_ONE[dtype], v, alpha=-1))  # −u/(1+u), from u
+    else:
+        v = s.neg().expm1_()
     power = _shift(lam.min().item())
     back, minus, half = (_number(x * 2.0**-power, dtype) for x in (1.0, -1.0, -0.5))
-    v = s.neg().expm1_()  # −u/(1+u)
-    p = torch.addcmul(_number(power, dtype), s, rate).exp2_().mul_(grad)  # 2^k·η times what came back
+    p = (s * rate).add_(_number(power, dtype)).exp2_().mul_(grad)  # 2^k·η times what came back
     w = (p * wide).mul_(v) if gated else p * v
     of_z = of_kappa = of_lam = None
     if needs[0]:
@@ -240,7 +240,7 @@ def _shift(least):
 
 
 def _logarithm(z, slope, lam, e, s):
-    """Write s, with e to work in, which may be s itself. z may be of a half type."""
+    """Write s, and u to e, which may be s itself. z may be of a half type."""
     low, high, *_ = RANGES[e.dtype]
     least, most = torch.aminmax(_times(z, slope, e))
     outside = not (low <= least.item() and most.item() <= high)
@@ -308,7 +308,8 @@ def _cut(first, *others):
         yield first, *others
         return
     dim, size = next((d, size) for d, size in enumerate(first.shape) if size > 1)
-    step = -(-size // -(-first.numel() // BLOCK))  # so that the pieces are of one size
+    count = -(-size // max(1, BLOCK * size // first.numel()))
+    step = -(-size // count)  # so that the pieces are of about one size
     for i in range(0, size, step):
         n = min(step, size - i)
         yield from _cut(*(t.narrow(dim, i, n) if _long(t, dim) else t for t in (first, *others)))
