@@ -14,10 +14,11 @@ LONG = 300  # seconds, for what runs a notebook or a browser; pyproject.toml has
 
 
 def pytest_sessionstart(session):
-    """What ipywidgets 7.7 says of itself does not fail tests that take warnings for errors: the session's filter comes
-    last.
+    """What ipywidgets 7.7 says of itself, and the sockets and loops that the kernels of notebooks leave to the garbage
+    collector, do not fail tests that take warnings for errors: the session's filters come last.
     """
-    session.add_marker(pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"))
+    for ignored in ("The `ipykernel.comm.Comm` class:DeprecationWarning", "unclosed:ResourceWarning"):
+        session.add_marker(pytest.mark.filterwarnings(f"ignore:{ignored}"))
 
 
 def pytest_collection_modifyitems(items):
@@ -58,7 +59,7 @@ def page(monkeypatch):
         return Handle() if display_id else None
 
     importlib.import_module("labkit.widgets.base")  # what is imported later would have the real one
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # a copy: importing goes on meanwhile
         if name.startswith("labkit.") and hasattr(module, "display"):
             monkeypatch.setattr(module, "display", display)
     return shown
