@@ -5,8 +5,7 @@ classes, and calibration, whether 80 % sure is right 80 % of the time.
     group_accuracy(corrected, labels, counts)                     # {"overall": …, "many": …, "medium": …, "few": …}
     calibration_error(corrected, labels, bins=15)                 # {"ece": …, "mce": …}
 
-Nothing here touches a network: logits of stored runs are enough. Confidence is the largest softmax probability, in
-float64.
+Logits of stored runs are enough. Confidence is the largest softmax probability, in float64.
 """
 
 from collections.abc import Sequence

@@ -87,9 +87,7 @@ class History:
         return [column for column in self.margins.columns if column not in ("sample", "margin")]
 
     def where(self, **values: Any):
-        """The part in which each named column has the given value, or one of a list: where(size="UFM-10", seed=[0,
-        1]).
-        """
+        """The part where each named column has the given value or one of a list: where(size="UFM-10", seed=[0, 1])."""
         frame, margins = self.frame, self.margins
         for column, wanted in values.items():
             wanted = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)

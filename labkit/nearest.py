@@ -116,9 +116,7 @@ def start_frame(means: torch.Tensor, start: torch.Tensor | None = None) -> torch
 
 
 def _completed_polar(matrix, aim, rounding):
-    """Polar factor of a matrix (…, d, k), on those directions where it is more than `rounding` (…, 1); that of `aim` on
-    the rest.
-    """
+    """Polar factor of a matrix (…, d, k) in directions where it is more than `rounding` (…, 1), of `aim` in others."""
     many = matrix.shape[-1] >= _polar.MANY_CLASSES and not _polar.transformed()
     if many and (found := _polar.polar_factor(matrix)):
         return found[0]

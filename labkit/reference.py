@@ -1,6 +1,4 @@
-"""The papers' own algorithms, slow and literal. Oracles for the closed form: tests and notebooks compare against
-them.
-"""
+"""The papers' own algorithms, slow and literal: oracles, which tests and notebooks hold the closed form against."""
 
 import math
 

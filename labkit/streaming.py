@@ -185,9 +185,7 @@ def twice(read: Callable, limit: int, size_of: Callable, again: Callable = iter)
 
 
 def _in_order(parts):
-    """The arrays of all batches in one. Of every batch each process has a share, and shares follow each other by
-    rank.
-    """
+    """The arrays of all batches in one. Each process has a share of every batch; shares follow each other by rank."""
     shares = [parts]
     if system.several():
         shares = [None] * torch.distributed.get_world_size()

@@ -70,8 +70,7 @@ def import_torchvision() -> ModuleType:
 
     A CPU build of torch with the torchvision of the package index, built for CUDA, is a common pair. There the
     operators of torchvision stay undeclared, and the import fails: "operator torchvision::nms does not exist".
-    Declaring them is enough for data sets, transforms, and whatever else never calls one; a call still raises
-    torchvision's own error.
+    Declaring them is enough for whatever never calls one; a call still raises torchvision's own error.
 
     >>> import_torchvision().__name__
     'torchvision'

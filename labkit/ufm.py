@@ -165,9 +165,7 @@ class Trainer:
         self._rows, self._margins = [], None
 
     def batch(self):
-        """What the next step will see: features (S, B, d) as a part of the parameter, targets (S, B). Asking moves
-        nothing.
-        """
+        """What the next step will see: features (S, B, d), a part of the parameter, and targets (S, B)."""
         n, S = self.spec.num_samples, len(self.seeds)
         if self.batch_size is None:
             return self.features, self.targets.expand(S, n)
