@@ -97,17 +97,17 @@ START = {dtype: _number(-2 * (1 + RANGES[dtype][-1]), dtype) for dtype in RANGES
 
 
 def constants(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor) -> tuple:
-    """κ, λ within its range, 1/λ and −1/λ for a power of 2: numbers if z has more than BLOCK, and one κ and λ for all,
-    or else tensors of dimension 0 or z's.
+    """κ, λ within its range, 1/λ and, for powers of 2, −κ and −1/λ: numbers if z has more than BLOCK, and one κ and λ
+    for all, or else tensors of dimension 0 or z's.
     """
     least, most = RANGES[lam.dtype][2:4]
     if kappa.ndim or lam.ndim or z.numel() <= BLOCK:
         if lam.ndim or not least <= lam.item() <= most:
             lam = lam.clamp(least, most)
         inverse = lam.reciprocal()
-        return kappa, lam, inverse, inverse * BASE[lam.dtype]
-    lam = min(max(lam.item(), least), most)
-    return kappa.item(), lam, 1 / lam, -1 / math.log(2) / lam
+        return kappa, lam, inverse, kappa * BASE[lam.dtype], inverse * BASE[lam.dtype]
+    kappa, lam, base = kappa.item(), min(max(lam.item(), least), most), -1 / math.log(2)
+    return kappa, lam, 1 / lam, kappa * base, base / lam
 
 
 def value_by_blocks(z: torch.Tensor, dtype: torch.dtype, constants: tuple, gated: bool, keep: bool) -> tuple:
@@ -116,16 +116,15 @@ def value_by_blocks(z: torch.Tensor, dtype: torch.dtype, constants: tuple, gated
     """
     if z.numel() <= BLOCK:
         return _value_at_once(z, dtype, *constants, gated, keep)
-    flat, restored, (kappa, lam, _, rate) = _layout(z, constants)
+    flat, restored, (_, lam, _, slope, rate) = _layout(z, constants)
     flat_z = flat(z)
     out = torch.empty_like(flat_z)
     kept = torch.empty_like(flat_z) if keep and z.dtype == dtype else None
-    factors = kappa * (-1 / math.log(2)), lam, rate
     wanted = (z.dtype != dtype) + (kept is None)
-    for room, out_b, s, z_b, slope, lam_b, rate in _blocks(wanted, dtype, out, kept, flat_z, *factors):
+    for room, out_b, s, z_b, slope_b, lam_b, rate_b in _blocks(wanted, dtype, out, kept, flat_z, slope, lam, rate):
         z_b, eta = z_b.to(dtype), out_b if z.dtype == dtype else room[0]
-        s = _logarithm(z_b, slope, lam_b, eta, room[-1] if s is None else s)
-        torch.exp2(_times(s, rate, eta), out=eta)
+        s = _logarithm(z_b, slope_b, lam_b, eta, room[-1] if s is None else s)
+        torch.exp2(_times(s, rate_b, eta), out=eta)
         if gated:
             torch.mul(eta, z_b, out=out_b)
         elif eta is not out_b:
@@ -137,7 +136,7 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
     """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
     if z.numel() <= BLOCK:
         return _gradients_at_once(grad, z, *constants, needs, gated, paper, kept)
-    flat, restored, (kappa, lam, inverse, rate) = _layout(z, constants)
+    flat, restored, (kappa, lam, inverse, slope, rate) = _layout(z, constants)
     channels = isinstance(lam, torch.Tensor)
     flat_z = flat(z)
     of_z = torch.empty_like(flat_z)
@@ -146,15 +145,15 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
     shift, back = _number(power, dtype), 2.0**-power
     sums = torch.zeros(2, 1, flat_z.shape[1], 1, dtype=dtype, device="cpu").unbind() if channels else (None, None)
     totals = [0.0, 0.0]  # of all blocks, where there are no channels
-    arrays, factors = (of_z, *sums, kept, flat_z, flat(grad)), (kappa, lam, rate, kappa * inverse)
+    arrays, factors = (of_z, *sums, kept, flat_z, flat(grad)), (slope, lam, rate, kappa * inverse)
     room = 4 if kept is not None else 5
     for (v, p, w, b, *more), of_z_b, of_kappa, of_lam, s, z_b, grad_b, *numbers in _blocks(
         room, dtype, *arrays, *factors
     ):
-        kappa_b, lam_b, rate_b, share = numbers
+        slope_b, lam_b, rate_b, share = numbers
         z_b = z_b.to(dtype)
         if s is None:
-            s = _logarithm(z_b, kappa_b * (-1 / math.log(2)), lam_b, v, *more)
+            s = _logarithm(z_b, slope_b, lam_b, v, *more)
             v.div_(torch.add(MINUS_ONE[dtype], v, alpha=-1, out=p))  # −u/(1+u), from u
         else:
             torch.expm1(torch.neg(s, out=v), out=v)
@@ -181,19 +180,19 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
 # With at most BLOCK numbers calls count too: the same in fewer of them, and new arrays.
 
 
-def _value_at_once(z, dtype, kappa, lam, inverse, rate, gated, keep):
+def _value_at_once(z, dtype, kappa, lam, inverse, slope, rate, gated, keep):
     wide = z.to(dtype)
     s = torch.empty_like(wide)
-    _logarithm(wide, kappa * BASE[dtype], lam, s, s)
+    _logarithm(wide, slope, lam, s, s)
     eta = torch.exp2(s * rate)
     return (eta.mul_(wide) if gated else eta).to(z.dtype), s if keep and z.dtype == dtype else None
 
 
-def _gradients_at_once(grad, z, kappa, lam, inverse, rate, needs, gated, paper, s):
+def _gradients_at_once(grad, z, kappa, lam, inverse, slope, rate, needs, gated, paper, s):
     dtype, wide = lam.dtype, z.to(lam.dtype)
     if s is None:
         v = torch.empty_like(wide)
-        s = _logarithm(wide, kappa * BASE[dtype], lam, v, torch.empty_like(wide))
+        s = _logarithm(wide, slope, lam, v, torch.empty_like(wide))
         v.div_(torch.add(MINUS_ONE[dtype], v, alpha=-1))  # −u/(1+u), from u
     else:
         v = s.neg().expm1_()
