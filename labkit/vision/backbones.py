@@ -94,7 +94,7 @@ def create(
         8 of the supplement; their places are those of the released code).
 
     The rest is as timm has it, for instance that Swin drops paths while it trains (rate 0.1), except that no residual
-    branch of a ResNet starts at zero.
+    branch of a ResNet starts at zero, and that convolutions leave out what meets only padding (`CroppedConv2d`).
     At one seed, all weights are the same whatever the activation and the gate. Raises ValueError for a name,
     activation, gate, stem or image size that is not one of these, and for an option that the network has no use for.
     """
@@ -142,6 +142,8 @@ def create(
         if attention_dropout:
             attention.fc2 = nn.Sequential(attention.fc2, nn.Dropout(attention_dropout))
     _put_in(model, activation, gate, {"aglu": activation_options or {}, "apa": gate_options or {}}, per_channel)
+    for conv in [m for m in model.modules() if type(m) is nn.Conv2d]:
+        conv.__class__ = CroppedConv2d  # its weights, and their names, stay
     return model
 
 
@@ -162,6 +164,35 @@ def parameters_by_depth(model: nn.Module) -> pd.DataFrame:
             depth[kind] += 1
             rows.append((depth[kind], name, kind, module.kappa.mean().item(), module.used_lam.mean().item()))
     return pd.DataFrame(rows, columns=["layer", "name", "kind", "kappa", "lam"])
+
+
+class CroppedConv2d(nn.Conv2d):
+    """A convolution that leaves out the rows and columns of its kernel that meet nothing but padding; the same sums.
+
+    Images of 32 pixels leave the last stage of a ResNet with maps of one pixel, where eight of nine weights of a kernel
+    of 3×3 meet only zeros: without them a step of ResNet-18 takes about a tenth less time, a fifth less in bfloat16.
+    Needs padding with zeros, in numbers, and no dilation.
+    """
+
+    def forward(self, x: Tensor):
+        rows, columns = map(_meeting, x.shape[-2:], self.kernel_size, self.stride, self.padding)
+        if (rows, columns) == tuple((0, size) for size in self.kernel_size):
+            return super().forward(x)
+        kernel = self.weight[:, :, slice(*rows), slice(*columns)]
+        padding = (self.padding[0] - rows[0], self.padding[1] - columns[0])
+        return F.conv2d(x, kernel, self.bias, self.stride, padding, groups=self.groups)
+
+
+def _meeting(size, kernel, stride, padding):
+    """The first position of the kernel that meets the map anywhere, and the first after the last one, along one side.
+
+    The whole kernel where nothing is left, or what is left would need another padding on either side.
+    """
+    outputs = (size + 2 * padding - kernel) // stride + 1
+    first = max(0, padding - (outputs - 1) * stride)  # left of it even the last window meets padding
+    end = min(kernel, size + padding)  # from there on even the first window does
+    same = (size + 2 * (padding - first) - (end - first)) // stride + 1 == outputs
+    return (first, end) if first < end and same else (0, kernel)
 
 
 class VGG13(nn.Module):

@@ -1,5 +1,6 @@
 """Backbones against arithmetic on the architectures and the parameter counts published for them."""
 
+import itertools
 import socket
 
 import pytest
@@ -233,6 +234,43 @@ def test_without_scales_and_biases_agd_trains(name):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+# --- kernels that meet only padding ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel, stride, padding", list(itertools.product((1, 2, 3, 5, 7), (1, 2, 3), (0, 1, 2, 3))))
+def test_what_meets_only_padding_is_left_out_of_no_sum(kernel, stride, padding):
+    g = torch.Generator().manual_seed(0)
+    plain = torch.nn.Conv2d(4, 6, kernel, stride, padding, groups=2, dtype=torch.float64)
+    cropped = backbones.CroppedConv2d(4, 6, kernel, stride, padding, groups=2, dtype=torch.float64)
+    cropped.load_state_dict(plain.state_dict())
+    for height, width in itertools.product((1, 2, 3, 4, 8), (1, 2, 7)):
+        if min(height, width) + 2 * padding < kernel:
+            continue
+        x = torch.randn(2, 4, height, width, generator=g, dtype=torch.float64, requires_grad=True)
+        weights = torch.randn(plain(x).shape, generator=g, dtype=torch.float64)
+        for ours, wanted in zip(
+            *((y, *_gradients(y, weights, x, conv)) for conv in (cropped, plain) for y in [conv(x)])
+        ):
+            torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
+
+
+def _gradients(y, weights, x, conv):
+    return torch.autograd.grad(y, (x, conv.weight, conv.bias), weights)
+
+
+@pytest.mark.parametrize("stem, cropped", [("imagenet", 1 + 3), ("cifar", 0)])
+def test_only_the_last_stage_of_resnet18_is_cropped(stem, cropped, monkeypatch):
+    """From maps of 2×2 to one pixel a kernel of 3×3 needs 2×2 of its weights, and on that pixel, three times, one."""
+    met, conv2d = [], torch.nn.functional.conv2d
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "conv2d",
+        lambda x, kernel, *rest, **named: met.append(tuple(kernel.shape[2:])) or conv2d(x, kernel, *rest, **named),
+    )
+    backbones.create("resnet18", stem=stem).eval()(images())
+    assert len(met) == 20 and met.count((1, 1)) + met.count((2, 2)) == 3 + cropped  # three shortcuts are of 1×1
 
 
 def test_nothing_is_downloaded(monkeypatch):
