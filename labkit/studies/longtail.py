@@ -129,10 +129,17 @@ def _what(run, *without):
 
 
 def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
-    """The runs that differ in nothing but their head, its temperature and options, and the seed: of several such sets
-    the one with the most heads, and then the most runs; {} where no two heads can be compared.
+    """The runs that differ in nothing but their head, its temperature, options and learning rate, and the seed: of
+    several such sets the one with the most heads, and then the most runs; {} where no two heads can be compared.
+    Raises ValueError where one head has runs at several rates.
     """
-    return _largest_set(runs, lambda run: run.settings["head"], "head", "temperature", "head_options")
+    found = _largest_set(runs, lambda run: run.settings["head"], "head", "temperature", "head_options", "lr")
+    at = {}
+    for run in found.values():
+        at.setdefault(run.settings["head"], set()).add(run.settings["run"]["lr"])
+    if several := {head: sorted(tried) for head, tried in at.items() if len(tried) > 1}:
+        raise ValueError(f"a head is compared at one learning rate, its own best; got {several}")
+    return found
 
 
 ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_dropout")

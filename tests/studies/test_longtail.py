@@ -169,16 +169,15 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_pooled():
 
 def test_heads_are_compared_at_one_setting():
     heads = {
-        f"{head} {seed}": made_up(head, seed, settings={"temperature": t})
-        for head, t in (("cosine", 16.0), ("fixed", 5.0))
+        f"{head} {seed}": made_up(head, seed, settings={"temperature": t, "lr": lr})
+        for head, t, lr in (("cosine", 16.0, 0.1), ("fixed", 5.0, 0.3))
         for seed in (0, 1)
     }
-    others = {
-        "x": made_up("implicit", 0, settings={"epochs": 7}),
-        "y": made_up("cosine", 0, settings={"epochs": 7, "lr": 0.3}),
-    }
+    others = {"x": made_up("implicit", 0, settings={"epochs": 7}), "y": made_up("cosine", 0, settings={"epochs": 9})}
     assert longtail.heads_of_one_setting(others | heads) == heads
     assert longtail.heads_of_one_setting(others) == {} and longtail.heads_of_one_setting({}) == {}
+    with pytest.raises(ValueError, match=r"at one learning rate, its own best; got \{'fixed': \[0.3, 0.6\]\}"):
+        longtail.heads_of_one_setting(heads | {"twice": made_up("fixed", 2, settings={"temperature": 5.0, "lr": 0.6})})
 
 
 def test_networks_are_compared_at_one_setting():
