@@ -29,6 +29,7 @@ MEASURES = {1: "accuracy", 2: "test_accuracy"}  # of the two tables
 ROW = ["dataset", "network", "epoch"]
 SAME = ("images", "classes")  # beside the recipe, what all runs of one experiment share
 LOST = "lost in our copy"
+LARGER_IS_AHEAD = {"accuracy": True, "nc1": False, "nc3": False, "test_accuracy": True}  # what `verdict` asks of
 
 
 # --- what is printed ---
@@ -151,6 +152,31 @@ def our_rows(table: pd.DataFrame, histories: Mapping[tuple[str, str], History], 
             values = 100 * frame.loc[(frame["head"] == head) & (frame["iteration"] == epoch), measure]
         rows.append((dataset, network, epoch, head, values.median(), values.min(), values.max(), len(values), images))
     return pd.DataFrame(rows, columns=[*ROW, "head", "median", "low", "high", "seeds", "images"], index=table.index)
+
+
+def verdict(history: History, epoch: int) -> pd.DataFrame:
+    """Whether the implicit head is ahead of all others at an epoch, by the ranges over seeds: a row for each measure,
+    with the median and range of each head, as text, and a verdict.
+
+    "ahead" where its whole range lies beyond all others', on the side that is good; "behind" where another head's lies
+    beyond its own; else "cannot be told". Columns: the heads in the order of the History, and verdict. Raises
+    ValueError where the heads were not run at the same seeds, or only one, at that epoch.
+    """
+    at = history.frame[history.frame["iteration"] == epoch]
+    seeds = at.groupby("head", sort=False)["seed"].agg(lambda found: tuple(sorted(found)))
+    if len(seeds) < 2 or "implicit" not in seeds or seeds.nunique() > 1:
+        raise ValueError(f"the implicit head and another one are needed, at the same seeds; got {seeds.to_dict()}")
+    rows = {}
+    for measure, larger in LARGER_IS_AHEAD.items():
+        median, low, high = (
+            getattr(at.groupby("head", sort=False)[measure], what)() for what in ("median", "min", "max")
+        )
+        rows[measure] = {head: f"{median[head]:.4g} ({low[head]:.4g}–{high[head]:.4g})" for head in seeds.index}
+        worst, best = (low, high) if larger else (-high, -low)
+        own, others = "implicit", seeds.index.drop("implicit")
+        ahead, behind = worst[own] > best[others].max(), best[own] < worst[others].max()
+        rows[measure]["verdict"] = "ahead" if ahead else "behind" if behind else "cannot be told"
+    return pd.DataFrame(rows).T
 
 
 def _of_the_paper(history, data, backbone):

@@ -176,6 +176,27 @@ def test_a_real_run_is_found(tmp_path):
 # What a head costs
 
 
+def test_verdict_by_ranges():
+    """By hand: seeds 0 and 1 of three heads; test accuracies overlap, NC3 is lower with the fixed head."""
+    at = {
+        "standard": dict(accuracy=[0.80, 0.90], nc1=[3.0, 5.0], nc3=[0.5, 0.6], test_accuracy=[0.7, 0.8]),
+        "fixed": dict(accuracy=[0.70, 0.85], nc1=[4.0, 6.0], nc3=[0.1, 0.2], test_accuracy=[0.6, 0.7]),
+        "implicit": dict(accuracy=[0.95, 0.91], nc1=[2.9, 1.0], nc3=[0.4, 0.3], test_accuracy=[0.9, 0.8]),
+    }
+    frame = pd.concat(pd.DataFrame(values).assign(head=head, seed=[0, 1], iteration=50) for head, values in at.items())
+    history = History(pd.concat([frame, frame.assign(iteration=10, accuracy=0.1)]), {})
+    found = tables.verdict(history, 50)
+    assert found["verdict"].to_dict() == {
+        "accuracy": "ahead",
+        "nc1": "ahead",
+        "nc3": "behind",
+        "test_accuracy": "cannot be told",
+    }
+    assert found.loc["accuracy", "implicit"] == "0.93 (0.91–0.95)" and found.loc["nc1", "standard"] == "4 (3–5)"
+    with pytest.raises(ValueError, match=r"at the same seeds; got \{'standard': \(0, 1\), 'fixed': \(0,\)"):
+        tables.verdict(History(frame[(frame["head"] != "fixed") | (frame["seed"] == 0)], {}), 50)
+
+
 def test_costs_move_no_weight_and_name_all_parts():
     backbone = backbones.create("resnet18", features_only=True, affine=False)
     heads = {name: kind(512, 10) for name, kind in HEADS.items()}
