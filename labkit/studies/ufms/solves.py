@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from labkit import nearest, reference, ufm
 
@@ -12,16 +13,27 @@ CLOSED, ITERATED = "closed form", "trust region"
 
 
 def along_training(
-    spec: ufm.UFM = ufm.UFM_10, steps: Sequence[int] = STEPS, repeats: int = 20, seed: int = 0
+    spec: ufm.UFM = ufm.UFM_10, steps: Sequence[int] = STEPS, repeats: int = 5, seed: int = 0
 ) -> pd.DataFrame:
     """The solve of these steps of a UFM with the implicit head, by the closed form and by the paper's trust region.
 
     The trust region starts from the ETF of the step before, as in the paper's code. Columns: step (the number taken
-    before), way, milliseconds (of the closed form the least of some repeats), and apart, ‖UP − U*P‖_F between the ETF
-    of a way and the one that the head moved to. Needs the extra `book` (pymanopt).
+    before), way, milliseconds (the least of some repeats, on one thread; a call that loads libraries is not counted),
+    and apart, ‖UP − U*P‖_F between the ETF of a way and the one that the head moved to. Needs the extra `notebooks`
+    (pymanopt).
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices so small take up to forty times as long where two threads wait for each other
+    try:
+        return _along_training(spec, steps, repeats, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _along_training(spec, steps, repeats, seed):
     trainer, rows = ufm.Trainer(spec, "implicit", [seed]), []
     head = trainer.head
+    ways = {CLOSED: nearest.nearest_etf, ITERATED: reference.trust_region}
     for step in steps:
         while trainer.iteration < step:
             trainer.step()
@@ -30,10 +42,9 @@ def along_training(
         means = head.class_means.means[0]  # centred already
         means = means / means.norm()
         prox = nearest.start_frame(means) if before is None else before
-        ways = {CLOSED: (nearest.nearest_etf, repeats), ITERATED: (reference.trust_region, 1)}
-        for way, (solve, times) in ways.items():
+        for way, solve in ways.items():
             seconds = []
-            for _ in range(times):
+            for _ in range(repeats + (step == steps[0])):
                 begin = time.perf_counter()
                 frame = solve(means, prox, head.delta)
                 seconds.append(time.perf_counter() - begin)
