@@ -40,7 +40,7 @@ def watch(
 
 
 class TablesExplorer(Explorer):
-    """Tables 1 and 2 as marks and ranges, at either epoch, beside what our runs had."""
+    """Tables 1 and 2 as marks and ranges, at either epoch, beside what our runs had; at first, where these are."""
 
     def __init__(self, histories: Mapping[tuple[str, str], History], folder: str | Path = "data/paper"):
         self.histories, self.folder = histories, folder
@@ -48,7 +48,8 @@ class TablesExplorer(Explorer):
 
     def controls(self):
         options = [("training accuracy (Table 1)", 1), ("test accuracy (Table 2)", 2)]
-        return {"table": menu("table", options, 2), "epoch": menu("epoch", [50, 200], 200)}
+        reached = max((run.frame["iteration"].max() for run in self.histories.values()), default=200)
+        return {"table": menu("table", options, 2), "epoch": menu("epoch", [50, 200], 200 if reached >= 200 else 50)}
 
     def figure(self, table: int, epoch: int):
         paper = tables.printed(table, self.folder).query("epoch == @epoch")

@@ -62,6 +62,18 @@ def test_tables_explorer_draws_the_printed_numbers():
     assert [a.text for a in figure.layout.annotations] == ["paper"]  # nothing stands for runs that are not there
 
 
+@pytest.mark.parametrize("last, first", [(50, 50), (199, 50), (200, 200)])
+def test_tables_explorer_starts_where_our_runs_are(last, first):
+    frame = pd.DataFrame({"head": "fixed", "seed": 0, "iteration": [0, last], "accuracy": 0.5, "test_accuracy": 0.25})
+    recipe = recipes.RECIPES["guiding/cifar10"] | {"epochs": last}
+    made = History(frame, {"images": "CIFAR-10", "run": {k: v for k, v in recipe.items() if k != "head"}})
+    explorer = TablesExplorer({("cifar10", "resnet18"): made}, PAPER)
+    assert explorer.state["epoch"] == first
+    shown = [a.text for a in explorer.figure(**explorer.state).layout.annotations]
+    assert shown == (["paper", "ours"] if last in (50, 200) else ["paper"])
+    assert TablesExplorer({}, PAPER).state["epoch"] == 200
+
+
 def test_watch_trains_as_the_loop_does():
     settings = recipes.RECIPES["digits"] | {"epochs": 2, "count": 200}
     seen = watch(settings, ("standard", "implicit"), seed=1)
