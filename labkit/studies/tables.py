@@ -168,11 +168,9 @@ def verdict(history: History, epoch: int) -> pd.DataFrame:
         raise ValueError(f"the implicit head and another one are needed, at the same seeds; got {seeds.to_dict()}")
     rows = {}
     for measure, larger in LARGER_IS_AHEAD.items():
-        median, low, high = (
-            getattr(at.groupby("head", sort=False)[measure], what)() for what in ("median", "min", "max")
-        )
-        rows[measure] = {head: f"{median[head]:.4g} ({low[head]:.4g}–{high[head]:.4g})" for head in seeds.index}
-        worst, best = (low, high) if larger else (-high, -low)
+        found = at.groupby("head", sort=False)[measure].agg(["median", "min", "max"])
+        rows[measure] = {head: f"{median:.4g} ({low:.4g}–{high:.4g})" for head, median, low, high in found.itertuples()}
+        worst, best = (found["min"], found["max"]) if larger else (-found["max"], -found["min"])
         own, others = "implicit", seeds.index.drop("implicit")
         ahead, behind = worst[own] > best[others].max(), best[own] < worst[others].max()
         rows[measure]["verdict"] = "ahead" if ahead else "behind" if behind else "cannot be told"

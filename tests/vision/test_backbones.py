@@ -250,14 +250,12 @@ def test_what_meets_only_padding_is_left_out_of_no_sum(kernel, stride, padding):
             continue
         x = torch.randn(2, 4, height, width, generator=g, dtype=torch.float64, requires_grad=True)
         weights = torch.randn(plain(x).shape, generator=g, dtype=torch.float64)
-        for ours, wanted in zip(
-            *((y, *_gradients(y, weights, x, conv)) for conv in (cropped, plain) for y in [conv(x)])
-        ):
+        found = []
+        for conv in (cropped, plain):
+            y = conv(x)
+            found.append((y, *torch.autograd.grad(y, (x, conv.weight, conv.bias), weights)))
+        for ours, wanted in zip(*found):
             torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
-
-
-def _gradients(y, weights, x, conv):
-    return torch.autograd.grad(y, (x, conv.weight, conv.bias), weights)
 
 
 @pytest.mark.parametrize("stem, cropped", [("imagenet", 1 + 3), ("cifar", 0)])

@@ -18,8 +18,8 @@ def along_training(
     """The solve of these steps of a UFM with the implicit head, by the closed form and by the paper's trust region.
 
     The trust region starts from the ETF of the step before, as in the paper's code. Columns: step (the number taken
-    before), way, milliseconds (the least of some repeats, on one thread; a call that loads libraries is not counted),
-    and apart, ‖UP − U*P‖_F between the ETF of a way and the one that the head moved to. Needs the extra `notebooks`
+    before), way, milliseconds (on one thread, the least of some repeats: the first call of all loads libraries), and
+    apart, ‖UP − U*P‖_F between the ETF of a way and the one that the head moved to. Needs the extra `notebooks`
     (pymanopt).
     """
     threads = torch.get_num_threads()
@@ -44,7 +44,7 @@ def _along_training(spec, steps, repeats, seed):
         prox = nearest.start_frame(means) if before is None else before
         for way, solve in ways.items():
             seconds = []
-            for _ in range(repeats + (step == steps[0])):
+            for _ in range(repeats):
                 begin = time.perf_counter()
                 frame = solve(means, prox, head.delta)
                 seconds.append(time.perf_counter() - begin)
