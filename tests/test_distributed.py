@@ -1,5 +1,7 @@
 """The implicit head on several processes: the same as on one with the whole batch."""
 
+import weakref
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -38,8 +40,10 @@ def train(rank, processes, through_etf):
 
 def work(rank, folder, through_etf):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    group = weakref.ref(dist.group.WORLD)
     torch.save(train(rank, 2, through_etf), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    assert group() is None, "the head keeps hold of the process group, whose threads then outlive Python"
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this PyTorch has no gloo")

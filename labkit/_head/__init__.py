@@ -191,13 +191,25 @@ def on_sphere(z: torch.Tensor, temperature: torch.Tensor | float):
     return z * (temperature / norm.masked_fill(norm < 1e-12, math.inf))
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of their gradients.
+
+    torch.distributed.nn has such a sum too, but keeps hold of the group that was there at its import: its threads
+    outlive destroy_process_group, and now and then abort the process when Python ends.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return system.over_processes(tensor.clone(memory_format=torch.contiguous_format))[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.apply(gradient)
+
+
 def over_processes(tensor: torch.Tensor):
     """The tensor, added up over all processes where there are several; so is its gradient."""
-    if system.several():
-        from torch.distributed.nn.functional import all_reduce  # not there until it is asked for
-
-        return all_reduce(tensor)
-    return tensor
+    return _Sum.apply(tensor) if system.several() else tensor
 
 
 def move(module: torch.nn.Module, **buffers: Any):
