@@ -11,7 +11,8 @@ again.
 An entry has a kind (ufm, images or text), a recipe unless it is a UFM, settings that change the recipe, and a run for
 each head, seed and row of `vary`, a list of tables that change the settings once more: vary = [{ lr = 0.1 }, { lr = 1.0
 }]. A row may have a name; "none" stands for None, which TOML does not have. Of text, `head` is the activation. A
-long-tailed run also leaves what it says of the test images (`labkit.vision.outputs`), as NAME-outputs.npz.
+long-tailed run also leaves what it says of the test images (`labkit.vision.outputs`), as NAME-outputs.npz. Margins of
+many samples are most of a file: margins = 3 keeps three decimals of each, margins = "none" leaves them out.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from labkit.studies.ufms import sweep
 from labkit.system import written_whole
 
 LIST = "evidence.toml"
-FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry; `vary` may be there too
+FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry
+OPTIONAL = {"vary", "margins"}
 KINDS = ("ufm", "images", "text")
 
 
@@ -53,7 +55,8 @@ class Networks(Store):
 @dataclass(frozen=True)
 class Run:
     """One run of an entry of the list. settings: all that it is made with; hours: of one core, as the list says;
-    varied: what its row of `vary` is called, its name or the settings that it changes, such as lr-0.1.
+    varied: what its row of `vary` is called, its name or the settings that it changes, such as lr-0.1; margins: how
+    many decimals of them are kept, "none" for no margins, None for all there is.
     """
 
     entry: str
@@ -62,6 +65,7 @@ class Run:
     hours: float
     settings: dict = field(hash=False)
     varied: str = ""
+    margins: int | str | None = None
 
     @property
     def name(self) -> str:
@@ -112,6 +116,15 @@ class Run:
 
         return build.run(self.recipe, head, seed, folder)
 
+    def kept(self, history: History) -> History:
+        """The History as it is stored, with as much of the margins as the list says."""
+        if self.margins is None:
+            return history
+        if self.margins == "none":
+            return History(history.frame, history.settings | {"margins": "left out"})
+        rounded = history.margins.assign(margin=history.margins["margin"].round(self.margins))
+        return History(history.frame, history.settings | {"margins": f"to {self.margins} decimals"}, rounded)
+
 
 def read(path: str | Path = LIST) -> list[Run]:
     """The runs of a list in its order, within an entry seed by seed. ValueError, naming the entry, for a bad one."""
@@ -122,15 +135,18 @@ def read(path: str | Path = LIST) -> list[Run]:
             wanted = FIELDS | (set() if entry["kind"] == "ufm" else {"recipe"})
             if missing := wanted - entry.keys():
                 raise ValueError(f"missing: {', '.join(sorted(missing))}")
-            if unknown := entry.keys() - wanted - {"vary"}:
+            if unknown := entry.keys() - wanted - OPTIONAL:
                 raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+            margins = entry.get("margins")
+            if not (margins in (None, "none") or (type(margins) is int and margins >= 0)):
+                raise ValueError(f'margins must be a number of decimals or "none", got {margins!r}')
             about = (entry["name"], entry["kind"], entry["serves"], float(entry["hours"]))
             for seed in entry["seeds"]:
                 for varied in entry.get("vary", [{}]):
                     for head in entry["heads"]:
                         changed = {key: value for key, value in varied.items() if key != "name"}
                         named = varied.get("name", "-".join(f"{key}-{value}" for key, value in varied.items()))
-                        runs.append(Run(*about, _settings(entry, head, seed, changed), named))
+                        runs.append(Run(*about, _settings(entry, head, seed, changed), named, margins))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, entry {k} ({entry.get('name', 'without a name')}): {error}") from error
     names = [str(run) for run in runs]
@@ -173,11 +189,11 @@ def work(run: Run, results: str | Path, runs: str | Path) -> bool:
             history = run.train(folder)
             history.settings["hours"] = round((spent + time.time() - started) / 3600, 4)
             history.settings["serves"] = run.serves
-            kept = run.outputs(folder)
-            if kept is not None:
-                with written_whole(run.store(results).folder / f"{run.name}-{kept.name}") as file:
-                    file.write(kept.read_bytes())
-            run.store(results).put(run.settings, history)
+            outputs = run.outputs(folder)
+            if outputs is not None:
+                with written_whole(run.store(results).folder / f"{run.name}-{outputs.name}") as file:
+                    file.write(outputs.read_bytes())
+            run.store(results).put(run.settings, run.kept(history))
             return True
     except filelock.Timeout:
         return False

@@ -101,6 +101,19 @@ def test_a_long_tailed_run_leaves_its_outputs_too(tmp_path):
     assert History.load(tmp_path / "results/digits/fixed-plain-seed-1.parquet").settings["run"]["imbalance"] == 5
 
 
+def test_as_much_of_the_margins_is_kept_as_the_list_says(place):
+    text, kept = (place / "list.toml").read_text(), {}
+    for margins in ("", "margins = 2", 'margins = "none"'):
+        (place / "list.toml").write_text(text.replace('kind = "ufm"', f'kind = "ufm"\n{margins}'))
+        run = evidence.read(place / "list.toml")[0]
+        evidence.work(run, place / f"results {margins}", place / "runs")
+        kept[margins] = run.store(place / f"results {margins}").get(run.settings)
+    whole, rounded = (kept[margins].margins["margin"].to_numpy() for margins in ("", "margins = 2"))
+    assert 0 < abs(rounded - whole).max() <= 0.005
+    assert kept['margins = "none"'].margins.empty and len(whole) == 12
+    assert [one.settings.get("margins") for one in kept.values()] == [None, "to 2 decimals", "left out"]
+
+
 def test_a_killed_run_loses_at_most_an_epoch(place, until):
     (place / "list.toml").write_text(LIST.format(epochs=400))
     command = [sys.executable, "-m", "labkit.studies.evidence", *arguments(place), "--only", "digits", "--workers", "1"]
@@ -138,6 +151,7 @@ def _free(lock):
         (("hours = 0.01\nsettings = { epochs", "settings = { epochs"), r"entry 2 \(digits\): missing: hours"),
         (("epochs = 2", "epochs = -2"), r"entry 2 \(digits\): epochs must be"),
         (('name = "digits"', 'name = "digits"\nwish = 1'), r"entry 2 \(digits\): unknown: wish"),
+        (('name = "digits"', 'name = "digits"\nmargins = -1'), r"entry 2 \(digits\): margins must be .* got -1"),
     ],
 )
 def test_a_bad_list_names_the_entry(place, change, error):
