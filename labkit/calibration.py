@@ -103,7 +103,7 @@ def group_accuracy(
     guesses, named = logits.argmax(-1), np.array(groups(counts, thresholds))
     if len(named) != logits.shape[-1]:
         raise ValueError(f"counts must have one number for each of the {logits.shape[-1]} classes, got {len(named)}")
-    shares = recall(guesses, labels, logits.shape[-1]).numpy()
+    shares = recall(guesses, labels, logits.shape[-1]).cpu().numpy()
     parts = {group: float(shares[named == group].mean()) if group in named else float("nan") for group in GROUPS}
     return {"overall": (guesses == labels).double().mean().item(), **parts}
 

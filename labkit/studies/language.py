@@ -86,9 +86,9 @@ def collapse_of(
     labels = place[targets[place[targets] >= 0]]
     output = model.get_output_embeddings()
     classifier = nn.Linear(output.in_features, len(kept), bias=output.bias is not None, dtype=features.dtype)
-    classifier.weight.data = output.weight.detach().cpu()[kept]
+    classifier.weight.data = output.weight.detach().to(features)[kept]
     if output.bias is not None:
-        classifier.bias.data = output.bias.detach().cpu()[kept]
+        classifier.bias.data = output.bias.detach().to(features)[kept]
     report = collapse(classifier, list(zip(features.split(4096), labels.split(4096))))
     table = _by_token(features, labels, classifier, kept, report.margins)
     frequent = table.nlargest(FREQUENT, "count")["token"]

@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from labkit.history import History
 
@@ -73,23 +72,9 @@ def interval(differences: pd.Series) -> tuple[float, float, float]:
     >>> [round(float(value), 3) for value in interval(pd.Series([-1.0, -2.0, -3.0]))]
     [-2.0, -4.484, 0.484]
     """
+    from scipy import stats  # takes a while
+
     differences = differences.dropna()
     n, mean = len(differences), differences.mean() if len(differences) else math.nan
-    half = student(n - 1) * differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    half = stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return mean, mean - half, mean + half
-
-
-def student(freedom: int, share: float = 0.975) -> float:
-    """The quantile of Student's t, by bisection of its distribution function, an incomplete beta integral."""
-    x = torch.linspace(0, 1, 20001, dtype=torch.float64)
-
-    def below(t):  # P(T < t): the density along t·x
-        density = (1 + (t * x) ** 2 / freedom) ** (-(freedom + 1) / 2)
-        size = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
-        return 0.5 + size * t * torch.trapezoid(density, x).item()
-
-    low, high = 0.0, 20.0 if freedom > 1 else 100.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < share else (low, middle)
-    return low

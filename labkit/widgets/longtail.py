@@ -82,7 +82,7 @@ class PriorExplorer(Explorer):
         """(C,): the share of each class that is found."""
         kept = self.runs[run]
         guesses = calibration.correct_prior(kept.logits, kept.train_counts, tau, kind).argmax(-1)
-        return calibration.recall(guesses, kept.labels, len(kept.train_counts)).numpy()
+        return calibration.recall(guesses, kept.labels, len(kept.train_counts)).cpu().numpy()
 
     def figure(self, run: str, tau: float, kind: str):
         curves = self._curves(run, kind)
