@@ -151,13 +151,17 @@ def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
 
 
 def network(run: Outputs) -> str:
-    """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"."""
+    """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"; an APA
+    gate is named with the layer norm and the dropout that it lacks.
+    """
     settings = run.settings["run"]
     name = "AGLU" if settings["activation"] == "aglu" else "ReLU"
     if not settings["backbone"].startswith("se_"):
         return name
     if settings["gate"] != "apa":
         return f"{name}, SE"
+    if lacking := [part for part in ("norm", "dropout") if not settings[f"attention_{part}"]]:
+        return f"{name}, APA gate without {' and '.join(lacking)}"
     return "APA*" if name == "AGLU" else f"{name}, APA gate"
 
 
