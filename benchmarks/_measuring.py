@@ -21,7 +21,7 @@ def keep_memory() -> None:
 
 def allocator() -> str:
     """What a table says of it."""
-    kept = all(os.environ.get(name, "0") >= value for name, value in KEPT.items())
+    kept = all(int(os.environ.get(name, 0)) >= int(value) for name, value in KEPT.items())
     return "memory kept by the allocator" if kept else "memory handed back to the system"
 
 

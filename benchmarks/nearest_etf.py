@@ -301,7 +301,10 @@ def main():
         method, C, d = args.one
         print(json.dumps(measure(method, int(C), int(d), args.device)))
         return
-    rows = History.load(args.out).frame.to_dict("records") if args.out and args.out.exists() else []
+    kept = History.load(args.out) if args.out and args.out.exists() else None
+    if kept and not kept.settings["device"].startswith(torch.device(args.device).type):
+        parser.error(f"{args.out} was measured on {kept.settings['device']}; {args.device} needs another file")
+    rows = kept.frame.to_dict("records") if kept else []
     done = {(row["method"], row["num_classes"]) for row in rows}
     for method in args.methods:
         for C in sorted(args.classes):

@@ -128,7 +128,7 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool
         ranked = confidence.sort().values
         first = torch.searchsorted(ranked, confidence)  # of all samples that are as confident, the place of the first
         place = first * bins // len(confidence)
-        edges = [ranked[-(-k * len(ranked) // bins)].item() if k < bins else ranked[-1].item() for k in range(bins + 1)]
+        edges = [ranked[min(-(-k * len(ranked) // bins), len(ranked) - 1)].item() for k in range(bins + 1)]
     else:
         edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
         place, edges = (torch.bucketize(confidence, edges, right=True) - 1).clamp(0, bins - 1), edges.tolist()

@@ -19,6 +19,7 @@ from labkit import checks, etf, nearest
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
 from labkit._head import HEADS, VARIANTS, Head, Variant, make, move, on_sphere, options_of, over_processes
+from labkit._head.rows import lengths, mean_over_batch, orthonormal
 from labkit._head.steps import ClassMeans, Steps
 
 __all__ = ["HEADS", "MAIN", "PAPER", "VARIANTS", "ClassMeans", "CosineHead", "FixedETFHead", "Head", "ImplicitETFHead"]
@@ -67,14 +68,12 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
         weight = self._parameters.get("weight")
         if weight is None:
             raise AttributeError("weight")
-        if self.normalized and isinstance(weight, nn.Parameter) and not torch._C._are_functorch_transforms_active():
-            with torch.no_grad():
-                length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
-                # Rows that have their length already keep every bit: to read twice is to read once.
-                there = ((length - 1).abs() < 8 * torch.finfo(weight.dtype).eps) | (length == 0)
-                if hasattr(self, "start"):
-                    there = there | (weight == self.start).all()
-                weight.data.div_(length.masked_fill(there, 1.0))
+        if not self.normalized:
+            return weight
+        start = getattr(self, "start", None)
+        if not isinstance(weight, nn.Parameter) or torch._C._are_functorch_transforms_active():
+            return weight / lengths(weight, start)
+        weight.data.div_(lengths(weight.detach(), start, rounding=True))
         return weight
 
     def state_dict(self, *args: Any, **more: Any):
@@ -94,7 +93,7 @@ class FixedETFHead(Head, name="fixed", label="fixed ETF", colour="#0072B2", dash
 
     frame: "canonical", or "haar" for a uniformly random orientation (Figure 18 of the guiding paper).
     bias: None; or "batch_mean" for −W·mean(h) of the batch at hand, a constant for the gradient, in evaluation too, as
-        the guiding paper's code has it. `bias` is then that of the last batch.
+        the guiding paper's code has it; in training, of the batches of all processes. `bias` is then the last one.
 
     >>> FixedETFHead(3, 4).weight @ FixedETFHead(3, 4).weight[0]
     tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
@@ -119,8 +118,8 @@ class FixedETFHead(Head, name="fixed", label="fixed ETF", colour="#0072B2", dash
 
     def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         logits = self.logits(z, self.weight, None)
-        if self.follows:
-            bias = -logits.detach().mean(-2)  # the mean of ⟨w_c, h⟩ is ⟨w_c, mean of h⟩
+        if self.follows:  # the mean of ⟨w_c, h⟩ is ⟨w_c, mean of h⟩
+            bias = -mean_over_batch(logits.detach(), targets, everywhere=self.training)
             logits = logits + bias.unsqueeze(-2)
             if not _polar.transformed():
                 self.bias = bias
@@ -177,7 +176,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
     @property
     def weight(self):
         """(…, C, d), the weights of the last training step; not a parameter and not part of a graph."""
-        return etf.of_frame(self.frame).mT
+        return etf.of_frame(orthonormal(self.frame)).mT
 
     @property
     def bias(self):
@@ -206,11 +205,10 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
     def step(self, sums: torch.Tensor, counts: torch.Tensor):
         """Class sums (…, C, d) and counts (…, C) of a batch → running means → nearest ETF → W (…, C, d), b (…, C).
 
-        Differentiable in the sums. Raises ValueError for sums that are not finite; nothing moves then.
+        Differentiable in the sums. Raises ValueError for sums that are not finite, and for a run without a label;
+        nothing moves then.
         """
-        if not _polar.transformed():
-            checks.finite("features", sums)  # before anything moves
-            sums, counts = self._begin(sums, counts, [*self.class_means.buffers(), self.frame])
+        sums, counts = self._begin(sums, counts, [*self.class_means.buffers(), self.frame])
         wide = torch.float64 if self.num_classes < _polar.MANY_CLASSES else sums.dtype
         means, global_mean = self.class_means(sums.to(wide), counts.to(wide))
         norm = torch.linalg.vector_norm(means, dim=(-2, -1), keepdim=True)

@@ -26,7 +26,7 @@ def agd_init_(weight: torch.Tensor, generator: torch.Generator | None = None):
     """Fill weight, (out, in) or (out, in, k_h, k_w), with s times an orthogonal matrix for each kernel position;
     returns it.
 
-    Drawn on the CPU, so that a seed gives the same start on every device.
+    Drawn on the CPU and in float32, so that a seed gives the same start on every device.
 
     >>> weight = agd_init_(torch.empty(4, 1))
     >>> round(weight.norm().item(), 4)  # one column of length 1, times √(4/1)
@@ -94,7 +94,9 @@ class AGD(torch.optim.Optimizer):
         eta = torch.log((1 + torch.sqrt(1 + 4 * total)) / 2)
         for (p, gain), s, n in zip(found, scales, norms):
             step = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-gain * s / len(layers))
-            p.addcmul_(p.grad, step / n.clamp(min=1e-30))  # a gradient of zeros moves nothing
+            p.addcmul_(
+                p.grad, step / n.clamp(min=max(1e-30, torch.finfo(n.dtype).tiny))
+            )  # a gradient of zeros moves nothing
         return loss
 
 

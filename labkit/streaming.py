@@ -41,7 +41,7 @@ class NeuralCollapse:
         checks.floating("features", features)
         checks.labels(targets, self.num_classes, features.shape[:-1])
         checks.finite("features", features)
-        h = features.double()
+        h = features.detach().double()
         sums, counts = metrics.class_sums(h, targets, self.num_classes)
         counts = counts.double()
         centres = sums / counts.clamp(min=1).unsqueeze(-1)

@@ -3,6 +3,8 @@
 python tests/small_runs.py FOLDER
 """
 
+import copy
+import itertools
 import sys
 
 import torch
@@ -115,7 +117,8 @@ def every_head(folder):
     processes.
 
     Batches of 65: two processes have shares of 33 and 32, and 20 of the last. Then one network with batch norm and
-    dropout, of which every process leaves what it has at the end, the collapse of made-up features, and how two
+    dropout, of which every process leaves what it has at the end and the statistics of its batch norm after two batches
+    more, by itself and with the other; the collapse of made-up features, and how two
     poisoned runs stop.
     """
     for head in HEADS:
@@ -128,9 +131,16 @@ def every_head(folder):
             )
     run = a_trainer("standard", plain=False, epochs=2)
     run.run()
+    alone = copy.deepcopy(run.backbone)
+    state = copy.deepcopy(run.backbone.state_dict())
+    alone.train(), run.backbone.train()
+    with torch.no_grad():
+        for images, labels in itertools.islice(run.train.epoch(0), 2):
+            run.model(images, labels), alone(images)
     torch.save(
         {
-            "state": run.backbone.state_dict(),
+            "statistics": (run.backbone[2].running_mean, alone[2].running_mean),
+            "state": state,
             "rows": run.rows,
             "generators": run.generators.state,
             "made up": made_up_collapse(run.on.process_index, run.on.num_processes),

@@ -144,6 +144,8 @@ def test_bins_of_equal_mass():
     assert table["high"].tolist()[:-1] == table["low"].tolist()[1:]
     same = calibration.reliability(torch.zeros(30, 3), labels[:30] % 3, 5, equal_mass=True)  # equal ones stay together
     assert sorted(same["samples"]) == [0, 0, 0, 0, 30]
+    few = calibration.reliability(logits[:10], labels[:10], 15, equal_mass=True)  # fewer samples than bins
+    assert few["samples"].sum() == 10 and few["samples"].max() == 1 and few["high"].is_monotonic_increasing
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     again = calibration.reliability(logits[order], labels[order], 8, equal_mass=True)
     np.testing.assert_allclose(again, table, rtol=1e-12)

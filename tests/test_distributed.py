@@ -1,4 +1,4 @@
-"""The implicit head on several processes: the same as on one with the whole batch."""
+"""Heads that look at the whole batch on several processes: the same as on one."""
 
 import weakref
 
@@ -7,9 +7,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from labkit.heads import ImplicitETFHead
+from labkit.heads import FixedETFHead, ImplicitETFHead
 
 C, D, N, STEPS = 5, 12, 30, 3
+HEADS = {
+    "through the ETF": lambda: ImplicitETFHead(D, C),
+    "ETF a constant": lambda: ImplicitETFHead(D, C, backprop_through_etf=False),
+    "mean of the batch": lambda: FixedETFHead(D, C, bias="batch_mean"),
+}
 
 
 def batches():
@@ -23,11 +28,11 @@ def batches():
         yield torch.randn(N, D, generator=g, dtype=torch.float64), targets
 
 
-def train(rank, processes, through_etf):
+def train(rank, processes, which):
     """Logits and feature gradients of this process's share of each batch, and the state at the end. Shares differ in
     size.
     """
-    head = ImplicitETFHead(D, C, backprop_through_etf=through_etf).double()
+    head = HEADS[which]().double()
     cut = [0, N] if processes == 1 else [0, N // 3, N]
     share, rows = slice(cut[rank], cut[rank + 1]), []
     for features, targets in batches():
@@ -38,19 +43,19 @@ def train(rank, processes, through_etf):
     return rows, head.state_dict()
 
 
-def work(rank, folder, through_etf):
+def work(rank, folder, which):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     group = weakref.ref(dist.group.WORLD)
-    torch.save(train(rank, 2, through_etf), f"{folder}/{rank}.pt")
+    torch.save(train(rank, 2, which), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
     assert group() is None, "the head keeps hold of the process group, whose threads then outlive Python"
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this PyTorch has no gloo")
-@pytest.mark.parametrize("through_etf", [True, False])
-def test_two_processes_are_one(tmp_path, through_etf):
-    rows, state = train(0, 1, through_etf)
-    torch.multiprocessing.spawn(work, args=(tmp_path, through_etf), nprocs=2)
+@pytest.mark.parametrize("which", HEADS)
+def test_two_processes_are_one(tmp_path, which):
+    rows, state = train(0, 1, which)
+    torch.multiprocessing.spawn(work, args=(tmp_path, which), nprocs=2)
     (first, first_state), (second, second_state) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for whole, *parts in zip(rows, first, second):
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-9, atol=1e-12)

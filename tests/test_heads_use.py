@@ -110,6 +110,18 @@ def test_func_transforms_in_evaluation(name):
     torch.testing.assert_close(each, x.grad, rtol=1e-9, atol=1e-10)
 
 
+def test_linear_rows_are_of_unit_length_under_transforms():
+    head, (z, _) = make("standard", D, C).double(), batch_of(0)
+    with torch.no_grad():
+        head._parameters["weight"].mul_(torch.linspace(0.3, 1.3, C, dtype=torch.float64).unsqueeze(-1))
+    longer = {"weight": head._parameters["weight"].detach().clone()}
+    expected = head.normalize(z) @ (longer["weight"] / longer["weight"].norm(dim=-1, keepdim=True)).mT
+    given = torch.func.functional_call(head, longer, (z,))
+    mapped = torch.func.vmap(lambda x: head(x.unsqueeze(0)).squeeze(0))(z)
+    for logits in (given, mapped, head(z)):
+        torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_func_transforms_of_a_training_step():
     # The state must be an argument: a transform does not let a function change anything else.
     head, (z, targets) = make("implicit", D, C, delta=0.1).double(), batch_of(0)
@@ -185,6 +197,49 @@ def test_gathered_micro_batches_are_one_step(check):
     assert one.class_means.step == 3
 
 
+def test_a_compiled_head_cannot_be_gathered():
+    head = make("implicit", D, C)
+    compiled = torch.compile(head, backend="eager")
+    with head.gather(), pytest.raises(RuntimeError, match="compile the network before the head"):
+        compiled(*batch_of(0, dtype=torch.float32))
+
+
+def test_soft_targets_with_a_gradient_leave_no_graph_behind():
+    head, (z, targets) = make("implicit", D, C), batch_of(0, dtype=torch.float32)
+    soft = F.one_hot(targets, C).float().requires_grad_()
+    with head.gather():
+        for _ in range(2):
+            head(z, soft).square().sum().backward()
+    copy.deepcopy(head)
+
+
+def test_a_run_whose_labels_are_all_ignored_moves_nothing():
+    head = make("implicit", D, C, generators=[torch.Generator().manual_seed(s) for s in range(2)])
+    (z, targets), before = batch_of(0, dtype=torch.float32), state(head)
+    with pytest.raises(ValueError, match="a label of every run, got a run whose labels are all ignored"):
+        head(torch.stack([z, z]), torch.stack([targets, torch.full_like(targets, -100)]))
+    same(before, state(head), tolerance=0)
+    assert head(torch.stack([z, z], 1).transpose(0, 1), targets).isfinite().all()  # nor need runs be contiguous
+
+
+@pytest.mark.parametrize("dim", [D, C - 1])
+def test_an_average_of_heads_classifies_with_a_simplex_etf(dim):
+    """As of weights averaged over training: the average of two frames is none."""
+    heads, (z, targets) = [make("implicit", dim, C).double() for _ in range(2)], batch_of(0)
+    z = z[:, :dim]
+    for seed, head in enumerate(heads):
+        head(z.roll(seed, -1), targets)
+    head = copy.deepcopy(heads[0]).eval()
+    head.frame.copy_((heads[0].frame + heads[1].frame) / 2)
+    assert (
+        (head.frame - (heads[0].frame + heads[1].frame) / 2).abs().max() < 1e-12 < (head.frame - heads[0].frame).norm()
+    )
+    wanted = (C * torch.eye(C) - 1).double() / (C - 1)
+    torch.testing.assert_close(head.weight @ head.weight.mT, wanted, rtol=0, atol=1e-10)
+    assert (head.weight * heads[0].weight).sum() > (heads[1].weight * heads[0].weight).sum()  # between the two
+    assert torch.equal(heads[0].weight, etf.of_frame(heads[0].frame).mT)  # one that is a frame keeps every bit
+
+
 # Targets
 
 
@@ -226,6 +281,13 @@ def test_labels_of_any_integer_dtype(dtype):
     one, two = (make("implicit", D, C) for _ in range(2))
     z, targets = batch_of(0, dtype=torch.float32)
     assert torch.equal(one(z, targets), two(z, targets.to(dtype)))
+
+
+def test_class_156_in_uint8_is_not_ignored():
+    """torch takes −100 for 156 there."""
+    head, targets = make("implicit", 200, 200), torch.arange(200)
+    head(torch.randn(200, 200), targets.to(torch.uint8))
+    assert head.class_means.seen.all()
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -345,6 +407,8 @@ def test_fixed_head_with_the_bias_of_the_batch(fused):
         x = z.clone().requires_grad_()
         F.cross_entropy(head.normalize(x) @ head.weight.mT + head.bias, targets).backward()
         torch.testing.assert_close(grad, x.grad)  # no gradient through b
+    targets[:5] = -100
+    torch.testing.assert_close(head(z, targets)[5:], head(z[5:]))  # ignored samples have no part in the mean
 
 
 def test_bias_of_the_implicit_head_in_evaluation():

@@ -129,6 +129,30 @@ def test_each_use_is_where_its_parameters_say():
     torch.testing.assert_close(model(x), wanted)
 
 
+class InPlace(nn.Module):
+    """Activations whose result is what their input has become."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.a, self.b, self.act = nn.Linear(5, 5), nn.Linear(5, 5), act
+
+    def forward(self, x):
+        x = self.a(x)
+        before = 2 * x
+        self.act(x)
+        F.relu(x - 0.1, True)
+        out = F.relu_(self.b(x))
+        return self.b(out) + self.b(x) + before
+
+
+def test_what_an_activation_changes_in_place_is_changed():
+    plain, x = InPlace(nn.ReLU(inplace=True)), torch.randn(4, 5)
+    torch.testing.assert_close(activations.replace(plain, new=nn.ReLU)(x), plain(x))
+    model = activations.replace(plain)
+    model(x).sum().backward()
+    assert model.act.kappa.grad is not None and model.act.kappa.grad != 0
+
+
 def test_one_module_in_several_places():
     shared = nn.ReLU()
     model = activations.replace(nn.Sequential(nn.Linear(3, 3), shared, nn.Linear(3, 3), shared))

@@ -76,7 +76,7 @@ class SphereSums(torch.autograd.Function):
         if runs > 1:  # each run has classes of its own
             index = index + one_more * torch.arange(runs, device=z.device).unsqueeze(-1)
         index = index.reshape(-1)
-        sums = z.new_zeros(runs * one_more, d).index_add_(0, index, (z * radius).view(-1, d))
+        sums = z.new_zeros(runs * one_more, d).index_add_(0, index, (z * radius).reshape(-1, d))
         counts = torch.bincount(index, minlength=runs * one_more).to(z.dtype)
         sums, counts = (t.view(*batch, one_more, -1)[..., :num_classes, :] for t in (sums, counts))
         counts = counts.squeeze(-1)

@@ -13,6 +13,8 @@ from labkit import checks, etf, system
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -81,6 +83,15 @@ class Head(nn.Module):
             del self.temperature
             self.temperature = nn.Parameter(torch.full(self.batch_shape, float(temperature)))
 
+    def _apply(self, fn, recurse=True):
+        """A head stays in float32 where a model is cast to half precision, which cannot tell the steps of its state."""
+
+        def wide(tensor):
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALF and tensor.dtype not in HALF else moved
+
+        return super()._apply(wide, recurse)
+
     def normalize(self, features: torch.Tensor) -> torch.Tensor:
         """h = τ·z/‖z‖, shape (…, N, d). A feature shorter than 1e-12 counts as zero and becomes zero."""
         return on_sphere(features, self._tau(features))
@@ -138,7 +149,7 @@ class Head(nn.Module):
             raise ValueError(
                 f"features must have shape {(*self.batch_shape, 'N', self.dim)}, got {tuple(features.shape)}"
             )
-        z = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+        z = features.float() if features.dtype in HALF else features
         if targets is not None:
             targets = self._labels(targets, shape)
         if len(shape) > runs + 1:
@@ -155,7 +166,8 @@ class Head(nn.Module):
             if look and not bool((targets >= 0).all() & ((targets.sum(-1) - 1).abs() < 1e-2).all()):
                 raise ValueError("targets as probabilities must be at least 0 and add up to 1 over classes")
             return targets
-        ignored = targets == self.ignore_index if isinstance(targets, torch.Tensor) else None
+        # As int64: torch takes −100 for 156 where labels are uint8.
+        ignored = targets.long() == self.ignore_index if isinstance(targets, torch.Tensor) else None
         if look:
             some = ignored is not None and targets.numel() > 0 and bool(ignored.any())
             if some and bool(ignored.all()):

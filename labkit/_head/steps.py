@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from labkit import checks
+from labkit._fast import polar
 from labkit._head import move
 
 
@@ -63,8 +64,15 @@ class Steps:
 
         A step begins with a call outside `gather`, or the first one inside. Another call of the same step, or one
         during a backward pass, which is one that torch.utils.checkpoint makes again, finds the state, a list of
-        tensors, as it was when the step began.
+        tensors, as it was when the step began. A compiled step is one call, which `gather` cannot see.
+
+        Raises ValueError for sums that are not finite and for runs without a label, before anything moves.
         """
+        if polar.transformed():
+            if self._gathering:
+                raise RuntimeError("gather() is for heads that are not compiled: compile the network before the head")
+            return sums, counts
+        checks.finite("features", sums)
         again = torch._C._current_graph_task_id() != -1
         if self._begun and (again or self._gathering):
             before, earlier, last = self._begun
@@ -72,12 +80,15 @@ class Steps:
                 earlier = last if earlier is None else tuple(a + b for a, b in zip(earlier, last))
             elif not torch.allclose(sums, last[0], rtol=1e-3, atol=1e-3 * self.num_classes):
                 raise RuntimeError("only the last call of an implicit head can be computed again by a checkpoint")
-            for tensor, value in zip(state, before):
-                tensor.copy_(value)
         else:
             before, earlier = [tensor.clone() for tensor in state], None
-        self._begun = before, earlier, (sums.detach(), counts)
-        return (sums, counts) if earlier is None else (sums + earlier[0], counts + earlier[1])
+        whole = (sums, counts) if earlier is None else (sums + earlier[0], counts + earlier[1])
+        if not bool(whole[1].sum(-1).all()):
+            raise ValueError("targets must hold a label of every run, got a run whose labels are all ignored")
+        for tensor, value in zip(state, before):
+            tensor.copy_(value)
+        self._begun = before, earlier, (sums.detach(), counts.detach())
+        return whole
 
     @contextlib.contextmanager
     def gather(self):

@@ -80,6 +80,14 @@ def uses_of(model: nn.Module, graph: fx.Graph, old: type[nn.Module]) -> list[tup
     return found
 
 
+def _in_place(node, module):
+    """Whether a use changes what comes into it, as nn.ReLU(inplace=True), F.relu(x, True) and x.relu_() do."""
+    if module is not None:
+        return getattr(module, "inplace", False)
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    return name.endswith("_") or node.kwargs.get("inplace", False) or True in node.args[1:]
+
+
 def _input(node):
     return node.args[0] if node.args else node.kwargs["input"]
 
@@ -136,8 +144,12 @@ def written_anew(model: nn.Module, graph: fx.Graph, uses: list, made: list) -> f
         with written.graph.inserting_after(node):
             call = written.graph.call_module(name)
         node.replace_all_uses_with(call)
-        call.args = (_input(node),)
+        call.args = (found := _input(node),)
         written.graph.erase_node(node)
+        if _in_place(use, module):  # what looked at its input afterwards saw what came out
+            order = {node: k for k, node in enumerate(written.graph.nodes)}
+            for user in [user for user in found.users if order[user] > order[call]]:
+                user.replace_input_with(found, call)
     written.recompile()
     for name, module in written.named_modules():
         module.training = modes.get(name, model.training)

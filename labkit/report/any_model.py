@@ -70,9 +70,9 @@ def collapse(
         `keep` bytes: then they are kept from the first pass.
     layers: names of `model.named_modules()` whose outputs are measured too. pool makes one vector of each sample's
         output: maps (n, d, h, w) are averaged over places and tokens (n, t, d) over tokens, see `capture.pooled`.
-    classifier: the module with a weight (C, d), and a bias or none, or its name; else the last nn.Linear that runs.
-        What goes into it is measured under the name "before …", as the last layer, with the measures that need weights.
-        A labkit head counts too where it is given; its features are measured as it sees them, on its sphere.
+    classifier: the module with a weight (C, d), and a bias or none, or its name; else the last nn.Linear or labkit head
+        that runs. What goes into it is measured under the name "before …", as the last layer, with the measures that
+        need weights; of a labkit head as it sees them, on its sphere.
     num_classes: C, needed only where there is no classifier.
     ood_loader: out-of-distribution inputs (labels are ignored): adds nc5, and the AUROC of NECO and NCI of the samples
         in `id_loader`, held out ones, or else in loader, against these; needs torchmetrics.

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from labkit import heads
+
+KINDS = (nn.Linear, heads.Head)  # of which the last to run is taken for the classifier
+
 
 class Batch(NamedTuple):
     """What a network made of a batch of n samples."""
@@ -50,7 +54,8 @@ class Watch:
     """Reads batches through a model and keeps the outputs of layers and the input of the classifier.
 
     model: any module. layers: names as in `model.named_modules()`. pool: takes an output to (n, d).
-    classifier: a module of the model, its name, or None for the last nn.Linear that runs; found by the first batch.
+    classifier: a module of the model, its name, or None for the last nn.Linear or head of labkit that runs; found by
+        the first batch.
 
     Afterwards `weight` (C, d), `bias` (C,) or None, and `name`, of the classifier; weight is None where there is none
     and layers were asked for.
@@ -82,6 +87,7 @@ class Watch:
             raise ValueError(f"the classifier {name!r} must have a weight of shape (C, d), got {shape}")
         self.module, self.name = module, name
         self.weight, self.bias = weight.detach(), getattr(module, "bias", None)
+        self.own_bias = not (isinstance(module, heads.FixedETFHead) and module.follows)  # that one is of the last batch
 
     def read(self, loader: Iterable, labelled: bool = True) -> Iterator[Batch]:
         """Each batch of the loader, through the model."""
@@ -90,7 +96,7 @@ class Watch:
             yield self._through(_moved(inputs, self.device), labels)
 
     def _through(self, inputs, labels):
-        outputs, linear, hooks = {}, {}, []
+        outputs, linear, runs, hooks = {}, {}, {}, []
 
         def keep(name):
             def hook(module, args, output):
@@ -107,14 +113,15 @@ class Watch:
             return hook
 
         def before(module, args):
+            runs[module] = runs.get(module, 0) + 1
             linear.pop(module, None)  # so that the last to run comes last
             found = args[0] if args else None
-            linear[module] = [found, None, getattr(found, "_version", None)]
+            linear[module] = [found, None, _version(found)]
 
         def after(module, args, output):
             linear[module][1] = output
 
-        watched = [self.module] if self.module is not None else [m for m in self.names if isinstance(m, nn.Linear)]
+        watched = [self.module] if self.module is not None else [m for m in self.names if isinstance(m, KINDS)]
         try:
             for name, module in self.layers.items():
                 hooks.append(module.register_forward_hook(keep(name)))
@@ -127,7 +134,11 @@ class Watch:
         if self.module is None and linear:
             self._take(next(reversed(linear)))
         if (self.needed or self.module is not None) and self.module not in linear:
-            what = "no nn.Linear ran" if self.module is None else f"the classifier {self.name!r} did not run"
+            what = (
+                "no nn.Linear or head of labkit ran"
+                if self.module is None
+                else f"the classifier {self.name!r} did not run"
+            )
             raise ValueError(
                 f"{what} in the forward pass of this {type(self.model).__name__}, so that it is not known which "
                 "features are classified: name the classifier=, a module with a weight of shape (C, d), or layers="
@@ -139,7 +150,12 @@ class Watch:
         guess = None
         if self.module in linear:
             found, logits, version = linear[self.module]
-            if getattr(found, "_version", None) != version:
+            if runs[self.module] > 1:
+                raise ValueError(
+                    f"the classifier {self.name!r} ran more than once in a forward pass, so that its input is not one "
+                    "thing; name another classifier=, or layers="
+                )
+            if _version(found) != version:
                 raise ValueError(f"what went into {self.name!r} was changed in place afterwards, and is lost")
             features[self.before] = self._seen(_tensor(found, self.before))
             guess = logits.argmax(-1)
@@ -162,6 +178,11 @@ class Watch:
     def before(self) -> str:
         """What the features that the classifier sees are called."""
         return f"before {self.name}" if self.name else "before the classifier"
+
+
+def _version(found):
+    """How often a tensor was changed in place; None for what does not know."""
+    return None if not isinstance(found, Tensor) or found.is_inference() else found._version
 
 
 def _named(modules, name):

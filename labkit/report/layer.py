@@ -119,6 +119,8 @@ class Layer:
         if self.scatter is not None:
             values["numerical_rank"] = measures.numerical_rank(self.scatter, self.means, self.counts)
         values |= measures.of_means(self.means, self.mu, self.weight, self.watch.bias if self.classified else None)
+        if self.classified and not self.watch.own_bias:
+            values["nc4_bias"] = torch.full_like(values["nc4_bias"], math.nan)
         if self.weight is not None:
             values |= {"cosine_margin": margin / samples, "smallest_margin": self.least, "accuracy": correct / samples}
         return values

@@ -13,7 +13,7 @@ from labkit import heads
 from labkit.activations import AGLU, APA
 from labkit.history import History, Store
 from labkit.optim import AGD, agd_init_
-from labkit.vision import backbones, fields, outputs, pipelines
+from labkit.vision import backbones, data, fields, outputs, pipelines
 from labkit.vision.training import checkpoints, processes, trainer
 
 PASSED = ("epochs", "schedule", "warmup", "label_smoothing", "channels_last", "compile")  # to the Trainer as they are
@@ -44,9 +44,15 @@ def run(
     settings: a recipe of `recipes.RECIPES`, or one with changes. head: of heads.VARIANTS. seed: of weights, batches and
     augmentation; at one seed all heads start from the same backbone. folder: where runs are kept, this one in a folder
     of its own; None keeps nothing. root, download: as in data.load.
+    Raises ValueError for a finished run on images of another title than those at hand, such as re-encoded ones.
     A run on a long-tailed set also leaves there what `outputs.of` makes of its test images, as outputs.npz.
     """
     found = folder and finished(settings, head, seed, folder)
+    if found and (here := data.title_at_hand(settings["data"], root)) not in (None, found.settings["images"]):
+        raise ValueError(
+            f"{folder} has this run on {found.settings['images']!r}, but the images at hand are {here!r}; "
+            "another folder is needed"
+        )
     kept = folder and is_long_tailed(settings) and path_of_outputs(settings, head, seed, folder)
     if found and (not kept or kept.is_file()):
         return found
@@ -157,8 +163,16 @@ def network(settings: dict, in_chans: int, side: int) -> nn.Module:
             agd_init_(weight)
     if settings["learnt"] == "last-stage":
         model.requires_grad_(False)
-        model.layer4.requires_grad_(True)
+        getattr(model, _last_stage(model, settings)).requires_grad_(True)
     return model
+
+
+def _last_stage(model, settings):
+    """The name of the last stage of a ResNet, the third of some and the fourth of others."""
+    found = [name for name in ("layer4", "layer3") if list(getattr(model, name, nn.Identity()).parameters())]
+    if not found:
+        raise ValueError(f"learnt='last-stage' is for a ResNet, got backbone={settings['backbone']!r}")
+    return found[0]
 
 
 def _ranges(settings, field, kind, gradient):
@@ -173,8 +187,8 @@ def _start(model, settings):
     """Weights of another run's backbone; κ and λ of the last stage stay as drawn where it alone is learnt."""
     state = checkpoints.load(settings["start_from"])["parts"]["backbone"]
     if settings["learnt"] == "last-stage":
-        drawn = {n: p for n, p in model.state_dict().items() if n.startswith("layer4") and n.endswith(("kappa", "lam"))}
-        state |= drawn
+        drawn = getattr(model, last := _last_stage(model, settings)).state_dict()
+        state |= {f"{last}.{name}": drawn[name] for name in drawn if name.endswith(("kappa", "lam"))}
     model.load_state_dict(state)
 
 

@@ -153,6 +153,13 @@ def present(name: str, root: str | Path | None = None) -> bool:
         return False
 
 
+def title_at_hand(name: str, root: str | Path | None = None) -> str | None:
+    """The title of a set of NAMES, of which one image is read; None where it is not at hand."""
+    if name not in NAMES or not present(name, root):
+        return None
+    return TITLES[name] if name == "imagenet" else load(name, "train", root, count=1).title
+
+
 def splits(name: str) -> tuple[str, ...]:
     """The splits that a set has."""
     checks.one_of("name", name, NAMES)

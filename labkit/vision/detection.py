@@ -27,7 +27,8 @@ class Pyramid(nn.Module):
     """A ResNet of `backbones.create` with a feature pyramid on its four stages: images to {name: maps}, as
     torchvision's detectors want it.
 
-    frozen: so many of the stem and the four stages do not learn, from the stem on; 2 in the released configuration.
+    frozen: so many of the stem and the four stages do not learn, from the stem on, and drop nothing out; 2 in the
+        released configuration.
     Batch norms keep their statistics while it trains, as there. Start it from an ImageNet model: body.load_state_dict.
     Raises ValueError for a network without four stages.
     """
@@ -42,7 +43,8 @@ class Pyramid(nn.Module):
         widths = [stage["num_chs"] for stage in body.feature_info if stage["module"] in STAGES]
         self.fpn = FeaturePyramidNetwork(widths, out_channels, extra_blocks=LastLevelMaxPool())
         stem = nn.ModuleList([body.conv1, body.bn1, body.act1])
-        for part in [stem, *stages][:frozen]:
+        self._frozen = [stem, *stages][:frozen]  # parts of `body`, which a list does not count again
+        for part in self._frozen:
             part.requires_grad_(False)
         self.train(self.training)
 
@@ -51,6 +53,8 @@ class Pyramid(nn.Module):
         for module in self.body.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+        for part in self._frozen:
+            part.eval()
         return self
 
     def forward(self, images: torch.Tensor):

@@ -120,6 +120,12 @@ def check(settings: dict) -> dict:
                 raise ValueError(f"{key} must be a number {allowed}, got {value!r}")
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ValueError(f"{key} must be True or False, got {value!r}")
+    if (settings["mean"] is None) != (settings["std"] is None):
+        raise ValueError(f"mean and std go together, got mean={settings['mean']!r} and std={settings['std']!r}")
+    at = settings["measure_at"]
+    epochs = [] if at is None else [at] if isinstance(at, int) else at
+    if not all(isinstance(epoch, int) and epoch >= 0 for epoch in epochs):
+        raise ValueError(f"measure_at must be None, a number of epochs or a list of epochs, got {at!r}")
     if settings["optimizer"] == "agd" and settings["weight_decay"]:
         raise ValueError(f"AGD has no weight decay, got weight_decay={settings['weight_decay']!r}")
     for head in settings["head"]:

@@ -8,6 +8,7 @@ calibration and paired tests need nothing else. `build.run` writes such a file i
 """
 
 import json
+import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from labkit import checks, metrics
 from labkit.history import plain
 from labkit.system import written_whole
 from labkit.vision import backbones
+from labkit.vision.training import processes
 from labkit.vision.training.trainer import Trainer
 
 FILE = "outputs.npz"  # in the folder of a run
@@ -37,7 +39,8 @@ class Outputs:
     entropy: float64 (N,), of the last channel attention (see `attention_entropy`); of length 0 without attention.
     cams: float32 (n, h, w), Grad-CAM maps of the first PICTURES test images of each class for the class that is
         guessed, and shown (n,), which images these are; of length 0 for networks without maps.
-    measures: {"test_nc1": of the features as the backbone gives them, "test_nc1_normalised": at unit length}.
+    measures: {"test_nc1": of the features as the backbone gives them, "test_nc1_normalised": at unit length}; NaN where
+        a class has no test image.
     parameters: the learnt κ and λ by depth, one dict for each AGLU and APA gate (`backbones.parameters_by_depth`).
     settings: those of the History of the run.
     """
@@ -88,11 +91,13 @@ class Outputs:
 def of(trainer: Trainer) -> Outputs:
     """The Outputs of a Trainer as it stands, as a rule after `run()`; its networks are put into evaluation mode.
 
-    For one process. Raises ValueError for a trainer without test images, and for several processes, of which each has
-    a share of the images only.
+    For one process. Raises ValueError for a trainer without test images or without a head, and for several processes,
+    of which each has a share of the images only.
     """
     if trainer.test is None:
         raise ValueError("outputs are of test images, and this trainer has none")
+    if not hasattr(trainer.head, "weight"):
+        raise ValueError("outputs are of a network with a head of labkit.heads, and this trainer has none (head=None)")
     if trainer.on.num_processes > 1:
         raise ValueError(f"outputs are gathered by one process, and this run has {trainer.on.num_processes}")
     trainer.backbone.eval(), trainer.head.eval()
@@ -103,7 +108,7 @@ def of(trainer: Trainer) -> Outputs:
     ]
     try:
         for images, targets in trainer.test.epoch(0):
-            with trainer.on.autocast():
+            with processes.state_of(trainer.on), trainer.on.autocast():
                 features.append(trainer.backbone(images.contiguous(memory_format=trainer.layout)).float())
             logits.append(trainer.head(features[-1]).float().cpu())
             labels.append(targets.long().cpu())
@@ -114,7 +119,6 @@ def of(trainer: Trainer) -> Outputs:
     checks.finite("logits", logits)
     shown = torch.cat([(labels == c).nonzero()[:PICTURES, 0] for c in labels.unique()])
     cams = _cams(trainer, shown)
-    unit = torch.nn.functional.normalize(features.double(), dim=-1)
     classes = logits.shape[-1]
     return Outputs(
         logits=logits,
@@ -125,12 +129,17 @@ def of(trainer: Trainer) -> Outputs:
         cams=cams,
         shown=shown,
         measures={
-            "test_nc1": metrics.nc1(features, labels, classes).item(),
-            "test_nc1_normalised": metrics.nc1(unit, labels, classes).item(),
+            "test_nc1": _nc1(features, labels, classes),
+            "test_nc1_normalised": _nc1(torch.nn.functional.normalize(features.double(), dim=-1), labels, classes),
         },
         parameters=backbones.parameters_by_depth(trainer.backbone).to_dict("records"),
         settings=trainer.history().settings,
     )
+
+
+def _nc1(features, labels, classes):
+    """NaN where a class has no test image, as in trials on the first images of a set."""
+    return metrics.nc1(features, labels, classes).item() if len(labels.unique()) == classes else math.nan
 
 
 def _cams(trainer, shown):

@@ -73,10 +73,11 @@ def batches_of(settings: dict, seed: int, root: str | Path | None, download: boo
     mix = _mix(settings, len(train.classes))
     shuffled = batched(train, augmented, settings["batch_size"], mix=mix, order=order, seed=seed)
     measured = plain if settings["measured_on"] == "clean" else augmented
-    clean, *test = (
-        batched(part, names, CLEAN_BATCH, order="sequential", seed=seed)
-        for part, names in ((train, measured), *((part, plain) for part in test))
-    )
+    # The released code measures augmented images in the batches that it trains on. A bias that is the mean of a batch
+    # would take the class itself away where batches are read in the order of a set that is sorted by class.
+    order = "sequential" if settings["measured_on"] == "clean" else "shuffled"
+    clean = batched(train, measured, CLEAN_BATCH, order=order, seed=seed)
+    test = [batched(part, plain, CLEAN_BATCH, order="sequential", seed=seed) for part in test]
     channels = 3 if not in_memory or "rgb" in augmented else train.images.shape[1]
     side = train.images.shape[-1] if in_memory else settings["side"]
     return shuffled, clean, test[0] if test else None, (channels, side), train.title
@@ -91,14 +92,18 @@ def load(settings: dict, root: str | Path | None = None, download: bool = False)
         train, test = (longtail.read_list(folder / part, folder, names) for part in fields.LISTS[name])
         parts = [train[:count], test[:count]]
     else:
-        parts = [_load(name, split, root, count, download) for split in data.splits(name)]
+        folder = data.root_of(root).absolute()
+        parts = [_load(folder, name, split, root, count, download) for split in data.splits(name)]
     if settings["imbalance"]:
         sizes = longtail.fitting(parts[0].counts().tolist(), settings["imbalance"])
         parts[0] = longtail.subset(parts[0], sizes)
     return parts
 
 
-_load = lru_cache(maxsize=2)(data.load)  # one run after another on the same set
+@lru_cache(maxsize=2)  # one run after another on the same set
+def _load(folder, *what):
+    """As `data.load`; folder: what its root stands for at this moment."""
+    return data.load(*what)
 
 
 def _normalise(settings, train):

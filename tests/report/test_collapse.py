@@ -178,6 +178,28 @@ def test_head_of_labkit_is_measured_on_its_sphere():
     assert set(found.table["layer"]) == {"before 1"}
 
 
+def test_a_head_of_labkit_need_not_be_named():
+    """A projection before it is not taken for the classifier."""
+    x, y = samples()
+    model = nn.Sequential(nn.Linear(8, C), nn.ReLU(), heads.FixedETFHead(C, C)).double()
+    found = labkit.collapse(model, loader(x, y))
+    assert set(found.table["layer"]) == {"before 2"}
+    assert found["accuracy"] == (model(x).argmax(-1) == y).double().mean()
+
+
+def test_a_bias_of_the_last_batch_is_not_measured():
+    x, y = samples()
+    model = nn.Sequential(nn.Linear(8, D), heads.FixedETFHead(D, C, bias="batch_mean")).double()
+    assert np.isnan(labkit.collapse(model, loader(x, y))["nc4_bias"])
+
+
+def test_under_inference_mode():
+    (x, y), model = samples(), network()
+    with torch.inference_mode():
+        inside = labkit.collapse(model, loader(x, y))
+    assert inside["nc1"] == labkit.collapse(model, loader(x, y))["nc1"]
+
+
 # --- dtypes and kinds of input ------------------------------------------------------------------------------------
 
 
@@ -274,7 +296,7 @@ def test_the_model_is_left_as_it_was(broken):
 
 def test_refused():
     model, (x, y) = network(), samples()
-    with pytest.raises(ValueError, match="no nn.Linear ran in the forward pass of this Sequential"):
+    with pytest.raises(ValueError, match="no nn.Linear or head of labkit ran in the forward pass of this Sequential"):
         labkit.collapse(nn.Sequential(nn.Identity()), loader(x, y))
     with pytest.raises(ValueError, match="the model has no layer 'layer4'"):
         labkit.collapse(model, loader(x, y), ["layer4"])
@@ -322,6 +344,9 @@ def test_layers_that_run_twice_or_never_are_refused():
     with pytest.raises(ValueError, match="the classifier 'idle' did not run"):
         labkit.collapse(model, loader(x, y), ["a"], classifier="idle")
     assert set(labkit.collapse(model, loader(x, y)).table["layer"]) == {"before b"}
+    model.forward = lambda x: model.b(model.act(model.a(x))) + model.b(model.act(model.a(x.flip(-1))))
+    with pytest.raises(ValueError, match="the classifier 'b' ran more than once"):
+        labkit.collapse(model, loader(x, y))
 
 
 def test_other_samples_in_the_second_pass_are_refused():

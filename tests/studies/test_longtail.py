@@ -128,11 +128,10 @@ def test_every_row_has_settings_of_its_own():
 def test_the_list_of_runs_has_every_row():
     """But rows 9 and 10, which are the cosine head of the comparison of heads."""
     listed = [run for run in evidence.read(ROOT / "evidence.toml") if run.entry.startswith("cifar10-lt")]
-    epochs = max(run.settings["epochs"] for run in listed)
     rows = {}
     for run in listed:
         for row in longtail.rows_of(run.settings, TABLE):
-            if (run.settings["epochs"] == epochs) == bool(TABLE.loc[row, "epochs_200"]):
+            if run.settings["epochs"] == longtail.changes(TABLE.loc[row], longtail.EPOCHS)["epochs"]:
                 rows.setdefault(row, []).append(run)
     assert set(TABLE.index) - rows.keys() == {9, 10}
     for row in (1, 2, 3, 4, 5, 6, 7, 8, 13, 14):
@@ -158,7 +157,9 @@ def of_row(row, seed=0, epochs=20):
 
 def test_staircase_takes_both_rows_from_one_network():
     runs = {f"9 {seed}": of_row(9, seed) for seed in (0, 1, 2)} | {"1": of_row(1), "2": of_row(2)}
-    found = longtail.staircase(runs, TABLE)
+    found = longtail.staircase(runs, TABLE, 20)
+    assert longtail.staircase(runs, TABLE, 100)["seeds"].sum() == 0  # runs of another length are no rows
+    assert longtail.staircase({"1": of_row(1)}, TABLE, 20)["seeds"].tolist() == [1] + [0] * 15
     assert found.index[found["seeds"] > 0].tolist() == [1, 2, 9, 10]
     assert found.loc[[9, 10], "seeds"].tolist() == [3, 3] and found.loc[1, "seeds"] == 1 and found.loc[16, "seeds"] == 0
     by_hand = {False: [], True: []}
@@ -172,7 +173,7 @@ def test_staircase_takes_both_rows_from_one_network():
         np.median(by_hand[True])
     )
     assert found.loc[10, "high"] == pytest.approx(max(by_hand[True])) and found.loc[10, "ours"] > found.loc[9, "ours"]
-    assert "rows 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16 of Table 8" in longtail.missing(runs, TABLE)
+    assert "rows 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16 of Table 8" in longtail.missing(runs, TABLE, 20)
     assert longtail.missing({}, TABLE).startswith("Of no row of Table 8")
 
 
@@ -180,7 +181,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_pooled():
     other = longtail.changes(TABLE.loc[9], 20) | {"imbalance": 50}
     runs = {"a": of_row(9), "b": made_up("cosine", 1, settings=recipes.RECIPES["apa/cifar10-lt"] | other)}
     with pytest.raises(ValueError, match="runs of row 9 differ in more than the seed: imbalance is 100 there, 50 here"):
-        longtail.staircase(runs, TABLE)
+        longtail.staircase(runs, TABLE, 20)
 
 
 def test_heads_are_compared_at_one_setting():

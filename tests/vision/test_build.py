@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from image_sets import encoded, pixels, write_parquet
 from PIL import Image
 
 from labkit.heads import MAIN, VARIANTS
@@ -68,7 +69,45 @@ def test_augmentation_is_for_training_and_for_what_is_measured_on_it(measured_on
     kinds = [[type(t).__name__ for t in part.transforms] for part in (train, clean, test)]
     all_of_them = ["Flip", "Rotation", "PaddedCrop", "Normalise"]
     assert kinds == [all_of_them, all_of_them if measured_on == "augmented" else ["Normalise"], ["Normalise"]]
-    assert torch.equal(torch.cat([y for _, y in clean.epoch(3)]), data.load("digits", "train").labels)  # in order
+    order, read = data.load("digits", "train").labels, torch.cat([y for _, y in clean.epoch(3)])
+    assert torch.equal(read, order) is (measured_on == "clean") and torch.equal(read.bincount(), order.bincount())
+
+
+def test_a_bias_of_the_batch_does_not_depend_on_the_order_of_the_images(monkeypatch):
+    """The released fixed head takes the mean of each batch away, which is the class itself in a set that is sorted."""
+    monkeypatch.setattr(pipelines, "CLEAN_BATCH", 100)  # less than a class, as on ImageNet
+    settings = recipes.RECIPES["guiding/cifar10"] | {"data": "digits", "epochs": 8, "mean": None, "std": None}
+    settings |= {"backbone": "small", "stem": None, "augmentation": ["normalise"]}
+    whole, found = data.load, []
+    for order in (lambda labels: torch.arange(len(labels)), lambda labels: labels.argsort(stable=True)):
+        in_order = lambda *what: (images := whole(*what))[order(images.labels)]
+        monkeypatch.setattr(data, "load", in_order)
+        pipelines._load.cache_clear()
+        found.append(build.run(settings, "fixed").final()["accuracy"].item())
+    pipelines._load.cache_clear()
+    assert min(found) > 0.95
+
+
+def test_a_finished_run_is_of_the_images_that_it_was_made_with(tmp_path, monkeypatch):
+    for folder, kind in (("a", "JPEG"), ("b", "PNG")):
+        (tmp_path / folder).mkdir()
+        for split in data.SPLITS:
+            pictures = [encoded(p, kind) for p in pixels(20)]
+            write_parquet(tmp_path / folder / f"cifar10-{split}.parquet", pictures, [*range(10)] * 2)
+    settings = DIGITS | {"data": "cifar10", "epochs": 1, "sampler": "shuffled"}
+    monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "a"))
+    run = lambda folder="runs": build.run(settings, "fixed", folder=tmp_path / folder)
+    first = run()
+    assert first.settings["images"] == "CIFAR-10, JPEG re-encoded"
+    assert run().frame.equals(first.frame)
+    monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "b"))
+    with pytest.raises(
+        ValueError, match="this run on 'CIFAR-10, JPEG re-encoded', but the images at hand are 'CIFAR-10'"
+    ):
+        run()
+    assert run("others").settings["images"] == "CIFAR-10"
+    monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "nowhere"))
+    assert run().frame.equals(first.frame)  # to look at a run needs no images
 
 
 def test_pictures_of_another_side():

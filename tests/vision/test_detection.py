@@ -84,6 +84,12 @@ def test_the_maps_are_those_of_the_stages():
         "0": (1, 16, 16, 24), "1": (1, 16, 8, 12), "2": (1, 16, 4, 6), "3": (1, 16, 2, 3), "pool": (1, 16, 1, 2)
     }  # fmt: skip
     assert all(p.requires_grad for p in pyramid.parameters())
+    frozen = detection.Pyramid(backbones.create("se_resnet18", attention_dropout=0.5)).train()
+    dropouts = {
+        k: [m.training for m in getattr(frozen.body, f"layer{k}").modules() if type(m) is torch.nn.Dropout]
+        for k in (1, 2)
+    }
+    assert dropouts[1] and not any(dropouts[1]) and all(dropouts[2])
     pyramid.train()
     assert not any(m.training for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d)) and pyramid.fpn.training
     with pytest.raises(ValueError, match="four stages of a ResNet; got a ResNet"):

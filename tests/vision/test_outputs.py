@@ -8,6 +8,7 @@ from labkit import metrics
 from labkit.studies import networks
 from labkit.vision import build, outputs, recipes
 from labkit.vision.outputs import Outputs
+from labkit.vision.training.classifier import NoHead
 
 TAILED = recipes.RECIPES["digits"] | {"imbalance": 20, "epochs": 2, "measure_at": []}
 
@@ -87,3 +88,12 @@ def test_a_run_without_test_images_is_refused():
     run.test = None
     with pytest.raises(ValueError, match="this trainer has none"):
         outputs.of(run)
+    run = build.make(TAILED, "fixed")
+    run.head = NoHead()
+    with pytest.raises(ValueError, match=r"this trainer has none \(head=None\)"):
+        outputs.of(run)
+
+
+def test_a_trial_whose_test_images_lack_a_class():
+    kept = outputs.of(build.make(TAILED | {"count": 14, "imbalance": 2}, "fixed"))
+    assert kept.labels.unique().numel() < 10 and np.isnan(list(kept.measures.values())).all()

@@ -207,6 +207,15 @@ def test_fine_tuning_starts_from_another_run(tmp_path):
     assert {n.split(".")[0] for n, p in again.named_parameters() if p.requires_grad} == {"layer4"}
 
 
+def test_the_last_stage_of_networks_with_three_and_without_stages():
+    settings = RECIPES["digits"] | {"learnt": "last-stage"}
+    for backbone in ("resnet32", "se_resnet32"):
+        model = build.network(settings | {"backbone": backbone}, 3, 32)
+        assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"layer3"}
+    with pytest.raises(ValueError, match="learnt='last-stage' is for a ResNet, got backbone='vgg13'"):
+        build.network(settings | {"backbone": "vgg13"}, 3, 32)
+
+
 def test_a_long_tail(monkeypatch):
     monkeypatch.setattr(pipelines, "_load", lambda *_: image_set([500] * 100, 4))
     for imbalance, total in ((100, 10847), (50, 12608), (10, 19573)):
@@ -246,6 +255,9 @@ def test_epochs_that_are_measured():
         ({"optimizer": "agd", "weight_decay": 5e-4}, "AGD has no weight decay, got weight_decay=0.0005"),
         ({"head": ["linear"]}, "head must be one of 'standard', 'fixed', 'implicit', .*; got 'linear'"),
         ({"rate": 1}, "missing: none, unknown: rate"),
+        ({"std": [0.5]}, r"mean and std go together, got mean=None and std=\[0.5\]"),  # was ignored
+        ({"measure_at": -5}, "measure_at must be None, a number of epochs or a list of epochs, got -5"),
+        ({"measure_at": [1, 2.5]}, r"got \[1, 2.5\]"),
         ({"data": "mnits"}, "data must be one of 'digits', .*; got 'mnits'"),
     ],
 )

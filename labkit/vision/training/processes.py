@@ -4,13 +4,15 @@ torchrun --nproc_per_node 2 my_training.py                  from a terminal
 processes.launch(my_training, folder, processes=2)          from a notebook
 """
 
+import contextlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from labkit import checks
@@ -26,9 +28,21 @@ def accelerator(precision: str = "no"):
     Raises ValueError for another one, and for "fp16" without a GPU, where accelerate would train in float32.
     """
     precision = resolved(precision)
-    # accelerate keeps the precision of the first for all of a session; the processes, which are kept too, stay.
-    AcceleratorState._reset_state()
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+    # accelerate keeps the precision of the first for all of a session. With a state of its own each keeps that which it
+    # was made with (see `state_of`); the processes, which are kept too, stay.
+    AcceleratorState._shared_state = type(AcceleratorState._shared_state)()
+    own_statistics = DistributedDataParallelKwargs(broadcast_buffers=False)  # until `average_buffers`
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[own_statistics])
+
+
+@contextlib.contextmanager
+def state_of(on: Accelerator) -> Iterator[None]:
+    """Within the `with`, accelerate works in the precision of this Accelerator, although another was made after it."""
+    last, AcceleratorState._shared_state = AcceleratorState._shared_state, on.state.__dict__
+    try:
+        yield
+    finally:
+        AcceleratorState._shared_state = last
 
 
 def resolved(precision: str):
@@ -77,12 +91,13 @@ class Generators:
     def __enter__(self):
         self.fork = torch.random.fork_rng(devices=self.gpu)
         self.fork.__enter__()
+        torch.manual_seed(self.seed)
         if self.state is None:
-            torch.manual_seed(self.seed)
             return
         torch.set_rng_state(self.state["cpu"])
-        for device in self.gpu:
-            torch.cuda.set_rng_state(self.state["cuda"], device)
+        if "cuda" in self.state:  # else the run began on a CPU
+            for device in self.gpu:
+                torch.cuda.set_rng_state(self.state["cuda"], device)
 
     def __exit__(self, *error):
         self.state = {"cpu": torch.get_rng_state()}

@@ -115,7 +115,7 @@ class Trainer:
                 "schedule": schedule,
                 "warmup": warmup,
                 "label_smoothing": label_smoothing,
-                "measure_at": measure_at and sorted(measure_at),
+                "measure_at": None if measure_at is None else sorted(map(int, measure_at)),
                 "precision": self.on.mixed_precision,
                 "optimizer": optimizers.described(optimizer),
                 **(settings or {}),
@@ -137,7 +137,8 @@ class Trainer:
             self._claim = checkpoints.claim(self.folder) if self.on.is_main_process else None
             self._resume()
         self._network = torch.compile(self.backbone) if compile else self.backbone
-        self.model = self.on.prepare_model(Classifier(self._network, self.head))
+        with processes.state_of(self.on):
+            self.model = self.on.prepare_model(Classifier(self._network, self.head))
 
     def run(self) -> History:
         """Train to the end; returns the History: a row for every epoch (see `measure`) and the margins at the end."""
@@ -209,6 +210,8 @@ class Trainer:
                     first = int((~recent.isfinite()).nonzero()[0])
                     raise self._diverged(before + looked + first + 1, f"the loss is {recent[first].item()}")
                 looked = step + 1
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise self._diverged(before + len(self.train), "it left weights that are not finite")
         if self.by_epoch:
             self.schedule.step()
 
@@ -234,7 +237,7 @@ class Trainer:
         except checks.NotFinite as error:  # the step after the last loss
             raise self._diverged(self.epoch * len(self.train), error) from error
         self.margins = values.pop("margins", None)
-        row = {
+        row = {  # plain, as a checkpoint with numbers of NumPy could not be read again
             "head": self.name,
             "seed": self.seed,
             "iteration": self.epoch,
@@ -245,7 +248,7 @@ class Trainer:
             "seconds": self.seconds,
             "seconds_measuring": time.perf_counter() - begin,
         }
-        self.rows.append(row)
+        self.rows.append(row := plain(row))
         self.seconds = 0.0
         if self.folder is not None:
             self._save()
@@ -256,7 +259,7 @@ class Trainer:
     @torch.no_grad()
     def _features(self, batches):
         for images, labels in batches.epoch(self.epoch):
-            with self.on.autocast():
+            with processes.state_of(self.on), self.on.autocast():
                 features = self._network(images.contiguous(memory_format=self.layout))
             yield features, labels
 

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import small_runs
@@ -112,6 +113,14 @@ def test_a_network_with_a_classifier_of_its_own_and_own_measures():
         trainer.Trainer(net, None, sgd, run.train, name="net", epochs=1)
 
 
+def test_measures_may_be_numbers_of_numpy_and_torch(tmp_path):
+    measured = lambda run: {"one": np.float64(0.5), "two": torch.tensor(run.epoch)}
+    options = dict(measure=measured, measure_at=np.arange(1), epochs=2)
+    first = a_trainer("fixed", tmp_path, **options).run().frame
+    again = a_trainer("fixed", tmp_path, **options)  # from its checkpoint
+    assert again.epoch == 2 and again.run().frame.equals(first) and first["two"].tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("options", [dict(channels_last=True), dict(measure_at=[2])])
 def test_how_it_is_done_changes_no_number(options, tmp_path):
     exact, other = a_trainer("implicit").run().frame, a_trainer("implicit", tmp_path, **options).run().frame
@@ -147,6 +156,23 @@ def test_mixed_precision(head):
     assert frame["accuracy"].iloc[-1] > 0.9
     assert frame["loss"].to_numpy() == pytest.approx(exact["loss"].to_numpy(), rel=0.1)
     assert (frame["loss"] != exact["loss"]).any()
+
+
+def test_each_accelerator_keeps_its_precision():
+    """accelerate's are of one precision in all of a session: the last one's."""
+    accelerators = {precision: processes.accelerator(precision) for precision in ("bf16", "no")}
+    for precision, on in accelerators.items():
+        made = a_trainer("standard", epochs=1)
+        backbone, head, optimizer = small_runs.build("standard")
+        run = trainer.Trainer(
+            backbone, head, optimizer, made.train, made.clean, made.test, name="standard", epochs=1, on=on
+        )
+        seen = set()
+        backbone[1].register_forward_hook(lambda module, inputs, output: seen.add((module.training, output.dtype)))
+        processes.accelerator({"bf16": "no", "no": "bf16"}[precision])
+        run.run()
+        dtype = {"bf16": torch.bfloat16, "no": torch.float32}[precision]
+        assert seen == {(True, dtype), (False, dtype)} and run.settings["precision"] == precision
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -265,9 +291,10 @@ def test_nan_stops_with_step_and_checkpoint(tmp_path, head, check_every):
     assert History.load(tmp_path / HISTORY).frame["iteration"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("measure_at", [None, [0]])
 @pytest.mark.parametrize("head", HEADS)
-def test_nan_after_the_last_loss_of_an_epoch_is_not_saved(tmp_path, head):
-    run = a_trainer(head, tmp_path)
+def test_nan_after_the_last_loss_of_an_epoch_is_not_saved(tmp_path, head, measure_at):
+    run = a_trainer(head, tmp_path, measure_at=measure_at)
     count = []
 
     def ruin(*_):
@@ -277,7 +304,7 @@ def test_nan_after_the_last_loss_of_an_epoch_is_not_saved(tmp_path, head):
 
     run.optimizer.register_step_post_hook(ruin)
     with pytest.raises(
-        FloatingPointError, match="stopped at step 10: features must be finite.*epoch-00001.checkpoint$"
+        FloatingPointError, match="stopped at step 10: it left weights that are not finite.*epoch-00001.checkpoint$"
     ):
         run.run()
 

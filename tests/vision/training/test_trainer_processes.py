@@ -87,6 +87,14 @@ def test_processes_end_alike_but_draw_different_random_numbers(both):
     assert not torch.equal(one["generators"]["cpu"], two["generators"]["cpu"])
 
 
+def test_until_they_are_averaged_each_process_has_its_own_statistics(both):
+    """Those of the first process overwrote the others', so that the average was of one share of the images."""
+    found = [torch.load(both[1] / f"{rank}.pt", weights_only=False)["statistics"] for rank in (0, 1)]
+    for together, alone in found:
+        torch.testing.assert_close(together, alone)
+    assert (found[0][0] - found[1][0]).abs().max() > 1e-3
+
+
 def test_nan_on_one_process_stops_both(both):
     for rank in (0, 1):
         standard, implicit = torch.load(both[1] / f"{rank}.pt", weights_only=False)["messages"]
