@@ -138,10 +138,10 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
     bias: "global_mean" for b = −W μ_G; None for no bias, which neither paper has, to see what the bias does.
     eval_bias: μ_G in evaluation: its "running" mean, or that of the "last" batch, as in the guiding paper's code.
 
-    In training mode a call needs targets. It moves the running means, the frame U and the step count (all in the
-    state_dict), once also where torch.utils.checkpoint computes it again; calls inside `gather` are one step. In eval
-    mode nothing moves, and targets are not needed. With torch.distributed at work, means and gradient are those of the
-    batches of all processes together, and every process has to take part in every training step.
+    In training mode a call needs targets. It moves the running means, the frame U and the step count, once also where
+    torch.utils.checkpoint computes it again (compile what has the checkpoint inside, not the head by itself); calls
+    inside `gather` are one step. In eval mode nothing moves, and targets are not needed. With torch.distributed means
+    and gradient are those of the batches of all processes, each of which has to take part in every training step.
 
     >>> head = ImplicitETFHead(dim=8, num_classes=4)
     >>> head(torch.randn(20, 8), torch.arange(20) % 4).shape, int(head.class_means.step)

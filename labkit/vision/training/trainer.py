@@ -52,7 +52,7 @@ class Trainer:
 
     Attributes: backbone, head, epoch (those done), losses (of each step of the last epoch), rows, margins.
     With several processes, losses and gradients are those of the whole batch, whatever the share of each, and measures
-    are of all samples. Batch norms see the share of their own process, as is usual.
+    are of all samples. Batch norms, and a bias of the batch where it is measured, see the share of their own process.
     Raises ValueError for an optimiser that misses a parameter, for a schedule with an optimiser that has no learning
     rate, for a folder whose run had other settings, and for bad values.
     """
