@@ -5,6 +5,8 @@
 HANDED_IN holds STUDENT.ipynb, or a folder for each student with one or more notebooks. What a notebook prints or says
 of itself counts for nothing, and so do check cells that were changed or deleted: after every cell that names an attempt
 the grader asks the kernel for a check of its own, with modules imported afresh. An attempt that passed once has passed.
+After a cell that takes labkit's answer with `use`, as the course's own cells do, only an attempt that is right changes
+a mark, and a value no longer does: nothing tells it from labkit's.
 A cell that takes too long is interrupted, and the next one is run; where a kernel does not listen, or dies, the
 notebook is run again without the cell at which it stopped. This keeps honest work safe from accidents. It is no
 fortress: whoever can run code in a kernel can, with effort, forge what it answers.
@@ -12,6 +14,7 @@ fortress: whoever can run code in a kernel can, with effort, forge what it answe
 
 import ast
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -86,18 +89,24 @@ def grade(
 
 
 def hand_ins(folder: Path | str) -> list[tuple[str, Path]]:
-    """(student, path) of each notebook, in order of names."""
+    """(student, path) of each notebook, in order of names. What begins with a point is nobody's: Jupyter makes folders
+    called .ipynb_checkpoints.
+    """
     folder = Path(folder)
     flat = [(path.stem, path) for path in folder.glob("*.ipynb")]
     deep = [(path.parent.name, path) for path in folder.glob("*/*.ipynb")]
-    return sorted(flat + deep)
+    return sorted((student, path) for student, path in flat + deep if not student.startswith("."))
 
 
 def write(table: pd.DataFrame, folder: Path | str) -> tuple[Path, Path]:
-    """marks.csv, students × exercises with a sum, and reasons.csv, the whole table; returns their paths."""
-    wide = table.assign(column=table["notebook"].str[:2] + " " + table["exercise"])
+    """marks.csv, students × exercises with a sum, and reasons.csv, the whole table; returns their paths.
+
+    A notebook that is none of the course's has a row in reasons.csv alone; its student has one in both.
+    """
+    wide = table[table["exercise"] != ""].assign(column=lambda rows: rows["notebook"].str[:2] + " " + rows["exercise"])
     columns = wide["column"].drop_duplicates()
     wide = wide.pivot_table(index="student", columns="column", values="mark", aggfunc="max")[columns].astype("Int64")
+    wide = wide.reindex(pd.Index(sorted(set(table["student"])), name="student"))
     wide["sum"] = wide.sum(axis=1)
     paths = Path(folder) / "marks.csv", Path(folder) / "reasons.csv"
     wide.to_csv(paths[0])
@@ -107,6 +116,7 @@ def write(table: pd.DataFrame, folder: Path | str) -> tuple[Path, Path]:
 
 def _mark_file(path, known, limits, data):
     """(name of the source, marks) of one hand-in."""
+    why = None
     try:
         notebook = nbformat.read(path, as_version=4)
         stem = notebook.metadata.get("labkit", {}).get("notebook", path.stem)
@@ -115,7 +125,8 @@ def _mark_file(path, known, limits, data):
     if stem not in known and len(known) == 1:
         stem = next(iter(known))
     if stem not in known:
-        return stem, {"": {"status": UNREADABLE, "reason": f"no notebook of the course is called {stem!r}"}}
+        why = why or f"no notebook of the course is called {stem!r}"
+        return stem, {"": {"status": UNREADABLE, "reason": why}}
     exercises = asked(known[stem])
     if notebook is None:
         return stem, {name: {"status": UNREADABLE, "reason": why} for name in exercises}
@@ -135,9 +146,23 @@ def mark(
     while True:
         with tempfile.TemporaryDirectory() as place:
             stopped = _run(cells, skipped, exercises, marks, limits, end, Path(place), data)
-        if stopped is None or time.monotonic() > end or len(skipped) >= 5:
-            return marks
+        spent = time.monotonic() >= end
+        if stopped is None or spent or len(skipped) >= 5:
+            break
         skipped.add(stopped)
+    why = f"the notebook's {limits.notebook:g} seconds were used up" if spent else "the kernel stopped too often"
+    for name, expression in exercises.items():
+        if marks[name]["status"] == MISSING:
+            if any(_names(expression, cells[number]) for number in skipped):
+                marks[name] = {"status": TIME, "reason": "its cell stopped the kernel, or could not be interrupted"}
+            elif stopped is not None and _names(expression, "\n".join(cells[max(stopped, 0) :])):
+                marks[name] = {"status": TIME, "reason": f"{why} before its cell had run"}
+    return marks
+
+
+def _names(expression, code):
+    """Whether code names an attempt."""
+    return any(re.search(rf"\b{word}\b", code) for word in re.findall(r"\w+", expression))
 
 
 def _cells(notebook, source):
@@ -152,14 +177,16 @@ def _cells(notebook, source):
 
 
 def _run(cells, skipped, exercises, marks, limits, end, place, data):
-    """Run the cells in a fresh kernel, and mark after each that touches an attempt. Returns the number of the cell at
-    which the kernel had to be given up, None where it came to the end.
+    """Run the cells in a fresh kernel, and mark after each that names an attempt. Returns the number of the cell at
+    which the time was used up or the kernel had to be given up, None where it came to the end.
     """
     (place / "notebooks").mkdir()
     if data is not None:
         shutil.copytree(data, place / "data")
     manager = KernelManager()
-    manager.start_kernel(cwd=str(place / "notebooks"), extra_arguments=["--log-level=ERROR"])
+    # Threads of several kernels wait for each other by spinning, and a training step takes 40 times as long.
+    env = {"OMP_NUM_THREADS": "1"} | os.environ
+    manager.start_kernel(cwd=str(place / "notebooks"), extra_arguments=["--log-level=ERROR"], env=env)
     client = manager.client()
     client.start_channels(iopub=False, stdin=False, hb=False)
     number = -1
@@ -169,18 +196,24 @@ def _run(cells, skipped, exercises, marks, limits, end, place, data):
         for number, code in enumerate(cells):
             left = end - time.monotonic()
             if left <= 0:
-                break
+                return number
             if number in skipped:
                 continue
-            late = _ask(client, manager, code, min(limits.cell, left)) is None
+            seconds = min(limits.cell, left)
+            late = _ask(client, manager, code, seconds) is None
             if late:
                 _interrupt(client, manager)
             for name, expression in exercises.items():
-                names = re.findall(r"\w+", expression)
-                if marks[name]["status"] != PASSED and any(re.search(rf"\b{n}\b", code) for n in names):
-                    marks[name] = _check(client, manager, name, expression, limits)
-                    if late and marks[name]["status"] != PASSED:
-                        marks[name] = {"status": TIME, "reason": f"its cell takes more than {limits.cell:g} seconds"}
+                if marks[name]["status"] == PASSED or not _names(expression, code):
+                    continue
+                used = any(re.search(rf"""\buse\(\s*["']{re.escape(name)}["']""", c) for c in cells[: number + 1])
+                found = _check(client, manager, name, expression, limits, used)
+                if late and found["status"] != PASSED:
+                    found = {"status": TIME, "reason": f"its cell takes more than {seconds:.3g} seconds"}
+                # What was found of the student's own attempt stays, whatever becomes of the name further down.
+                changes = not used and found["status"] != MISSING
+                if changes or found["status"] == PASSED or marks[name]["status"] == MISSING:
+                    marks[name] = found
     except KernelDied:
         return number
     finally:
@@ -189,8 +222,8 @@ def _run(cells, skipped, exercises, marks, limits, end, place, data):
     return None
 
 
-def _check(client, manager, name, expression, limits):
-    arguments = f"{expression!r}, {name!r}, globals(), {limits.cell}"
+def _check(client, manager, name, expression, limits, used):
+    arguments = f"{expression!r}, {name!r}, globals(), {limits.cell}, {used}"
     question = f"__import__('labkit.course.recheck', fromlist=['x']).recheck({arguments})"
     reply = _ask(client, manager, "pass", limits.cell + 5, {"mark": question})
     if reply is None:

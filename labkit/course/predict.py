@@ -83,6 +83,8 @@ class Prediction:
         if self.kind is str:
             return text
         plain = text.replace("−", "-").replace(self.unit or "\0", "").replace("%", "").strip()
+        if self.kind is int and set(plain) & set(",."):  # "1,000" may be meant as a thousand, or as one
+            raise ValueError(f"a whole number is asked for, without commas and points, not {text!r}")
         if plain.count(",") == 1 and "." not in plain:  # as half of the world writes it
             plain = plain.replace(",", ".")
         try:

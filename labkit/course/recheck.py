@@ -8,11 +8,12 @@ import sys
 PASSED, WRONG, EMPTY, MISSING = "passed", "wrong", "empty", "missing"
 
 
-def recheck(expression: str, name: str, namespace: dict, seconds: float) -> str:
+def recheck(expression: str, name: str, namespace: dict, seconds: float, used: bool = False) -> str:
     """The mark of an attempt, dict of status and reason, as JSON.
 
     expression: of the attempt, read in `namespace`. name: of the exercise. The check is imported afresh, so that what
-    a notebook did to it does not count.
+    a notebook did to it does not count. used: whether labkit's answer was taken before, from which a value that is
+    right cannot be told.
 
     >>> recheck("f", "mean-age", {"f": lambda t: (t - 1) / 3}, 5)
     '{"status": "passed", "reason": "tried on 6 inputs"}'
@@ -29,4 +30,6 @@ def recheck(expression: str, name: str, namespace: dict, seconds: float) -> str:
         checking.check(attempt, name, seconds=seconds)
     record = checking.records()[name]
     status = PASSED if record["passed"] else WRONG if record["attempted"] else EMPTY
+    if used and status == PASSED and not callable(attempt):
+        status, record["reason"] = WRONG, "it comes after `use`, which gives the course's own solution"
     return json.dumps({"status": status, "reason": record["reason"]})

@@ -33,10 +33,7 @@ def joined(x: ArrayLike, curves: Mapping) -> tuple[np.ndarray, np.ndarray]:
 
 
 def derivative_panels(
-    gated: bool,
-    kappas: Sequence[float] = (-1.0, 0.3, 1.0, 3.0),
-    lams: Sequence[float] = (0.01, 0.3, 1.0, 3.0, 30.0),
-    height: int = 580,
+    gated: bool, kappas: Sequence[float] = (-1.0, 0.3, 1.0, 3.0), lams: Sequence[float] = (0.01, 0.3, 1.0, 3.0, 30.0)
 ):
     """Derivatives of AGLU (gated) or APA in z, κ and λ: above for several κ at λ = 1, below for several λ at κ = 1."""
     name, panels = "AGLU" if gated else "APA", []
@@ -121,9 +118,7 @@ def depth_panels(tables: Mapping[str, pd.DataFrame], y: str, y_title: str, heigh
     return board(panels, len(panels), height, gaps=(0.06, 0))
 
 
-def accuracy_dots(
-    printed: Mapping, measured: Mapping, printed_title: str, measured_title: str, height: int = 380
-) -> go.Figure:
+def accuracy_dots(printed: Mapping, measured: Mapping, printed_title: str, measured_title: str) -> go.Figure:
     """Printed accuracies, {label: number or None}, beside ours, {label: one for each seed}, each with an axis of its
     own.
     """

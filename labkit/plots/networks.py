@@ -88,7 +88,8 @@ def over_epochs(
     """A measure against the epoch: for each network the median over seeds, and their range as a band."""
     table = curves.dropna(subset=measure)
     shades = (BLUE, VERMILION, GREEN, PURPLE, GREY)
-    styles = {n: Look(LABELS[n], shades[k % 5], DASHES[k % 5]) for k, n in enumerate(networks)}
+    # A dash further in every round of colours, so that 25 networks look different.
+    styles = {n: Look(LABELS[n], shades[k % 5], DASHES[(k + k // 5) % 5]) for k, n in enumerate(networks)}
     up = (log_axis(table[measure]) if log_y else {}) | dict(title=MEASURES[measure])
     return board([panel("", bands(table, "iteration", measure, styles=styles), dict(title="epoch"), up)], 1, 380, title)
 
@@ -97,15 +98,18 @@ def depth_panels(parameters: pd.DataFrame, networks: Sequence[str], title: str |
     """λ and κ by depth before and after training, the panels of Figure 1 of the supplement.
 
     Two rows, λ and κ, a column for each kind of layer that learns. Small grey crosses: every seed before training;
-    coloured dots: every seed after; lines: the medians over seeds.
+    coloured dots: every seed after; lines: the medians over seeds. Raises ValueError for more than four networks.
     """
+    shades = (VERMILION, BLUE, GREEN, PURPLE)
+    if len(networks) > len(shades):
+        raise ValueError(f"there are colours for {len(shades)} networks, got {len(networks)}: {', '.join(networks)}")
     table, panels = parameters[parameters["head"].isin(networks)], []
     kinds = [kind for kind in KINDS if kind in set(table["kind"])]
     for column, symbol in PARAMETERS.items():
         for kind in kinds:
             mine = table[table["kind"] == kind]
             traces = _stage(mine[mine["iteration"] == 0], column, "before training", GREY, "x-thin", "dot")
-            for network, shade in zip(networks, (VERMILION, BLUE, GREEN, PURPLE)):
+            for network, shade in zip(networks, shades):
                 traces += _stage(at(mine[mine["head"] == network]), column, f"after: {LABELS[network]}", shade)
             across = dict(title="layer, from input to output")
             panels.append(panel(f"{symbol} of {KINDS[kind]}", traces, across, _up(mine[column])))

@@ -137,10 +137,11 @@ def best_rates(table: pd.DataFrame, blocks: int) -> pd.DataFrame:
     """Of runs at several learning rates: each start at the rate that is best for it by its median test accuracy.
 
     One row for each start, in their order: lr, then lowest, median and highest test accuracy in percent there, learnt
-    (how many seeds are above 90 %), seeds, and the median at every rate as columns "at …".
+    (how many seeds are above 90 %), seeds, and the median at every rate as columns "at …". Of each run the last row
+    counts, also of one that diverged and ends earlier.
     """
     mine = table[table["blocks"] == blocks]
-    last = mine[mine["iteration"] == mine["iteration"].max()]
+    last = mine.loc[mine.groupby(["head", "lr", "seed"], sort=False)["iteration"].idxmax()]
     last = last[["head", "lr", "seed", "test_accuracy"]].assign(test=100 * last["test_accuracy"])
     medians = last.pivot_table("test", "head", "lr", "median", sort=False)
     rows = {}

@@ -86,11 +86,13 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def shapes_by_depth(model: nn.Module) -> dict[str, float]:
-    """The κ and λ of every layer, from the input on: {"kappa_1": …, "lambda_1": …, "kappa_2": …}; {} without any."""
+    """The κ and λ of every layer, λ as it is used, from the input on: {"kappa_1": …, "lambda_1": …, "kappa_2": …}; {}
+    without any.
+    """
     found = {}
     for module in (m for m in model.modules() if isinstance(m, (AGLU, APA))):
         depth = len(found) // 2 + 1
-        found |= {f"kappa_{depth}": module.kappa.item(), f"lambda_{depth}": module.lam.item()}
+        found |= {f"kappa_{depth}": module.kappa.item(), f"lambda_{depth}": module.used_lam.item()}
     return found
 
 

@@ -111,6 +111,7 @@ class Explorer:
         start: the index of the value shown first. settings: of the others, where not as they are now.
         Raises ValueError where figures differ in more than numbers (see `play`).
         """
+        values = list(values)
         figures = [self.figure(**{**self.state, **settings, name: value}) for value in values]
         label = self.widgets[name].description if name in self.widgets else name
         names = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]

@@ -88,6 +88,11 @@ class HellaSwagExplorer(Explorer):
             self._scores[item] = hellaswag.score(self.model, self.tokenizer, one)
         return self._scores[item]
 
+    def _put(self, values):
+        super()._put(values)
+        if values.get("answer") is not None:  # set together with an item, it is the answer to that item
+            self._item = self.state["item"]
+
     def redraw(self):
         """Draw the item. Another item comes with the answer that it had; an answer once given stays."""
         item, answer = self.state["item"], self.state["answer"]

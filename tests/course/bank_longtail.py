@@ -1,5 +1,7 @@
 """Right and wrong answers to the exercises of notebook 10: see bank.py."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -23,7 +25,14 @@ def ece(confidence, right, bins):
 
 
 RIGHT = {
-    "tail-sizes": [sizes, lambda n, C, r: np.array(sizes(n, C, r)), lambda n, C, r: torch.tensor(sizes(n, C, r))],
+    "tail-sizes": [
+        sizes,
+        lambda n, C, r: np.array(sizes(n, C, r)),
+        lambda n, C, r: torch.tensor(sizes(n, C, r)),
+        lambda n, C, r: [int(n * math.exp(-c / (C - 1) * math.log(r))) for c in range(C)],
+        lambda n, C, r: [int(n * ((1 / r) ** (1 / (C - 1))) ** c) for c in range(C)],
+        lambda n, C, r: (n * torch.exp(-torch.arange(C) / (C - 1) * math.log(r))).int(),
+    ],
     "hidden-tail": [(12134 / 12406, 0.7), (0.978, 0.7), [0.9781, 7 / 10], np.array([0.97807, 0.7])],
     "prior-out": [
         lambda z, n: z - n.log(),  # the constant ln N does not matter
@@ -41,7 +50,7 @@ WRONG = {
         (lambda n, C, r: sorted(sizes(n, C, r)), "order"),
         (lambda n, C, r: [int(n / r**c) for c in range(C)], "neighbours"),
         (lambda n, C, r: [int(x) for x in np.linspace(n, n / r, C)], "straight"),
-        (lambda n, C, r: [100, 10, 1], ""),
+        (lambda n, C, r: [110, 17, 2], ""),
         (lambda n, C, r: longtail.exponential(n, C, r), "library"),
         (lambda n, C, r: sum(sizes(n, C, r)), ""),
     ],

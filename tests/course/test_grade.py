@@ -1,10 +1,13 @@
-"""Twenty made-up hand-ins, honest and not, each with the marks it deserves."""
+"""Twenty made-up hand-ins, honest and not, each with the marks it deserves; and what befalls whole notebooks."""
+
+from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from labkit.course import grade
+from labkit.course import editions, grade
 
 STUBS = {
     "bound": "def my_bound(num_classes, temperature):\n    return None",
@@ -47,17 +50,21 @@ def lab(
 
 
 P, W, E, M, T, U = grade.PASSED, grade.WRONG, grade.EMPTY, grade.MISSING, grade.TIME, grade.UNREADABLE
+OURS = 'my_bound = use("bound")\nmy_age = use("mean-age")\nmy_probability = use("coin-toss")'
 DEAF = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
 
 # student: (notebook, statuses of bound, mean-age and coin-toss)
 HAND_INS = {
-    "all-right": (lab(BOUND, AGE, TOSS), (P, P, P)),
-    "nothing-done": (lab(), (E, E, E)),
-    "one-right": (lab(BOUND), (P, E, E)),
-    "all-wrong": (lab(BOUND.replace("log1p", "log"), AGE.replace("- 1", "+ 1"), "my_probability = 0.5"), (W, W, W)),
+    "all-right": (lab(BOUND, AGE, "import torch\nmy_probability = 0.0625 / torch.get_num_threads()"), (P, P, P)),
+    "nothing-done": (lab(last=[OURS]), (E, E, E)),
+    "one-right": (lab(last=[OURS, BOUND]), (P, E, E)),
+    "all-wrong": (
+        lab(BOUND.replace("log1p", "log"), AGE.replace("- 1", "+ 1"), "my_probability = 0.5", last=[OURS]),
+        (W, W, W),
+    ),
     "loops-for-ever": (lab(BOUND, AGE, TOSS, first=["while True:\n    pass"]), (P, P, P)),
     "attempt-loops": (lab(BOUND, "def my_age(t):\n    while True:\n        pass", TOSS), (P, T, P)),
-    "deaf-loop": (lab(BOUND, AGE, DEAF), (P, P, M)),
+    "deaf-loop": (lab(BOUND, AGE, f"{DEAF}\n{TOSS}"), (P, P, T)),
     "raises": (lab(BOUND, AGE, TOSS, first=["1 / 0", "raise SystemExit"]), (P, P, P)),
     "attempt-raises": (lab("def my_bound(C, tau):\n    raise ValueError", AGE, TOSS), (W, P, P)),
     "checks-deleted": (lab(BOUND, AGE, "my_probability = 0.5", checks={}), (P, P, W)),
@@ -82,7 +89,7 @@ HAND_INS = {
         ),
         (E, E, E),
     ),
-    "takes-ours": (lab('my_bound = use("bound")', 'my_age = use("mean-age")'), (W, W, E)),
+    "takes-ours": (lab(*OURS.splitlines()), (W, W, W)),
     "library": (lab("from labkit.etf import cross_entropy_bound as my_bound", AGE, None), (W, P, E)),
     "too-much-memory": (lab(BOUND, AGE, TOSS, first=["hoard = bytearray(60 << 30)"]), (P, P, P)),
     "kernel-killed": (lab(BOUND, AGE, TOSS, first=["import os\nos._exit(1)"], parameters=HOUR), (P, P, P)),
@@ -91,7 +98,8 @@ HAND_INS = {
 
 
 @pytest.mark.timeout(600)
-def test_twenty_hand_ins_get_the_marks_they_deserve(tmp_path):
+def test_twenty_hand_ins_get_the_marks_they_deserve(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert len(HAND_INS) == 20
     source = tmp_path / "07-lab.ipynb"
     nbformat.write(source_notebook(), source)
@@ -106,7 +114,60 @@ def test_twenty_hand_ins_get_the_marks_they_deserve(tmp_path):
     marks, reasons = grade.write(table, folder)
     assert marks.read_text().splitlines()[:2] == ["student,07 bound,07 mean-age,07 coin-toss,sum", "all-right,1,1,1,3"]
     assert len(marks.read_text().splitlines()) == 21
-    assert "own solution" in reasons.read_text() and "own answer" in reasons.read_text()
+    said = table.set_index("student")["reason"]
+    assert said["takes-ours"].str.contains("own solution").all() and "own answer" in said["library"].iloc[0]
+    assert not said[["all-wrong", "nothing-done", "one-right"]].str.contains("own").any()
+
+
+@pytest.mark.parametrize(
+    "limits, statuses, reasons",
+    [
+        # Its kernel alone takes longer than a hundredth of a second.
+        (grade.Limits(notebook=0.01), (T, T, M), ("0.01 seconds were used up", "0.01 seconds", "nothing is called")),
+        (grade.Limits(cell=3), (P, T, M), ("tried on", "more than 3 seconds", "nothing is called")),
+    ],
+    ids=["of the notebook", "of a cell"],
+)
+def test_what_time_cuts_off_is_told_from_what_was_not_written(limits, statuses, reasons):
+    source = source_notebook()
+    cells = [IMPORTS, BOUND, CHECKS["bound"], f"{HOUR}\n{AGE}", CHECKS["mean-age"]]
+    marks = grade.mark(new_notebook(cells=[code(cell) for cell in cells]), source, limits)
+    assert tuple(marks[name]["status"] for name in STUBS) == statuses
+    assert all(said in marks[name]["reason"] for name, said in zip(STUBS, reasons))
+
+
+def test_the_first_notebook_handed_in_blank_gets_no_point():
+    """Its own cells go on with labkit's number; those that name the attempt are run."""
+    source = nbformat.read(Path(__file__).parents[2] / "notebooks" / "00-start-here.ipynb", as_version=4)
+    edition = editions.student(source)
+    edition.cells = [code(IMPORTS), *(cell for cell in edition.cells if "my_cosine" in cell.source)]
+    assert any('my_cosine = use("five-classes")' in cell.source for cell in edition.cells)
+    assert grade.mark(edition, source) == {"five-classes": {"status": E, "reason": ""}}
+
+
+def test_a_damaged_file_is_called_so_and_what_jupyter_keeps_is_no_student(tmp_path):
+    for name in ("07-lab", "08-lab"):
+        nbformat.write(source_notebook(), tmp_path / f"{name}.ipynb")
+    folder = tmp_path / "handed-in"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    (folder / ".ipynb_checkpoints" / "alice-checkpoint.ipynb").write_text("{}")
+    (folder / "alice.ipynb").write_text("{ this is not a notebook")
+    (folder / "bob").mkdir()
+    (folder / "bob" / "08-lab.ipynb").write_text("{ nor is this")
+    table = grade.grade(folder, tmp_path.glob("*.ipynb"))
+    assert table[["student", "exercise", "status"]].values.tolist() == [
+        ["alice", "", U],
+        *(["bob", name, U] for name in STUBS),
+    ]
+    assert table["reason"].str.contains("does not appear to be JSON").all()
+    marks, _ = grade.write(table, folder)
+    assert marks.read_text().splitlines() == [
+        "student,08 bound,08 mean-age,08 coin-toss,sum",
+        "alice,,,,0",
+        "bob,0,0,0,0",
+    ]
+    marks, _ = grade.write(table[table["student"] == "alice"], folder)
+    assert pd.read_csv(marks).values.tolist() == [["alice", 0]]
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):

@@ -44,9 +44,11 @@ def test_what_was_said_stands_beside_what_is(kind, value, unit, measured, said, 
     assert capsys.readouterr().out == said + "\n"
 
 
-@pytest.mark.parametrize("value", ["", "many", "nan"])
-def test_what_is_no_number_is_asked_for_again(value):
-    prediction = entered(float, value)
+@pytest.mark.parametrize(
+    "kind, value", [(float, ""), (float, "many"), (float, "nan"), (int, "1,000"), (int, "1.000"), (int, "2,5")]
+)
+def test_what_is_no_number_is_asked_for_again(kind, value):
+    prediction = entered(kind, value)
     assert not prediction.locked and prediction.message.value
 
 

@@ -65,6 +65,20 @@ def test_curves_over_epochs_are_medians():
     np.testing.assert_allclose(drawn[0].y, expected, rtol=1e-6)
 
 
+def test_every_network_over_epochs_looks_different():
+    drawn = [t for t in plots.networks.over_epochs(CURVES, "loss", list(networks.NETWORKS)).data if t.fill is None]
+    assert [t.name for t in drawn] == [plots.networks.LABELS[n] for n in networks.NETWORKS]
+    assert len({(t.line.color, t.line.dash) for t in drawn}) == len(networks.NETWORKS) == 12
+
+
+def test_depth_panels_draw_every_network_or_say_that_they_cannot():
+    learn = ["aglu", "aglu-frozen", "aglu-paper-gradient", "aglu-paper-released", "aglu-channel"]
+    drawn = {t.name for t in plots.networks.depth_panels(PARAMETERS, learn[:4]).data}
+    assert {f"after: {plots.networks.LABELS[n]}" for n in learn[:4]} <= drawn
+    with pytest.raises(ValueError, match="4 networks, got 5: aglu, "):
+        plots.networks.depth_panels(PARAMETERS, learn)
+
+
 def test_depth_panels_hold_start_and_end():
     figure = plots.networks.depth_panels(PARAMETERS, ["apa-star"])
     lines = [t for t in figure.data if t.mode == "lines"]

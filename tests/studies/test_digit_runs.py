@@ -69,6 +69,9 @@ def test_shares_of_layers():
     assert found.loc[0, ["largest", "gradient", "test"]].tolist() == [200.0, 9.0, 90.0]
 
 
+DIVERGED = 0.1  # the accuracy of chance, in the row at which such a run ends
+
+
 def test_each_start_is_judged_at_its_best_rate():
     rows = [
         dict(head=name, blocks=blocks, lr=lr, seed=seed, iteration=t, test_accuracy=value if t else 0.1)
@@ -77,16 +80,18 @@ def test_each_start_is_judged_at_its_best_rate():
             (24, "x", 0.02, (0.91, 0.5, 0.97)),
             (24, "y", 0.1, (0.99, 0.98, 0.97)),
             (24, "y", 0.02, (0.1, 0.1, 0.1)),
+            (24, "y", 0.5, (1.0, DIVERGED, DIVERGED)),
             (4, "x", 0.1, (1.0, 1.0, 1.0)),
         )
         for seed, value in enumerate(values)
-        for t in (0, 3)
+        for t in ((0, 1) if value == DIVERGED else (0, 3))
     ]
     found = digit_runs.best_rates(pd.DataFrame(rows), 24)
     assert list(found.index) == ["x", "y"] and found["lr"].tolist() == [0.02, 0.1]
     assert found.loc["x", ["lowest", "median", "highest"]].tolist() == pytest.approx([50, 91, 97])
     assert found["learnt"].tolist() == [2, 3] and found["seeds"].tolist() == [3, 3]
     assert found.loc["x", ["at 0.1", "at 0.02"]].tolist() == pytest.approx([30, 91])
+    assert found.loc["y", "at 0.5"] == pytest.approx(10)
 
 
 def test_near_zero_the_released_floor_does_not_keep_lambda_down():

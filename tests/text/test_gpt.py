@@ -87,9 +87,10 @@ def test_kappa_and_lambda_by_depth():
     for depth, layer in enumerate(m for m in model.modules() if isinstance(m, APA)):
         layer.kappa.data.fill_(depth + 1.0)
         layer.lam.data.fill_((depth + 1) / 8)
+    layer.lam.data.fill_(-0.2)  # trained below its floor
     assert shapes_by_depth(model) == {
         f"{name}_{k}": k * scale for k in range(1, 6) for name, scale in (("kappa", 1), ("lambda", 1 / 8))
-    }
+    } | {"lambda_5": pytest.approx(1e-8)}
     assert shapes_by_depth(gpt("char")) == {}
 
 

@@ -73,6 +73,17 @@ def test_the_model_is_seen_after_the_answer_only_and_the_first_counts(quiz):
     assert quiz.state["answer"] == 3
 
 
+def test_an_answer_set_together_with_an_item_is_one_to_that_item(quiz):
+    quiz.set(answer=0)
+    with pytest.raises(Exception, match="[Ii]nvalid"):
+        quiz.set(item=1, answer="E")
+    assert quiz.state == {"item": 0, "answer": 0}
+    quiz.set(answer=2, item=3)
+    assert quiz.state == {"item": 3, "answer": 2} and quiz.answers == {0: 0, 3: 2}
+    quiz.set(item=0, answer=1)  # too late there
+    assert quiz.state == {"item": 0, "answer": 0} and quiz.answers == {0: 0, 3: 2}
+
+
 def test_made_up_items_are_tasks_that_the_format_holds(tmp_path):
     lines = []
     for task in hellaswag.MADE_UP.tasks:

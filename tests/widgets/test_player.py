@@ -202,6 +202,7 @@ def test_figures_that_cannot_be_played(figures, labels, message):
 
 def test_other_settings_can_be_given_and_change_nothing(page):
     explorer = widgets.etf.ETFExplorer()
-    figure = explorer.player("angle", [0, 90], num_classes=7)
+    figure = explorer.player("angle", (90 * k for k in range(2)), num_classes=7)
     assert explorer.state == widgets.etf.ETFExplorer().state and page == []
     assert figure.layout.title.text == explorer.figure(7, 0, 0.0).layout.title.text
+    assert [frame.name for frame in figure.frames] == ["0", "90"]

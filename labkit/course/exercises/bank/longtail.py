@@ -61,7 +61,8 @@ EXERCISES = (
         notebook="10",
         stub="def my_sizes(largest, C, ratio):\n    return None  # your code: a list of C whole numbers",
         solution=my_sizes,
-        inputs=lambda g: [(100, 3, 100), (5000, 10, 100), (500, 100, 50), (119, 10, 20)],
+        # After class 0 no exact size is a whole number, which a right formula may leave just below itself.
+        inputs=lambda g: [(110, 3, 40), (5000, 10, 70), (500, 100, 56), (119, 10, 20)],
         mistakes=(
             (partial(my_sizes, last=0), "the last class is too large: c/(C − 1) ends at 1, c/C does not"),
             (partial(my_sizes, whole=round), "rounded to the nearest; the published rule cuts off"),
