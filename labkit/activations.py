@@ -82,8 +82,7 @@ class _Adaptive(torch.nn.Module):
         checks.one_of("channel_dim", channel_dim, (1, -1))
         checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
         checks.one_of("floor", floor, ("one-sided", "released"))
-        if num_channels is not None and not (type(num_channels) is int and num_channels > 0):
-            raise ValueError(f"num_channels must be None or an integer of at least 1, got {num_channels!r}")
+        num_channels = None if num_channels is None else checks.integer("num_channels", num_channels, 1)
         self.kappa_init = _range("kappa_init", self.kappa_range if kappa_init is None else kappa_init)
         self.lambda_init = _range("lambda_init", lambda_init)
         if self.lambda_init[0] < 0 or self.lambda_init[1] == 0:

@@ -275,8 +275,7 @@ def train_ufm(
     >>> train_ufm(UFM(4, 40, 16), "implicit", iterations=20, delta=1e-2).final()["accuracy"].item()
     1.0
     """
-    if not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
+    iterations = checks.integer("iterations", iterations, 0)
     wanted = set(log_points(iterations) if log_at is None else log_at) | {iterations}
     if bad := [t for t in wanted if t not in range(iterations + 1)]:
         raise ValueError(f"log_at must hold iterations from 0 to {iterations}, got {sorted(bad)}")

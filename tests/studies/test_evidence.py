@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from subprocesses import environment
 
 from labkit.history import History
@@ -99,6 +100,16 @@ def test_a_long_tailed_run_leaves_its_outputs_too(tmp_path):
     kept = Outputs.load(tmp_path / "results/digits/fixed-plain-seed-1-outputs.npz")
     assert kept.logits.shape == (596, 10) and kept.train_counts.max() > 4 * kept.train_counts.min()
     assert History.load(tmp_path / "results/digits/fixed-plain-seed-1.parquet").settings["run"]["imbalance"] == 5
+    assert not evidence.work(run, tmp_path / "results", tmp_path / "runs")
+    path = tmp_path / "results/digits/fixed-plain-seed-1-outputs.npz"
+    for damage, said in (
+        (lambda: path.write_bytes(path.read_bytes()[:500]), "does not hold"),
+        (path.unlink, "no outputs"),
+    ):
+        damage()
+        with pytest.warns(UserWarning, match=f"{said}.*this run is done again"):
+            assert evidence.work(run, tmp_path / "results", tmp_path / "runs")
+        assert torch.equal(Outputs.load(path).logits, kept.logits)
 
 
 def test_as_much_of_the_margins_is_kept_as_the_list_says(place):

@@ -82,8 +82,7 @@ class Trainer:
         progress: bool = False,
     ):
         head = NoHead() if head is None else head
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-            raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
+        epochs = checks.integer("epochs", epochs, 1)
         optimizers.check(optimizer, {"backbone": backbone, "head": head}, schedule, epochs, warmup)
         if measure is None and clean is None:
             raise ValueError("a Trainer needs batches to measure collapse on (clean), or a function (measure)")
