@@ -232,6 +232,7 @@ def test_shape_is_that_of_z(shape):
 @pytest.mark.parametrize("channels", [None, 6])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, "sliced"])
 def test_blocks_change_nothing(function, channels, layout, monkeypatch):
+    torch.manual_seed(0)  # sums of terms of both signs, which may all but cancel
     z, kappa, lam = inputs(5, 6, 7, 8, channels=channels)
     z = z.detach()[..., ::2] if layout == "sliced" else z.detach().contiguous(memory_format=layout)
     z.requires_grad_()

@@ -45,7 +45,9 @@ problems = dict(
     seed=st.integers(0, 10**6),
 )
 # Fixtures of function scope are fine here: `way` holds the same for all examples.
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(
+    max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @relaxed

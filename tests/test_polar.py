@@ -40,7 +40,8 @@ def test_polar_factor(spectrum, dtype):
     eps, true = torch.finfo(dtype).eps, max(singular) / min(singular)
     assert torch.linalg.matrix_norm(found.double() - u) < 20 * eps * true * math.sqrt(40)
     assert torch.linalg.matrix_norm(found.mT @ found - torch.eye(40, dtype=dtype)) < 20 * eps * math.sqrt(40)
-    assert 1 <= condition * (1 + 1e-3) and condition < 1.01 * true  # Lanczos estimates lie inside the spectrum
+    least = 0.1 if spectrum == "log-spaced" else 0.95  # Lanczos estimates lie inside the spectrum
+    assert least * true < condition < 1.01 * true
 
 
 @pytest.mark.parametrize("singular", [[1.0] * 5 + [0.0], [1.0] * 5 + [1e-9], [0.0] * 6])

@@ -131,6 +131,7 @@ def test_per_channel_in_the_gates_alone():
 
 
 def test_initial_values():
+    torch.manual_seed(0)
     model = small(
         "se_resnet50",
         activation="aglu",

@@ -43,6 +43,12 @@ def count(model):
 # --- names, sizes, shapes -------------------------------------------------------------------------------------------
 
 
+def test_the_shortcut_of_narrow_resnets_takes_every_second_pixel_and_pads_with_zeros():
+    shortcut, x = backbones.create("resnet32").layer2[0].downsample, torch.randn(2, 16, 8, 8)
+    y = shortcut(x)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2]) and not y[:, :8].any() and not y[:, 24:].any()
+
+
 def test_names():
     assert sorted(backbones.NAMES) == sorted(ALL)
 

