@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -131,19 +130,16 @@ def test_a_killed_run_loses_at_most_an_epoch(place, until):
     process = subprocess.Popen(command, cwd=ROOT, env=environment(ROOT), stderr=subprocess.DEVNULL)
     kept = lambda: sorted((place / "runs/digits").rglob("history.parquet"))
     until(kept, "a first epoch", 100, 0.1)
-    time.sleep(1)
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    assert process.wait(10) == -signal.SIGKILL
     lock = next((place / "runs/digits").rglob("lock"))
-    done = History.load(kept()[0]).frame["iteration"].max()
-
     until(lambda: _free(lock), "the run to see that its parent has gone", 40, 0.5)
     reached = History.load(kept()[0]).frame["iteration"].max()
-    assert reached >= done
+    assert reached < 400
     (run,) = [run for run in evidence.read(place / "list.toml") if run.entry == "digits"]
     settings = {key: value for key, value in run.settings.items() if key != "seed"} | {"head": ["fixed"]}
     trainer = build.make(settings, "fixed", 1, run.folder(place / "runs"))
-    assert trainer.epoch >= reached - 1
+    assert reached - 1 <= trainer.epoch < 400
 
 
 def _free(lock):
