@@ -74,7 +74,8 @@ class Steps:
             return sums, counts
         checks.finite("features", sums)
         again = torch._C._current_graph_task_id() != -1
-        if self._begun and (again or self._gathering):
+        begun = bool(self._begun) and (again or self._gathering)
+        if begun:
             before, earlier, last = self._begun
             if not again:
                 earlier = last if earlier is None else tuple(a + b for a, b in zip(earlier, last))
@@ -85,8 +86,9 @@ class Steps:
         whole = (sums, counts) if earlier is None else (sums + earlier[0], counts + earlier[1])
         if not bool(whole[1].sum(-1).all()):
             raise ValueError("targets must hold a label of every run, got a run whose labels are all ignored")
-        for tensor, value in zip(state, before):
-            tensor.copy_(value)
+        if begun:
+            for tensor, value in zip(state, before):
+                tensor.copy_(value)
         self._begun = before, earlier, (sums.detach(), counts.detach())
         return whole
 

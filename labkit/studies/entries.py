@@ -80,7 +80,7 @@ class Run:
         so that nobody takes them for the paper's; others to a folder of the entry.
         """
         if self.kind != "ufm":
-            return Networks(Path(results) / self.entry, self.name, self.outputs("") is not None)
+            return Networks(Path(results) / self.entry, self.name, self.long_tailed)
         papers = sweep.size(ufm.UFM(**self.settings["spec"])) in sweep.SIZES
         return sweep.Runs(Path(results) / ("ufm" if papers else "ufm-control"))
 
@@ -88,14 +88,21 @@ class Run:
         """Where it keeps what it needs until it has ended."""
         return Path(runs) / self.entry / self.name
 
+    @property
+    def long_tailed(self) -> bool:
+        """Whether it is a run on images that also leaves what it says of its test images."""
+        if self.kind != "images":
+            return False
+        from labkit.vision import build
+
+        return build.is_long_tailed(self.settings)
+
     def outputs(self, folder: str | Path) -> Path | None:
         """The file that a finished long-tailed run leaves in its folder beside its History; None for any other."""
-        if self.kind != "images":
+        if not self.long_tailed:
             return None
         from labkit.vision import build
 
-        if not build.is_long_tailed(self.settings):
-            return None
         return build.path_of_outputs(self.recipe, self.settings["head"], self.settings["seed"], folder)
 
     def train(self, folder: str | Path) -> History:

@@ -108,7 +108,7 @@ def of(trainer: Trainer) -> Outputs:
     ]
     try:
         for images, targets in trainer.test.epoch(0):
-            with processes.state_of(trainer.on), trainer.on.autocast():
+            with processes.autocast(trainer.on):
                 features.append(trainer.backbone(images.contiguous(memory_format=trainer.layout)).float())
             logits.append(trainer.head(features[-1]).float().cpu())
             labels.append(targets.long().cpu())

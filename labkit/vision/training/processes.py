@@ -45,6 +45,13 @@ def state_of(on: Accelerator) -> Iterator[None]:
         AcceleratorState._shared_state = last
 
 
+@contextlib.contextmanager
+def autocast(on: Accelerator) -> Iterator[None]:
+    """Forward passes in the precision of this Accelerator, as `state_of` has it."""
+    with state_of(on), on.autocast():
+        yield
+
+
 def resolved(precision: str):
     """The precision that is meant: itself, but for "auto", as in `accelerator`."""
     checks.one_of("precision", precision, PRECISIONS)

@@ -258,7 +258,7 @@ class Trainer:
     @torch.no_grad()
     def _features(self, batches):
         for images, labels in batches.epoch(self.epoch):
-            with processes.state_of(self.on), self.on.autocast():
+            with processes.autocast(self.on):
                 features = self._network(images.contiguous(memory_format=self.layout))
             yield features, labels
 
