@@ -269,13 +269,15 @@ class Store:
 
 
 def differences(there: dict, here: dict) -> str:
-    """In words, what differs between the settings of a file and those asked for.
+    """In words, what differs between the settings of a file and those asked for; of settings within settings too.
 
-    >>> differences({"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0})
-    'lr is 0.1 there, 0.2 here'
+    >>> differences({"lr": 0.1, "run": {"seed": 0}}, {"lr": 0.2, "run": {"seed": 1}})
+    'lr is 0.1 there, 0.2 here; seed is 0 there, 1 here'
     """
-    keys = [key for key in {**there, **here} if key not in there or key not in here or there[key] != here[key]]
-    return "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in keys)
+    pairs = {key: (there.get(key, "missing"), here.get(key, "missing")) for key in {**there, **here}}
+    inner = lambda a, b: isinstance(a, dict) and isinstance(b, dict)
+    words = lambda key, a, b: differences(a, b) if inner(a, b) else f"{key} is {a!r} there, {b!r} here"
+    return "; ".join(words(key, a, b) for key, (a, b) in pairs.items() if a != b)
 
 
 def _flat(settings):

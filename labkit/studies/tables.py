@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import nn
 
+from labkit.heads import VARIANTS
 from labkit.history import History, differences, plain
 from labkit.vision import fields, recipes
 
@@ -177,6 +179,46 @@ def verdict(history: History, epoch: int) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def one_more(own: History, changed: History, epoch: int) -> pd.DataFrame:
+    """Whether runs with a changed head end where one more run of their own head would, at an epoch.
+
+    own: the main heads, over seeds; changed: heads of `heads.VARIANTS` that are one of these with an option changed, a
+    run each. A run is within the seeds where it lies in the 95 % prediction interval of one more, by Student's t; that
+    of NC1 and NC3 is taken in logarithms. A row for each changed head and measure: head, its own head, measure, value,
+    low and high (of the interval), and found: "within", "below", "above", or "not known" of a value that is NaN. Of 20
+    runs that differ in nothing one is outside. Raises ValueError where the runs are not of one experiment, or a head
+    has fewer than two seeds of its own.
+    """
+    if (there := _shared(own)) != (here := _shared(changed)):
+        raise ValueError(f"the runs are not of one experiment: {differences(there, here)}")
+    rows = []
+    for run in changed.frame[changed.frame["iteration"] == epoch].itertuples():
+        head = VARIANTS[run.head].head
+        seeds = own.where(head=head).frame.query("iteration == @epoch")
+        for measure in LARGER_IS_AHEAD:
+            there, back = (np.log, np.exp) if measure.startswith("nc") else (np.asarray, float)
+            low, high = (back(end) for end in prediction(there(seeds[measure])))
+            value = getattr(run, measure)
+            found = "below" if value < low else "above" if value > high else "within" if value == value else "not known"
+            rows.append((run.head, head, measure, value, low, high, found))
+    return pd.DataFrame(rows, columns=["head", "own", "measure", "value", "low", "high", "found"])
+
+
+def prediction(values: ArrayLike) -> tuple[float, float]:
+    """The interval that holds one more value of the same kind in 95 % of cases, by Student's t: (low, high).
+
+    >>> [round(float(end), 3) for end in prediction([1.0, 2.0, 3.0])]
+    [-2.968, 6.968]
+    """
+    from scipy import stats  # takes a while
+
+    values = np.asarray(values, dtype=float)
+    if values.size < 2:
+        raise ValueError(f"two values or more are needed to know how far they scatter; got {values.tolist()}")
+    half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / values.size)
+    return values.mean() - half, values.mean() + half
+
+
 def _of_the_paper(history, data, backbone):
     """Whether runs had the settings of the paper's recipe, but for the backbone and for how long they went on."""
     recipe = plain(recipes.RECIPES[f"guiding/{data}"]) | {"backbone": backbone}
@@ -193,33 +235,35 @@ def _text(median, low, high):
 
 def costs(
     backbone: nn.Module, heads: Mapping[str, nn.Module], images: torch.Tensor, labels: torch.Tensor, repeats: int = 5
-) -> dict[str, float]:
-    """Milliseconds of a forward and backward pass of the backbone and of each head, each by itself: {name: least}.
+) -> pd.DataFrame:
+    """Milliseconds of the forward and of the backward pass of the backbone and of each head, each part by itself.
 
     heads: {name: head} for the features of the backbone, with cross entropy. The parts take turns, so that a slow
-    moment of the machine meets all of them; the first turn is not counted. Of the others the least counts, which other
-    programs disturb least. Training mode, on the device of the images.
+    moment of the machine meets all of them; the first turn is not counted. Of the others counts the one that took the
+    least, which other programs disturbed least. Training mode, on the device of the images. Columns forward and
+    backward, a row for each part, "backbone" first.
     """
-    finish = (
-        torch.cuda.synchronize if images.device.type == "cuda" else lambda: None
-    )  # a GPU's work goes on after the call
     features = backbone.train()(images).detach()
-    back = torch.randn_like(features)  # any gradient will do to go through the backbone
+    made_up = torch.randn_like(features)  # any gradient will do to go through the backbone
 
-    def head_pass(head):
-        z = features.clone().requires_grad_()
-        F.cross_entropy(head.train()(z, labels), labels).backward()
+    def loss(head):
+        return F.cross_entropy(head.train()(features.clone().requires_grad_(), labels), labels)
 
-    parts = {"backbone": lambda: backbone(images).backward(back)} | {
-        name: partial(head_pass, h) for name, h in heads.items()
-    }
-    taken = {name: [] for name in parts}
+    forward = {"backbone": lambda: backbone(images)} | {name: partial(loss, head) for name, head in heads.items()}
+    taken = {part: [] for part in forward}
     for turn in range(repeats + 1):
-        for name, part in parts.items():
-            finish()
-            begin = time.perf_counter()
-            part()
-            finish()
+        for part, passes in forward.items():
+            times = [_now(images.device)]
+            found = passes()
+            times.append(_now(images.device))
+            found.backward(made_up if part == "backbone" else None)
+            times.append(_now(images.device))
             if turn:
-                taken[name].append(1000 * (time.perf_counter() - begin))
-    return {name: min(times) for name, times in taken.items()}
+                taken[part].append(1000 * np.diff(times))
+    return pd.DataFrame({part: min(times, key=sum) for part, times in taken.items()}, index=["forward", "backward"]).T
+
+
+def _now(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()  # a GPU's work goes on after the call
+    return time.perf_counter()

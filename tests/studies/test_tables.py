@@ -2,6 +2,7 @@
 up.
 """
 
+import math
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from labkit.heads import HEADS
 from labkit.history import History, sample_margins
 from labkit.studies import tables
-from labkit.vision import __main__, backbones, build, recipes
+from labkit.vision import __main__, build, recipes
 
 PAPER = Path(__file__).resolve().parents[2] / "data" / "paper"
 TITLE = "CIFAR-10, JPEG re-encoded"
@@ -197,10 +198,62 @@ def test_verdict_by_ranges():
         tables.verdict(History(frame[(frame["head"] != "fixed") | (frame["seed"] == 0)], {}), 50)
 
 
-def test_costs_move_no_weight_and_name_all_parts():
-    backbone = backbones.create("resnet18", features_only=True, affine=False)
-    heads = {name: kind(512, 10) for name, kind in HEADS.items()}
-    before = backbone.conv1.weight.clone()
-    found = tables.costs(backbone, heads, torch.randn(10, 3, 32, 32), torch.arange(10), repeats=1)
-    assert list(found) == ["backbone", *HEADS] and all(value > 0 for value in found.values())
-    assert torch.equal(backbone.conv1.weight, before)
+def ends_of(runs, **settings):
+    """Runs that ended at epoch 50 with these values of the four measures: {(head, seed): values}."""
+    rows = [(head, seed, 50, *values) for (head, seed), values in runs.items()]
+    columns = ["head", "seed", "iteration", *tables.LARGER_IS_AHEAD]
+    return History(pd.DataFrame(rows, columns=columns), {"run": settings, "images": TITLE, "classes": 10})
+
+
+def test_one_more_run_against_the_prediction_interval():
+    """With three seeds, Student's t of two degrees of freedom has a closed form."""
+    own = {("fixed", seed): (0.8 + seed / 100, math.exp(seed), 1.0 + seed / 10, 0.7) for seed in range(3)}
+    t = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025))
+    half = t * math.sqrt(4 / 3)  # in standard deviations: a hundredth of accuracy, 1 of the logarithm of NC1
+    edge = math.exp(1 + half)
+    changed = {("fixed_haar", 0): (0.81 - half / 100 - 1e-9, edge * (1 + 1e-9), math.nan, 0.7 + 1e-12)}
+    found = tables.one_more(ends_of(own), ends_of(changed), 50).set_index("measure")
+    assert found["found"].to_dict() == {
+        "accuracy": "below",
+        "nc1": "above",
+        "nc3": "not known",
+        "test_accuracy": "above",  # of seeds that are all alike, anything else is outside
+    }
+    assert found["high"]["nc1"] == pytest.approx(edge, rel=1e-12)
+    assert set(found["own"]) == {"fixed"} and set(found["head"]) == {"fixed_haar"}
+    changed = {("fixed_haar", 0): (0.81 - half / 100 + 1e-9, edge * (1 - 1e-9), 1.1, 0.7)}
+    assert set(tables.one_more(ends_of(own), ends_of(changed), 50)["found"]) == {"within"}
+
+    with pytest.raises(ValueError, match="lr is 1 there, 2 here"):
+        tables.one_more(ends_of(own, lr=1), ends_of(changed, lr=2), 50)
+    with pytest.raises(ValueError, match="two values or more"):
+        tables.one_more(ends_of({("fixed", 0): own["fixed", 0]}), ends_of(changed), 50)
+
+
+class Clocked(torch.autograd.Function):
+    """The identity, that moves a made-up clock on by 3 s at each forward pass and by 5 s at each backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, clock):
+        ctx.clock = clock
+        clock[0] += 3
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.clock[0] += 5
+        return gradient, None
+
+
+def test_costs_tell_the_passes_apart_and_move_no_weight(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(tables.time, "perf_counter", lambda: clock[0])
+    backbone = torch.nn.Linear(6, 8)
+    backbone.forward = lambda x: Clocked.apply(torch.nn.functional.linear(x, backbone.weight), clock)
+    heads = {name: kind(8, 4) for name, kind in HEADS.items()}
+    before = backbone.weight.clone()
+    found = tables.costs(backbone, heads, torch.randn(12, 6), torch.arange(12) % 4, repeats=2)
+    assert list(found.index) == ["backbone", *HEADS]
+    assert found.loc["backbone"].to_dict() == {"forward": 3000, "backward": 5000}  # milliseconds
+    assert (found.drop("backbone") == 0).all(axis=None)  # the clock stands still in the heads
+    assert torch.equal(backbone.weight, before)
