@@ -26,6 +26,7 @@ import zipfile
 from pathlib import Path
 
 import address
+import course_map
 import nbformat
 import pdoc
 from alt import describe, slider_title
@@ -45,20 +46,6 @@ MATHJAX_FILE = "mathjax/static/mathjax/es5/tex-svg.js"
 MATHJAX_SHA256 = "2af9375000b5a3669be94d436ae1c61159855283cd18b3ee9817fb71c8f94c84"
 GONE = {"setup", "hidden-check", "badge", "notes"}  # tags of cells that a page does not show
 FOLDS = {"answer": "After your prediction", "solution": "Solution"}  # and of those that open with a click
-WIDEST = 21  # letters of a line in a box of the map
-# What is best read before what; the contents page draws it. A notebook that is not named here follows the one before it.
-AFTER = {"01": ["00"], "02": ["00"], "03": ["02"], "04": ["01", "03"], "05": ["04"], "06": ["04"]}
-AFTER |= {"07": ["00"], "08": ["07"], "09": ["04"], "10": ["09"], "11": ["09"], "12": ["08"]}
-LANE = {
-    "01": 0,
-    "05": 0,
-    "10": 1,
-    "07": 2,
-    "08": 2,
-    "09": 2,
-    "11": 2,
-    "12": 2,
-}  # of three; 1, the middle, where not named
 MARKDOWN = ["docs/*.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/paper/README.md", "data/results/README.md"]
 SLIDER_HEIGHT = 95  # pixels that labkit.plots.player adds to a figure for its slider
 
@@ -355,9 +342,10 @@ that runs by itself.
 
 def contents_page(site: Site, paths: list[Path]) -> None:
     """index.html: the first recording of the first notebook, the map, and a card for each notebook."""
-    film, cards = "", []
+    film, cards, needs = "", [], {}
     for path in paths:
         nb = nbformat.read(path, as_version=4)
+        needs[path.stem[:2]] = course_map.needed(nb)
         texts = [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
         time = re.search(r"\*\*Time\*\*[:]? *([^.;\n]*)", "\n".join(texts))
         about = about_line(texts[0])
@@ -377,8 +365,10 @@ def contents_page(site: Site, paths: list[Path]) -> None:
     nb = markdown(text)
     site.page("README.md", nb, plots=True)
     page = site.out / "index.html"
-    body = page.read_text(encoding="utf-8")
-    write(page, body.replace("<p>@film@</p>", film).replace("<p>@map@</p>", drawn_map(site, paths)))
+    titles = {path.stem[:2]: site.titles[f"notebooks/{path.name}"] for path in paths}
+    leads = {path.stem[:2]: f"notebooks/{path.stem}.html" for path in paths}
+    body = page.read_text(encoding="utf-8").replace("<p>@film@</p>", film)
+    write(page, body.replace("<p>@map@</p>", course_map.drawn(needs, titles, leads)))
 
 
 def about_line(text: str) -> str:
@@ -386,55 +376,6 @@ def about_line(text: str) -> str:
     below = text.split("\n", 1)[-1].strip()
     sentence = re.split(r"(?<=[.?!])\s", re.sub(r"\s+", " ", below), maxsplit=1)[0]
     return html.escape(re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`$]", r"\1", sentence))
-
-
-def drawn_map(site: Site, paths: list[Path]) -> str:
-    """The notebooks as boxes, row below row, with arrows from what is best read before: SVG with links."""
-    number = {path.stem[:2]: path for path in paths}
-    known = list(number)
-    before = {k: [b for b in AFTER.get(k, known[max(0, i - 1) : i]) if b in number] for i, k in enumerate(known)}
-    row: dict[str, int] = {}
-    for k in known:  # in reading order, so what comes before has its row
-        row[k] = max((row[b] + 1 for b in before[k] if b in row), default=0)
-        while any(row[other] == row[k] and lane(other) == lane(k) for other in row if other != k):
-            row[k] += 1
-    wide, tall, across, down = 200, 62, 216, 104
-    at = {k: (324 + across * (lane(k) - 1), 8 + down * row[k]) for k in known}
-    lines = []
-    for k in known:
-        for b in before[k]:
-            (x0, y0), (x1, y1) = at[b], at[k]
-            turn = y1 - (down - tall) / 2
-            lines.append(
-                f'<path d="M{x0} {y0 + tall}V{turn - 12}C{x0} {turn + 8} {x1} {turn - 8} {x1} {y1 - 3}" marker-end="url(#tip)"/>'
-            )
-    boxes = []
-    for k, (x, y) in at.items():
-        first, second = two_lines(site.titles[f"notebooks/{number[k].name}"])
-        words = f'<text x="{x}" y="{y + (26 if second else 37)}" text-anchor="middle">{html.escape(first)}</text>'
-        words += f'<text x="{x}" y="{y + 48}" text-anchor="middle">{html.escape(second)}</text>' if second else ""
-        box = f'<rect x="{x - wide / 2}" y="{y}" width="{wide}" height="{tall}" rx="8"/>'
-        boxes.append(f'<a href="notebooks/{number[k].stem}.html">{box}{words}</a>')
-    tip = '<marker id="tip" markerWidth="8" markerHeight="8" refX="6" refY="4" orient="auto"><path d="M0 0L8 4L0 8"/></marker>'
-    height = 8 + down * max(row.values(), default=0) + tall + 8
-    return (
-        f'<svg class="map" viewBox="0 0 648 {height}" role="group" aria-label="Map of the notebooks: what to read before what">'
-        f"<defs>{tip}</defs>{''.join(lines)}{''.join(boxes)}</svg>"
-    )
-
-
-def lane(number: str) -> int:
-    return LANE.get(number, 1)
-
-
-def two_lines(title: str) -> tuple[str, str]:
-    """The part of a title before its colon, broken into two lines, the first of at most WIDEST letters."""
-    words, lines = title.split(":")[0].replace(" · ", " ").split(), [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDEST and len(lines) < 2:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines[0], lines[1] if len(lines) > 1 else ""
 
 
 # --- what pages share, and the reference --------------------------------------------------------------------------------

@@ -66,21 +66,23 @@ def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title: str | None = None
     return board(panels, len(panels), 560, title, "y", "below", (0.03, 0)).update_layout(margin_l=140)
 
 
-def head_costs(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def head_costs(
+    table: pd.DataFrame, title: str | None = None, of: str = "forward and backward pass of a batch"
+) -> go.Figure:
     """Milliseconds of the backbone and of each head by network, on a logarithmic axis.
 
-    table: columns network, part ("backbone" or a head or variant), milliseconds.
+    table: columns network (a row of the figure), part ("backbone" or a head or variant), milliseconds. of: of what.
     """
     heads = looks(part for part in table["part"] if part != "backbone")
     traces = []
     for part, (label, colour, _) in {"backbone": Look("backbone", BLACK), **heads}.items():
         mine, symbol = table[table["part"] == part], SYMBOLS.get(part, "square-open")
         traces.append(marks(mine["milliseconds"], mine["network"], label, colour, 12, symbol))
-    across = log_axis(table["milliseconds"], always=True) | dict(
-        title="forward and backward pass of a batch, milliseconds"
-    )
+    across = log_axis(table["milliseconds"], always=True) | dict(title=f"{of}, milliseconds")
     up = dict(autorange="reversed", type="category")
-    return board([panel("", traces, across, up)], 1, 340, title).update_layout(margin_l=160)
+    return board([panel("", traces, across, up)], 1, 190 + 50 * table["network"].nunique(), title).update_layout(
+        margin_l=160
+    )
 
 
 def pictures(images: Mapping[str, np.ndarray], height: int = 300) -> go.Figure:
