@@ -111,7 +111,8 @@ def make(
     s = check(settings)
     checks.one_of("activation", activation, tuple(ACTIVATIONS))
     data = corpora.data_folder(data)
-    AcceleratorState._reset_state()  # else accelerate keeps the precision of the first run
+    # With a state of its own a run keeps the precision that it was made with, and leaves that of others as it is.
+    AcceleratorState._shared_state = type(AcceleratorState._shared_state)()
     on = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=s["precision"])
     rows = min(s["micro_batch"] * on.num_processes, s["batch_size"])
     if s["batch_size"] % rows:

@@ -120,7 +120,7 @@ class Trainer:
             tokens, targets = self.train.batch(self.step * self.accumulate + part)
             # Gradients are averaged over processes once a step, with the last part.
             self.parallel.require_backward_grad_sync = part + 1 == self.accumulate
-            with self.on.autocast():
+            with self._autocast():
                 logits = self.parallel(tokens).logits
             share = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()) / self.accumulate
             self.on.backward(share)
@@ -137,9 +137,14 @@ class Trainer:
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         return loss
 
+    def _autocast(self):
+        """In the precision that the Accelerator was made with; its own `autocast` has that of the last one made."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.on.mixed_precision)
+        return torch.autocast(self.on.device.type, dtype, enabled=dtype is not None)
+
     def _measured(self, loss, seconds):
         self.model.eval()
-        with torch.no_grad(), self.on.autocast():
+        with torch.no_grad(), self._autocast():
             values = self.measure()
         row = {"head": self.name, "seed": self.seed, "iteration": self.step, "batch_loss": loss}
         self.rows.append({**row, **values, "seconds_a_step": seconds})

@@ -12,6 +12,7 @@ from labkit.text import recipes, training
 from labkit.text.corpora import Batches
 from labkit.text.gpt import decay_groups, gpt
 from labkit.text.recipes import RECIPES
+from labkit.vision.training import processes
 
 TINY = dict(context=16, batch_size=4, micro_batch=2, steps=5, warmup=2, measure_every=2, validation_batches=2)
 
@@ -83,6 +84,21 @@ def test_it_learns_a_text_and_starts_from_the_logarithm_of_its_alphabet(corpus):
     loss = history.frame["validation_loss"]
     assert loss[0] == pytest.approx(math.log(18), abs=0.15) and loss.iloc[-1] < 1.5  # 18 kinds of characters
     assert history.frame["head"].eq("gelu").all()
+
+
+def test_each_run_of_a_session_keeps_its_precision(corpus):
+    """accelerate's runs are all of one precision: that of the first, or after a reset that of the last."""
+    images = processes.accelerator("bf16")
+    kinds = {"bf16": torch.bfloat16, "no": torch.float32}
+    runs = {precision: recipes.make(tiny(precision=precision), "gelu", data=corpus) for precision in kinds}
+    processes.accelerator("bf16")
+    for precision, run in runs.items():
+        seen = set()
+        layer = next(module for module in run.model.modules() if isinstance(module, torch.nn.Linear))
+        layer.register_forward_hook(lambda module, inputs, output: seen.add((module.training, output.dtype)))
+        run.run()
+        assert seen == {(True, kinds[precision]), (False, kinds[precision])}
+    assert images.mixed_precision == "bf16"
 
 
 def test_the_recipe_of_gpt2_small_runs_where_shards_are(tmp_path):
