@@ -1,5 +1,8 @@
 """The recipes: every field as the papers and their code have it, the size of the network, one step; and their rules."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,7 @@ from labkit.optim import AGD
 from labkit.vision import build, data, fields, pipelines, torchvision
 from labkit.vision.batches import SAMPLERS, repeated
 from labkit.vision.fields import FIELDS
-from labkit.vision.recipes import RECIPES
+from labkit.vision.recipes import RECIPES, beside_table2
 from labkit.vision.training import trainer
 
 # What differs from FIELDS, in which nothing is done to the images and all is as the network has it.
@@ -148,6 +151,34 @@ def test_a_step_of_every_recipe(name, tmp_path, monkeypatch):
     moved = [n for (n, p), old in zip(made.backbone.named_parameters(), before) if not torch.equal(p, old)]
     assert moved and (settings["learnt"] == "all" or all(n.startswith("layer4") for n in moved))
     assert isinstance(made.optimizer, AGD) == (settings["optimizer"] == "agd")
+
+
+def test_where_recipes_differ_from_the_supplements_table_2():
+    """As a reading of both lists it: numbers 16 to 21 of what paper and released code disagree in."""
+    table = pd.read_csv(Path(__file__).resolve().parents[2] / "data/paper/activation-table2.csv")
+    found = beside_table2(table)
+    wanted = {
+        ("Bias Weight Decay", "ImageNet-LT"): ("0.0", "0.0001"),
+        ("Bias Weight Decay", "Places-LT"): ("0.0", "5e-05"),
+        ("Bias Weight Decay", "C100-LT"): ("0.0", "0.001"),
+        ("Attention Dropout", "i-Naturalist18"): ("0.0", "0.1"),
+        ("Cos. Cls. scale", "C100-LT"): ("learnable", "16.0"),
+        ("APA kappa Init", "i-Naturalist18"): ("U(0,1)", "U(-1,0)"),
+        **{
+            ("AGLU kappa Init", task): ("U(1,1.3)", "U(0.8,1.2)")
+            for task in ("ImageNet-LT", "i-Naturalist18", "C100-LT")
+        },
+        **{
+            (f"{kind} Init", "Places-LT"): ("N/A", "U(0,1)")
+            for kind in ("APA kappa", "APA lambda", "AGLU kappa", "AGLU lambda")
+        },
+    }
+    assert {(row.setting, row.task): (row.printed, row.recipe) for row in found.itertuples()} == wanted
+    other = table.assign(value=table["value"].where(table["setting"] != "LR", "0.3"))
+    more = beside_table2(other)
+    assert sorted(more.loc[more["setting"] == "LR", "recipe"]) == ["0.1", "0.2", "0.2", "0.5"]
+    kept = {name for name in table["setting"] if name not in ("Method", "Norm. Mask scale")}
+    assert set(beside_table2(table.assign(value="other"))["setting"]) == kept
 
 
 def test_agd_starts_at_its_own_scale():
