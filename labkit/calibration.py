@@ -123,20 +123,20 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool
     checks.labels(labels, logits.shape[-1], logits.shape[:-1])
     checks.finite("logits", logits)
     bins = checks.integer("bins", bins, 1)
-    confidence, guesses = logits.double().softmax(-1).max(-1)
+    confidence, guesses = (found.cpu() for found in logits.double().softmax(-1).max(-1))
     if equal_mass:
         ranked = confidence.sort().values
         first = torch.searchsorted(ranked, confidence)  # of all samples that are as confident, the place of the first
         place = first * bins // len(confidence)
         edges = [ranked[min(-(-k * len(ranked) // bins), len(ranked) - 1)].item() for k in range(bins + 1)]
     else:
-        edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+        edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device="cpu")
         place, edges = (torch.bucketize(confidence, edges, right=True) - 1).clamp(0, bins - 1), edges.tolist()
-    sums = lambda values: torch.zeros(bins, dtype=torch.float64).index_add_(0, place.cpu(), values.double().cpu())
-    samples = torch.bincount(place, minlength=bins).cpu()
+    sums = lambda values: torch.bincount(place, values.double(), minlength=bins)
+    samples = torch.bincount(place, minlength=bins)
     table = {"low": edges[:-1], "high": edges[1:], "samples": samples.numpy()}
     table |= {"confidence": (sums(confidence) / samples).numpy()}
-    return pd.DataFrame(table | {"accuracy": (sums(guesses == labels) / samples).numpy()})
+    return pd.DataFrame(table | {"accuracy": (sums(guesses == labels.cpu()) / samples).numpy()})
 
 
 def errors(table: pd.DataFrame) -> dict[str, float]:

@@ -114,6 +114,6 @@ def labels(targets: Any, num_classes: float, samples_shape: tuple) -> None:
         raise ValueError(f"targets must have shape {samples_shape} or {samples_shape[-1:]}, got {tuple(targets.shape)}")
     if targets.numel() == 0:
         raise ValueError("targets must hold at least one label, got none")
-    low, high = map(int, torch.aminmax(targets))
+    low, high = map(int, torch.aminmax(targets.long()))
     if low < 0 or high >= num_classes:
         raise ValueError(f"labels must lie in 0 … {num_classes - 1}, got values from {low} to {high}")

@@ -83,9 +83,9 @@ def haar_frame(
     True
     """
     checks.classes(num_classes, dim)
-    q, r = torch.linalg.qr(torch.randn(dim, num_classes, dtype=torch.float64, generator=generator))
+    q, r = torch.linalg.qr(torch.randn(dim, num_classes, dtype=torch.float64, device="cpu", generator=generator))
     q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return q.to(dtype=dtype or torch.get_default_dtype(), device=device)
+    return q.to(dtype=dtype or torch.get_default_dtype(), device=device or torch.get_default_device())
 
 
 def simplex_etf(

@@ -19,7 +19,7 @@ from labkit import checks, etf, nearest
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
 from labkit._head import HEADS, VARIANTS, Head, Variant, make, move, on_sphere, options_of, over_processes
-from labkit._head.rows import lengths, mean_over_batch, orthonormal
+from labkit._head.rows import exporting, lengths, mean_over_batch, orthonormal, sums_of, wide
 from labkit._head.steps import ClassMeans, Steps
 
 __all__ = ["HEADS", "MAIN", "PAPER", "VARIANTS", "ClassMeans", "CosineHead", "FixedETFHead", "Head", "ImplicitETFHead"]
@@ -53,7 +53,7 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         checks.one_of("start", start, ("unit", "released"))
         self.normalized, self.bias = normalized, None
-        start_of = lambda g: nn.init.orthogonal_(torch.empty(self.num_classes, self.dim), generator=g)
+        start_of = lambda g: nn.init.orthogonal_(torch.empty(num_classes, dim, dtype=wide()), generator=g)
         draw = self._draw(generators, start_of)
         if start == "released":
             draw = draw * math.sqrt(num_classes / dim)
@@ -71,8 +71,8 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
         if not self.normalized:
             return weight
         start = getattr(self, "start", None)
-        if not isinstance(weight, nn.Parameter) or torch._C._are_functorch_transforms_active():
-            return weight / lengths(weight, start)
+        if not isinstance(weight, nn.Parameter) or torch._C._are_functorch_transforms_active() or exporting():
+            return weight / lengths(weight.detach(), start)  # constants for the gradient, as below
         weight.data.div_(lengths(weight.detach(), start, rounding=True))
         return weight
 
@@ -114,7 +114,7 @@ class FixedETFHead(Head, name="fixed", label="fixed ETF", colour="#0072B2", dash
         checks.one_of("bias", bias, (None, "batch_mean"))
         self.register_buffer("weight", etf.of_frame(self._frames(frame, generators)).mT.contiguous())
         self.follows = bias == "batch_mean"
-        self.bias = torch.zeros(*self.batch_shape, self.num_classes) if self.follows else None
+        self.bias = self.weight.new_zeros(*self.batch_shape, num_classes) if self.follows else None
 
     def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         logits = self.logits(z, self.weight, None)
@@ -199,7 +199,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         share = targets if soft else targets.unsqueeze(-1) == torch.arange(C, device=z.device)  # of samples in classes
         share = share.to(z.dtype).expand(*z.shape[:-1], C)
         h = self.normalize(z)
-        weight, bias = self.step(over_processes(share.mT @ h), over_processes(share.sum(-2)))
+        weight, bias = self.step(over_processes(sums_of(share, h)), over_processes(share.sum(-2)))
         return h @ weight.to(z.dtype).mT + bias.to(z.dtype).unsqueeze(-2)
 
     def step(self, sums: torch.Tensor, counts: torch.Tensor):
@@ -253,7 +253,7 @@ class CosineHead(Head, name="cosine", label="cosine classifier", colour="#000000
     ):
         super().__init__(dim, num_classes, temperature, generators=generators, **common)
         size = 1 / math.sqrt(self.dim)
-        start = lambda g: torch.empty(self.num_classes, self.dim).uniform_(-size, size, generator=g)
+        start = lambda g: torch.empty(num_classes, dim, dtype=wide()).uniform_(-size, size, generator=g)
         self.directions, self.squashed, self.bias = nn.Parameter(self._draw(generators, start)), squashed, None
 
     @property

@@ -91,6 +91,8 @@ class History:
         frame, margins = self.frame, self.margins
         for column, wanted in values.items():
             wanted = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
+            if column not in (keys := self._keys()) or column not in frame:
+                raise ValueError(f"where() takes what tells runs apart, {', '.join(keys)}; got {column!r}")
             frame, margins = (table[table[column].isin(wanted)] for table in (frame, margins))
         return type(self)(frame, self.settings, margins)
 

@@ -105,7 +105,7 @@ def start_frame(means: torch.Tensor, start: torch.Tensor | None = None) -> torch
     with torch.no_grad():
         wide, start = means.double(), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
-        rounding = 50 * torch.finfo(means.dtype).eps * torch.linalg.matrix_norm(wide)
+        rounding = min(50 * torch.finfo(means.dtype).eps, 0.01) * torch.linalg.matrix_norm(wide)
         v = _completed_polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
         if d == C - 1:
             return (v @ basis.mT).to(means.dtype)

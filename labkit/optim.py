@@ -33,12 +33,10 @@ def agd_init_(weight: torch.Tensor, generator: torch.Generator | None = None):
     2.0
     """
     _check_layer(weight.shape, 0)
-    out, fan_in, *kernel = weight.shape
+    (out, fan_in, *kernel), scale = weight.shape, layer_scale(weight.shape)
     for position in range(math.prod(kernel)):
-        matrix = torch.nn.init.orthogonal_(
-            torch.empty(out, fan_in), gain=layer_scale(weight.shape), generator=generator
-        )
-        weight.view(out, fan_in, -1)[:, :, position] = matrix
+        start = torch.empty(out, fan_in, dtype=torch.float32, device="cpu")
+        weight.view(out, fan_in, -1)[:, :, position] = torch.nn.init.orthogonal_(start, scale, generator)
     return weight
 
 
@@ -94,9 +92,9 @@ class AGD(torch.optim.Optimizer):
         eta = torch.log((1 + torch.sqrt(1 + 4 * total)) / 2)
         for (p, gain), s, n in zip(found, scales, norms):
             step = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-gain * s / len(layers))
-            p.addcmul_(
-                p.grad, step / n.clamp(min=max(1e-30, torch.finfo(n.dtype).tiny))
-            )  # a gradient of zeros moves nothing
+            # A gradient whose squares may underflow counts as zero and moves nothing: one of at most 1e-15 in float32.
+            shortest = 1e4 * math.sqrt(torch.finfo(torch.promote_types(n.dtype, torch.float32)).tiny)
+            p.addcmul_(p.grad, step / n.masked_fill(n <= shortest, math.inf))
         return loss
 
 

@@ -152,8 +152,8 @@ def accuracy(read: Callable, head: torch.nn.Module) -> dict[str, float]:
     """Mean cross entropy and share of correct guesses, as {"loss", "accuracy"}; `read` and `head` as in `collapse`."""
     totals = torch.zeros(3, dtype=torch.float64, device=head.weight.device)
     for z, labels in read():
-        labels = labels.long()
-        logits = head(z).double()
+        checks.labels(labels, head.weight.shape[-2], z.shape[:-1])
+        labels, logits = labels.long(), head(z).double()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals += torch.stack([loss, (logits.argmax(-1) == labels).sum(), loss.new_tensor(len(labels))])
     loss, correct, number = system.over_processes(totals)[0].tolist()

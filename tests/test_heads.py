@@ -273,10 +273,26 @@ def test_second_derivative_of_linear_and_fixed_head(name):
     assert torch.autograd.gradgradcheck(lambda x: head(x), z.requires_grad_())
 
 
-def test_second_derivative_by_the_learnt_weights():
-    head, (z, _) = make("standard"), batch_of(0, n=5)
-    call = lambda x, w: torch.func.functional_call(head, {"weight": w}, (x,))
-    assert torch.autograd.gradgradcheck(call, (z.requires_grad_(), head.weight.detach().requires_grad_()))
+def test_derivatives_by_the_learnt_weights_are_the_same_in_every_way_to_call_the_head():
+    """First and second ones: rows are held at unit length after a step, and so their lengths are constants in it."""
+    head, (z, targets) = make("standard"), batch_of(0, n=5)
+    weight, z = head.weight, z.requires_grad_()
+    written_out = lambda x, w: head.temperature * (x / x.norm(dim=-1, keepdim=True)) @ w.mT
+    ways = {
+        "eager": lambda x, w: head(x),
+        "functional": lambda x, w: torch.func.functional_call(head, {"weight": w}, (x,)),
+        "written out": written_out,
+    }
+    found = {}
+    for name, call in ways.items():
+        loss = torch.nn.functional.cross_entropy(call(z, weight), targets)
+        slopes = torch.autograd.grad(loss, (z, weight), create_graph=True)
+        found[name] = [*slopes, *torch.autograd.grad(sum(s.cos().sum() for s in slopes), (z, weight))]
+    by_func = torch.func.grad(lambda w: torch.nn.functional.cross_entropy(ways["functional"](z, w), targets))
+    torch.testing.assert_close(by_func(weight.detach()), found["written out"][1])
+    for name in ("eager", "functional"):
+        torch.testing.assert_close(found[name], found["written out"])
+    assert torch.autograd.gradgradcheck(written_out, (z, weight.detach().requires_grad_()))
 
 
 @pytest.mark.parametrize("fused", [True, False])

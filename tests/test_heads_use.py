@@ -278,11 +278,69 @@ def test_ignored_rows_have_logits_but_no_part_in_the_means(fused):
     same(state(one), state(two), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
 def test_labels_of_any_integer_dtype(dtype):
     one, two = (make("implicit", D, C) for _ in range(2))
     z, targets = batch_of(0, dtype=torch.float32)
     assert torch.equal(one(z, targets), two(z, targets.to(dtype)))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.01, 1.0])
+def test_the_first_batch_counts_in_full_also_in_the_bias(alpha):
+    """Whatever the weight of later ones: in evaluation the same batch then has the logits that it had in training."""
+    head, (z, targets) = make("implicit", D, C, TAU, alpha=alpha).double(), batch_of(0)
+    logits = head(z + 2, targets)
+    torch.testing.assert_close(head.eval()(z + 2), logits)
+    assert torch.equal(head.class_means.seen, torch.ones(C))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name, options", [("implicit", {}), ("fixed", {"bias": "batch_mean"})])
+def test_ignored_rows_play_no_part_even_where_they_are_not_numbers(name, options, fused):
+    """As padding is after attention that is masked everywhere."""
+    one, two = (make(name, D, C, TAU, fused=fused or None, **options).double() for _ in range(2))
+    if not fused:
+        one.fused = two.fused = False
+    z, targets = batch_of(0)
+    with_padding = torch.cat([z, torch.full((2, D), math.nan, dtype=z.dtype)])
+    logits = two(with_padding, torch.cat([targets, torch.tensor([-100, -100])]))
+    torch.testing.assert_close(logits[:-2], one(z, targets))
+    same(state(one), state(two), 1e-12)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_head_that_is_made_where_half_precision_is_the_default_is_wide_all_the_same(name, dtype):
+    """As inside a model that transformers loads in bf16."""
+    torch.manual_seed(0)
+    wanted = make(name, D, C)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        torch.manual_seed(0)
+        head = make(name, D, C, learn_temperature=True)
+    finally:
+        torch.set_default_dtype(before)
+    assert {value.dtype for value in head.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    torch.testing.assert_close(head.weight, wanted.weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_loops_need_not_know_the_head(name):
+    """To gather micro-batches, to average a model's weights, and to export it."""
+    head, (z, targets) = make(name, D, C), batch_of(0, dtype=torch.float32)
+    averaged = torch.optim.swa_utils.AveragedModel(head, use_buffers=True)
+    for start in range(3):
+        with head.gather():
+            for part in range(2):
+                head(z[start + part :: 2], targets[start + part :: 2])
+        averaged.update_parameters(head)
+    assert averaged(z, targets).shape == (N, C)
+    if name == "implicit":
+        assert head.class_means.step == 3 and averaged.module.class_means.seen.all()
+    if hasattr(torch.compiler, "is_exporting"):
+        program = torch.export.export(head.eval(), (z,))
+        torch.testing.assert_close(program.module()(z), head(z), rtol=1e-5, atol=1e-5)
 
 
 def test_class_156_in_uint8_is_not_ignored():

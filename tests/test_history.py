@@ -245,6 +245,9 @@ def test_parts_and_ends_of_many_runs():
     assert part.frame["loss"].tolist() == [10, 11, 14, 15] and part.settings == {"a": 1}
     assert part.margins[["delta", "seed"]].values.tolist() == [[0.2, 1], [0.2, 1]]
     assert history.where(head="a").frame["head"].unique().tolist() == ["a"]
+    for column in ("iteration", "temperature"):
+        with pytest.raises(ValueError, match=f"what tells runs apart, delta, head, seed; got '{column}'"):
+            history.where(**{column: 5})
 
 
 def test_any_damage_is_one_error_that_names_the_file(tmp_path):

@@ -273,6 +273,16 @@ def test_prox_broadcasts_over_several_batch_dimensions():
     )
 
 
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
+@pytest.mark.parametrize("C", [4, 10, 40, 63, 100])
+def test_the_start_frame_of_an_etf_has_it_in_any_precision(C, dtype, error):
+    """Where the means are an ETF already, the nearest one is that one, up to the rounding of its entries."""
+    frame = etf.haar_frame(128, C, torch.Generator().manual_seed(C), torch.float64)
+    wanted = etf.of_frame(frame)
+    found = etf.of_frame(start_frame(wanted.to(dtype)).double())
+    assert ((found - wanted).norm() / wanted.norm()).item() < error
+
+
 def test_a_graph_used_twice_is_refused():
     means = unit_means(6, 4).requires_grad_()
     loss = nearest_etf(means, haar(6, 4)).square().sum()

@@ -88,6 +88,17 @@ def test_zero_gradient_moves_nothing():
     assert torch.equal(half, torch.ones_like(half))
 
 
+@pytest.mark.parametrize("scale", [1e-14, 1e-16, 1e-20, 1e-22, 1e-24, 1e-40])
+def test_a_tiny_gradient_moves_a_layer_by_a_unit_step_or_not_at_all(scale):
+    """Below 1e-19 squares underflow in float32, and a length from them can be anything."""
+    one, two = (torch.nn.Parameter(torch.zeros(64, 64)) for _ in range(2))
+    direction = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    direction /= direction.norm()
+    one.grad, two.grad = direction.clone(), scale * direction
+    AGD([one, two]).step()
+    assert two.norm().item() == pytest.approx(one.norm().item() if scale > 1e-15 else 0.0, rel=1e-5)
+
+
 def test_zero_gradient_at_one_kernel_position():
     (p,) = layers((4, 3, 2, 2))
     p.grad[:, :, 0, 1] = 0

@@ -95,6 +95,8 @@ def test_accuracy_and_loss():
 
 def test_bad_samples_are_refused():
     head, (features, labels) = a_head("fixed"), samples()
+    with pytest.raises(ValueError, match="labels must lie in 0 … 4"):  # of a mean the ignored ones would be a part
+        streaming.accuracy(reader(features, labels.index_fill(0, torch.arange(3), -100))[0], head)
     with pytest.raises(ValueError, match=r"classes \[4\] of 5 have none"):
         streaming.collapse(reader(features[labels < 4], labels[labels < 4])[0], head)
     with pytest.raises(ValueError, match="labels must lie in 0 … 4"):

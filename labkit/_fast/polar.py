@@ -253,7 +253,7 @@ def extreme_eigenvalues(gram):
     """
     *batch, n, _ = gram.shape
     generator, info = torch.Generator().manual_seed(0), torch.finfo(gram.dtype)
-    noise = torch.randn(n, min(LANCZOS_STEPS, n), generator=generator, dtype=torch.float64).to(gram)
+    noise = torch.randn(n, min(LANCZOS_STEPS, n), generator=generator, dtype=torch.float64, device="cpu").to(gram)
     noise = noise / torch.linalg.vector_norm(noise, dim=0)
     speck = info.eps * torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=info.tiny)
     basis = noise[:, :1].expand(*batch, n, 1)

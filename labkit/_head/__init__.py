@@ -1,5 +1,6 @@
 """What all heads share: the register they enter by being defined, their arguments, and the form that is taken."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import nn
 from labkit import checks, etf, system
 from labkit._fast import fused as _fused
 from labkit._fast import polar as _polar
+from labkit._head.rows import wide
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -81,16 +83,21 @@ class Head(nn.Module):
         self.batch_shape = () if generators is None else (len(generators),)
         if learn_temperature:
             del self.temperature
-            self.temperature = nn.Parameter(torch.full(self.batch_shape, float(temperature)))
+            self.temperature = nn.Parameter(torch.full(self.batch_shape, float(temperature), dtype=wide()))
 
     def _apply(self, fn, recurse=True):
         """A head stays in float32 where a model is cast to half precision, which cannot tell the steps of its state."""
 
-        def wide(tensor):
+        def cast(tensor):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in HALF and tensor.dtype not in HALF else moved
 
-        return super()._apply(wide, recurse)
+        return super()._apply(cast, recurse)
+
+    @contextlib.contextmanager
+    def gather(self):
+        """Calls inside count as one step of the head's state. Only an implicit head has one; others do nothing here."""
+        yield self
 
     def normalize(self, features: torch.Tensor) -> torch.Tensor:
         """h = τ·z/‖z‖, shape (…, N, d). A feature shorter than 1e-12 counts as zero and becomes zero."""
@@ -188,8 +195,8 @@ class Head(nn.Module):
         checks.classes(self.num_classes, self.dim, smallest_dim=self.num_classes - 1)
         checks.one_of("frame", kind, ("canonical", "haar"))
         if kind == "canonical":
-            return etf.frame_of(self.dim, self.num_classes)
-        return self._draw(generators, lambda g: etf.frame_of(self.dim, self.num_classes, kind, g))
+            return etf.frame_of(self.dim, self.num_classes).to(wide())
+        return self._draw(generators, lambda g: etf.frame_of(self.dim, self.num_classes, kind, g).to(wide()))
 
     def extra_repr(self):
         tau = torch.as_tensor(self.temperature).mean().item()

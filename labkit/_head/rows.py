@@ -1,4 +1,4 @@
-"""Lengths, means and orthonormality of the rows that heads have."""
+"""Lengths, means and orthonormality of the rows that heads have, and what they are made in."""
 
 import torch
 
@@ -42,7 +42,22 @@ def mean_over_batch(logits: torch.Tensor, targets: torch.Tensor | None, everywhe
     """
     labelled = targets is not None and not targets.is_floating_point()
     kept = (targets < logits.shape[-1] if labelled else logits.new_ones(logits.shape[-2])).to(logits.dtype)
-    total, count = (kept.unsqueeze(-1) * logits).sum(-2), kept.sum(-1, keepdim=True)
+    total, count = sums_of(kept.unsqueeze(-1), logits).squeeze(-2), kept.sum(-1, keepdim=True)
     if everywhere:
         total, count = system.over_processes(total, count)
     return total / count
+
+
+def sums_of(share: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Sums (…, C, d) of rows (…, N, d) by their shares (…, N, C) in classes; NaN in rows without any does not count."""
+    return share.mT @ rows.masked_fill((share == 0).all(-1, keepdim=True), 0)
+
+
+def wide() -> torch.dtype:
+    """What a head is made in: the default, but for half precision, which cannot tell the steps of its state."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+def exporting() -> bool:
+    """Whether torch.export is at work, as PyTorch from 2.7 on tells; a graph of its own must not change its weights."""
+    return getattr(torch.compiler, "is_exporting", bool)()

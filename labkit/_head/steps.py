@@ -8,6 +8,7 @@ from torch import nn
 from labkit import checks
 from labkit._fast import polar
 from labkit._head import move
+from labkit._head.rows import wide
 
 
 class ClassMeans(nn.Module):
@@ -33,24 +34,26 @@ class ClassMeans(nn.Module):
             if alpha > 1:
                 raise ValueError(f"alpha must be at most 1, got {alpha!r}")
         self.alpha, self.last = alpha, last
-        self.register_buffer("means", torch.zeros(*batch_shape, dim, num_classes))
-        self.register_buffer("global_mean", torch.zeros(*batch_shape, dim))
-        self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=torch.bool))
+        self.register_buffer("means", torch.zeros(*batch_shape, dim, num_classes, dtype=wide()))
+        self.register_buffer("global_mean", torch.zeros(*batch_shape, dim, dtype=wide()))
+        # 0 or 1; a number, since averages of models subtract buffers, and PyTorch subtracts no truth values
+        self.register_buffer("seen", torch.zeros(*batch_shape, num_classes, dtype=wide()))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def forward(self, sums: torch.Tensor, counts: torch.Tensor):
         """Take in class sums (…, C, d) and counts (…, C): the new average (…, d, C), the batch's global mean (…, d)."""
         step = self.step + 1
         alpha = float(self.alpha) if self.alpha else (2 / (step + 1).double()).clamp(min=1e-4)
-        present = counts > 0
+        present, seen = counts > 0, self.seen > 0
         global_mean = sums.sum(-2) / counts.sum(-1, keepdim=True)
         batch = sums / counts.masked_fill(~present, 1).unsqueeze(-1) - global_mean.unsqueeze(-2)
         # α_t; 1 for a class that is new, 0 for one that is not in the batch
-        weight = present * (1 - (1 - alpha) * self.seen.to(sums.dtype))
+        weight = present * (1 - (1 - alpha) * seen.to(sums.dtype))
         means = torch.lerp(self.means.to(sums.dtype), batch.mT, weight.unsqueeze(-2))
         average = self.global_mean.to(sums.dtype)
-        average = average + (1.0 if self.last else alpha) * (global_mean.detach() - average)
-        move(self, means=means.detach(), global_mean=average, seen=self.seen | present, step=step)
+        first = ~seen.any(-1, keepdim=True)  # counts in full, as the first of each class does
+        average = average + (1.0 if self.last else torch.where(first, 1.0, alpha)) * (global_mean.detach() - average)
+        move(self, means=means.detach(), global_mean=average, seen=seen | present, step=step)
         return means, global_mean
 
 

@@ -178,7 +178,7 @@ def _out_of_distribution(found, inside, watch, loader, alpha):
     covariances = {name: layer.covariance() for name, layer in found.items()}
     sums = {name: torch.zeros_like(layer.mu) for name, layer in found.items()}
     scores = {name: {"neco": ([], []), "nci": ([], [])} for name in found}
-    number = torch.zeros(1, dtype=torch.float64, device=next(iter(sums.values())).device)
+    number = torch.zeros(2, dtype=torch.float64, device=next(iter(sums.values())).device)
     for side, batches in enumerate((inside(), watch.read(loader, labelled=False))):
         for batch in batches:
             for name, layer in found.items():
@@ -192,13 +192,14 @@ def _out_of_distribution(found, inside, watch, loader, alpha):
                     scores[name]["nci"][side].append(score.cpu())
                 if side:
                     sums[name] += h.sum(0)
-            number += side * len(h)
+            number[side] += len(h)
     system.over_processes(number, *sums.values())
-    if not number.item():
-        raise ValueError("ood_loader gave no batch")
+    for name, of_side in zip(("id_loader, or the loader itself,", "ood_loader"), number.tolist()):
+        if not of_side:
+            raise ValueError(f"{name} gave no batch")
     values = {}
     for name, layer in found.items():
-        values[name] = {"nc5": measures.nc5(layer.means, sums[name] / number.to(sums[name].device))}
+        values[name] = {"nc5": measures.nc5(layer.means, sums[name] / number[1].to(sums[name].device))}
         for kind, sides in scores[name].items():
             if layer.has(kind):
                 values[name][f"{kind}_auroc"] = measures.auroc(*(_gathered(side) for side in sides))

@@ -125,8 +125,9 @@ def load(folder: str | Path, pattern: str = "cifar10-lt*") -> dict[str, Outputs]
 
 
 def _what(run, *without):
-    """The settings that say what a run is, but for some."""
-    return {k: v for k, v in run.settings["run"].items() if k not in (*fields.HOW, *without)}
+    """The settings that say what a run is, but for some; and the images that it is of."""
+    what = {k: v for k, v in run.settings["run"].items() if k not in (*fields.HOW, *without)}
+    return what | {key: run.settings.get(key) for key in ("images", "classes")}
 
 
 def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
@@ -274,8 +275,9 @@ def sentence(pair: Mapping, one: str, other: str, what: str, points: bool = True
 
 
 def best(table: pd.DataFrame, measure: str = "few") -> pd.Series:
-    """For each τ, the head with the highest mean of a measure over seeds."""
-    return table.groupby(["tau", "head"])[measure].mean().unstack("tau").idxmax()
+    """For each τ, the head with the highest mean of a measure over seeds; None where no head has the measure."""
+    means = table.groupby(["tau", "head"])[measure].mean().unstack("tau")
+    return means.apply(lambda of: of.idxmax() if of.notna().any() else None)
 
 
 def missing(runs: Mapping[str, Outputs], table: pd.DataFrame, epochs: int = EPOCHS) -> str:

@@ -53,6 +53,8 @@ def best(ends: pd.DataFrame, by: str, largest: bool = True) -> pd.Series:
     {'fixed': 0.2}
     """
     medians = ends.groupby(["head", "rate"])[by].median().unstack()
+    if never := list(medians.index[medians.isna().all(axis=1)]):
+        raise ValueError(f"no run of {', '.join(never)} has {by}, at no rate: there is no best one")
     found = medians.idxmax(axis=1) if largest else medians.idxmin(axis=1)
     for head, rate in found.items():
         tried = ends.loc[ends["head"] == head, "rate"]

@@ -161,8 +161,8 @@ def verdict(history: History, epoch: int) -> pd.DataFrame:
     with the median and range of each head, as text, and a verdict.
 
     "ahead" where its whole range lies beyond all others', on the side that is good; "behind" where another head's lies
-    beyond its own; else "cannot be told". Columns: the heads in the order of the History, and verdict. Raises
-    ValueError where the heads were not run at the same seeds, or only one, at that epoch.
+    beyond its own; else, and where a number is missing, "cannot be told". Columns: the heads in the order of the
+    History, and verdict. Raises ValueError where the heads were not run at the same seeds, or only one, at that epoch.
     """
     at = history.frame[history.frame["iteration"] == epoch]
     seeds = at.groupby("head", sort=False)["seed"].agg(lambda found: tuple(sorted(found)))
@@ -170,11 +170,12 @@ def verdict(history: History, epoch: int) -> pd.DataFrame:
         raise ValueError(f"the implicit head and another one are needed, at the same seeds; got {seeds.to_dict()}")
     rows = {}
     for measure, larger in LARGER_IS_AHEAD.items():
-        found = at.groupby("head", sort=False)[measure].agg(["median", "min", "max"])
+        of = {name: lambda seen, name=name: getattr(seen, name)(skipna=False) for name in ("median", "min", "max")}
+        found = at.groupby("head", sort=False)[measure].agg(**of)
         rows[measure] = {head: f"{median:.4g} ({low:.4g}–{high:.4g})" for head, median, low, high in found.itertuples()}
         worst, best = (found["min"], found["max"]) if larger else (-found["max"], -found["min"])
         own, others = "implicit", seeds.index.drop("implicit")
-        ahead, behind = worst[own] > best[others].max(), best[own] < worst[others].max()
+        ahead, behind = worst[own] > best[others].max(skipna=False), best[own] < worst[others].max(skipna=False)
         rows[measure]["verdict"] = "ahead" if ahead else "behind" if behind else "cannot be told"
     return pd.DataFrame(rows).T
 
@@ -185,9 +186,9 @@ def one_more(own: History, changed: History, epoch: int) -> pd.DataFrame:
     own: the main heads, over seeds; changed: heads of `heads.VARIANTS` that are one of these with an option changed, a
     run each. A run is within the seeds where it lies in the 95 % prediction interval of one more, by Student's t; that
     of NC1 and NC3 is taken in logarithms. A row for each changed head and measure: head, its own head, measure, value,
-    low and high (of the interval), and found: "within", "below", "above", or "not known" of a value that is NaN. Of 20
-    runs that differ in nothing one is outside. Raises ValueError where the runs are not of one experiment, or a head
-    has fewer than two seeds of its own.
+    low and high (of the interval), and found: "within", "below", "above", or "not known" where one of these is NaN. Of
+    20 runs that differ in nothing one is outside. Raises ValueError where the runs are not of one experiment, or a
+    head has fewer than two seeds of its own.
     """
     if (there := _shared(own)) != (here := _shared(changed)):
         raise ValueError(f"the runs are not of one experiment: {differences(there, here)}")
@@ -199,7 +200,8 @@ def one_more(own: History, changed: History, epoch: int) -> pd.DataFrame:
             there, back = (np.log, np.exp) if measure.startswith("nc") else (np.asarray, float)
             low, high = (back(end) for end in prediction(there(seeds[measure])))
             value = getattr(run, measure)
-            found = "below" if value < low else "above" if value > high else "within" if value == value else "not known"
+            known = np.isfinite([low, value, high]).all()
+            found = "below" if value < low else "above" if value > high else "within" if known else "not known"
             rows.append((run.head, head, measure, value, low, high, found))
     return pd.DataFrame(rows, columns=["head", "own", "measure", "value", "low", "high", "found"])
 

@@ -98,6 +98,7 @@ def repeat_factors(labels: Sequence[Sequence[int]], threshold: float = 1e-3) -> 
     """
     checks.positive("threshold", threshold)
     with_class = {}
+    labels = [[int(c) for c in objects] for objects in labels]
     for objects in labels:
         for c in set(objects):
             with_class[c] = with_class.get(c, 0) + 1

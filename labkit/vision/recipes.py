@@ -37,7 +37,7 @@ GUIDING = FIELDS | {
     "measure_at": 5,  # log_interval of [G], there from epoch 1 on
     "measured_on": "augmented",  # in evaluation mode [G validate_NC.py]
 }
-# Flips come before crops; [P] names rotations for all sets, [G datasets.py] has them for MNIST alone.
+# Flips come before crops; [P] names rotations for all sets, [G datasets.py] has them for MNIST and SVHN.
 FLIP_CROP = ["flip", "crop:4", "normalise"]
 
 APA = FIELDS | {

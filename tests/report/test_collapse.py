@@ -418,6 +418,8 @@ def test_out_of_distribution_scores_against_scikit_learn():
     assert found["nc5"] == pytest.approx(torch.cosine_similarity(means, mean[None]).abs().mean().item(), rel=1e-9)
     with pytest.raises(ValueError, match="ood_loader gave no batch"):
         labkit.collapse(model, loader(x, y), ood_loader=[])
+    with pytest.raises(ValueError, match="id_loader, or the loader itself, gave no batch"):
+        labkit.collapse(model, loader(x, y), ood_loader=loader(other), id_loader=[])
 
 
 def test_auroc_of_large_and_tied_scores():

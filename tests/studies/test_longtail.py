@@ -18,7 +18,7 @@ from labkit.vision.outputs import Outputs
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def made_up(head="cosine", seed=0, shift=0.0, settings=None, n=400, classes=5):
+def made_up(head="cosine", seed=0, shift=0.0, settings=None, n=400, classes=5, images="CIFAR-10"):
     """Outputs of no network: logits that know the class, and the training prior with it."""
     generator = torch.Generator().manual_seed(100 * seed + len(head))
     counts = torch.tensor([300, 120, 60, 18, 6])
@@ -29,7 +29,7 @@ def made_up(head="cosine", seed=0, shift=0.0, settings=None, n=400, classes=5):
     return Outputs(
         logits=logits, labels=labels, train_counts=counts, weight=torch.randn(classes, 3), entropy=torch.empty(0),
         cams=torch.empty(0, 1, 1), shown=torch.empty(0, dtype=torch.long),
-        measures={"test_nc1": 1.0, "test_nc1_normalised": 0.5}, settings={"head": head, "seed": seed, "run": run},
+        measures={"test_nc1": 1.0, "test_nc1_normalised": 0.5}, settings={"head": head, "seed": seed, "run": run, "images": images, "classes": classes},
     )  # fmt: skip
 
 
@@ -149,9 +149,9 @@ def test_the_last_row_is_the_recipe():
     )
 
 
-def of_row(row, seed=0, epochs=20):
+def of_row(row, seed=0, epochs=20, **more):
     change = longtail.changes(TABLE.loc[row], epochs)
-    return made_up(change["head"][0], seed, settings=recipes.RECIPES["apa/cifar10-lt"] | change)
+    return made_up(change["head"][0], seed, settings=recipes.RECIPES["apa/cifar10-lt"] | change, **more)
 
 
 def test_staircase_takes_both_rows_from_one_network():
@@ -180,6 +180,19 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_pooled():
     other = longtail.changes(TABLE.loc[9], 20) | {"imbalance": 50}
     runs = {"a": of_row(9), "b": made_up("cosine", 1, settings=recipes.RECIPES["apa/cifar10-lt"] | other)}
     with pytest.raises(ValueError, match="runs of row 9 differ in more than the seed: imbalance is 100 there, 50 here"):
+        longtail.staircase(runs, TABLE, 20)
+
+
+def test_runs_on_other_images_are_other_runs(tmp_path):
+    """The settings do not know whether CIFAR-10's pixels were in a JPEG file."""
+    copies = {f"implicit {seed}": made_up("implicit", seed, images="CIFAR-10, JPEG re-encoded") for seed in (0, 1)}
+    pixels = {f"cosine {seed}": made_up("cosine", seed) for seed in (0, 1)}
+    assert longtail.heads_of_one_setting(copies | pixels) == {}
+    for name, images in (("a", "CIFAR-10"), ("b", "CIFAR-10, JPEG re-encoded")):
+        made_up(images=images).save(tmp_path / f"cifar10-lt-{name}" / "outputs.npz")
+    assert len(longtail.load(tmp_path)) == 2
+    runs = {"a": of_row(9), "b": of_row(9, seed=1, images="CIFAR-10, JPEG re-encoded")}
+    with pytest.raises(ValueError, match="images is 'CIFAR-10' there, 'CIFAR-10, JPEG re-encoded' here"):
         longtail.staircase(runs, TABLE, 20)
 
 

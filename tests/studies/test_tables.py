@@ -196,6 +196,10 @@ def test_verdict_by_ranges():
     assert found.loc["accuracy", "implicit"] == "0.93 (0.91–0.95)" and found.loc["nc1", "standard"] == "4 (3–5)"
     with pytest.raises(ValueError, match=r"at the same seeds; got \{'standard': \(0, 1\), 'fixed': \(0,\)"):
         tables.verdict(History(frame[(frame["head"] != "fixed") | (frame["seed"] == 0)], {}), 50)
+    for head in ("implicit", "fixed"):  # a seed without its number leaves the whole range unknown
+        some = frame.copy()
+        some.loc[(some["head"] == head) & (some["seed"] == 0), list(tables.LARGER_IS_AHEAD)] = math.nan
+        assert set(tables.verdict(History(some, {}), 50)["verdict"]) == {"cannot be told"}
 
 
 def ends_of(runs, **settings):
@@ -223,6 +227,10 @@ def test_one_more_run_against_the_prediction_interval():
     assert set(found["own"]) == {"fixed"} and set(found["head"]) == {"fixed_haar"}
     changed = {("fixed_haar", 0): (0.81 - half / 100 + 1e-9, edge * (1 - 1e-9), 1.1, 0.7)}
     assert set(tables.one_more(ends_of(own), ends_of(changed), 50)["found"]) == {"within"}
+
+    own[("fixed", 1)] = (0.81, 0.0, math.nan, 0.7)  # no logarithm, no number
+    found = tables.one_more(ends_of(own), ends_of(changed), 50).set_index("measure")["found"]
+    assert found["nc1"] == found["nc3"] == "not known" and found["accuracy"] == "within"
 
     with pytest.raises(ValueError, match="lr is 1 there, 2 here"):
         tables.one_more(ends_of(own, lr=1), ends_of(changed, lr=2), 50)

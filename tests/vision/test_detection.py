@@ -110,3 +110,5 @@ def test_repeat_factors_by_hand():
     found = detection.repeat_factors(labels, threshold=0.4)
     assert found.tolist() == pytest.approx([2, 1, 2, 1, 1, 1, 1, 1, 1, 1])
     assert detection.repeat_factors(labels).tolist() == [1.0] * 10
+    targets = [torch.tensor(objects, dtype=torch.long) for objects in labels]  # as torchvision's have them
+    assert torch.equal(detection.repeat_factors(targets, threshold=0.4), found)

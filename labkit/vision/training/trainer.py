@@ -294,6 +294,10 @@ class Trainer:
     def _resume(self):
         path, state = checkpoints.latest(self.folder)
         if state is None:
+            if (kept := self.folder / HISTORY).is_file() and (epochs := History.load(kept).frame["iteration"].max()):
+                raise ValueError(
+                    f"{kept} has {epochs} epochs of a run that no checkpoint is left of; another folder is needed"
+                )
             return
         if state["settings"] != self.settings:
             raise ValueError(

@@ -264,6 +264,21 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert times() == before
 
 
+def test_a_history_whose_checkpoints_are_gone_is_not_written_over(tmp_path):
+    """To save space, say; a history of epoch 0 alone is what a run leaves that was killed before its first checkpoint."""
+    a_trainer("fixed", tmp_path, epochs=2).run()
+    kept = (tmp_path / trainer.HISTORY).read_bytes()
+    for path in tmp_path.glob("*.checkpoint*"):
+        path.unlink()
+    for head in ("fixed", "implicit"):
+        with pytest.raises(ValueError, match=r"history\.parquet has 2 epochs of a run that no checkpoint is left of"):
+            a_trainer(head, tmp_path, epochs=2)
+    assert (tmp_path / trainer.HISTORY).read_bytes() == kept
+    whole = History.load(tmp_path / trainer.HISTORY)
+    History(whole.frame[:1], whole.settings).save(tmp_path / trainer.HISTORY)
+    assert len(a_trainer("fixed", tmp_path, epochs=2).run().frame) == 3
+
+
 def test_other_settings_want_another_folder(tmp_path):
     a_trainer("fixed", tmp_path, epochs=1, settings={"dim": 16}).run()
     with pytest.raises(

@@ -119,7 +119,7 @@ def _wide(answer):
         width, gigabytes = (float(x) for x in answer)
     except (TypeError, ValueError):
         return "two numbers are asked for: the width, and the gigabytes"
-    right = 4 * 21841**2 / 1e9
+    right = 4 * 21840 * 21841 / 1e9
     widths = {
         21841: "one less is enough: C points need C − 1 dimensions",
         2048: "that is what a ResNet-50 has, and too few",
@@ -141,7 +141,7 @@ def _wide(answer):
         if math.isclose(gigabytes, factor * right, rel_tol=0.02):
             return f"the size: {text}"
     if math.isclose(gigabytes, 4 * 21841 * 2048 / 1e9, rel_tol=0.02):
-        return "the size: that is the frame in 2048 dimensions"
+        return "the size: that is an array of 2048 × C numbers"
     if not math.isclose(gigabytes, right, rel_tol=0.02):
         return "the size: d × C numbers of 4 bytes each, in units of 10⁹ bytes"
     return None
