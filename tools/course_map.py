@@ -27,7 +27,7 @@ def before(needs: Mapping[str, list[str]]) -> dict[str, list[str]]:
     first, *_ = needs
     own = {k: [b for b in listed if b in needs and b != k] or [first] * (k != first) for k, listed in needs.items()}
     earlier = {}  # all that comes before, in reading order
-    for k, listed in own.items():
+    for k, listed in sorted(own.items()):
         earlier[k] = set(listed).union(*(earlier[b] for b in listed))
     return {k: [b for b in listed if not any(b in earlier[c] for c in listed)] for k, listed in own.items()}
 
@@ -39,7 +39,7 @@ def lane(number: str) -> int:
 def drawn(needs: Mapping[str, list[str]], titles: Mapping[str, str], pages: Mapping[str, str]) -> str:
     """SVG with links. needs, titles and pages, where a box leads: by number, in reading order."""
     arrows, row = before(needs), {}
-    for k, listed in arrows.items():
+    for k, listed in sorted(arrows.items()):
         row[k] = max((row[b] + 1 for b in listed), default=0)
         while any(row[other] == row[k] and lane(other) == lane(k) for other in row if other != k):
             row[k] += 1

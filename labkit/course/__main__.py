@@ -30,6 +30,10 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     sources = sorted(options.notebooks.glob("*.ipynb"))
+    if not sources and options.command != "cell":
+        parser.error(
+            f"no notebooks in {options.notebooks.absolute()}: name the course's folder of them with --notebooks"
+        )
     if options.command == "cell":
         from labkit.course.exercises import find
 
@@ -38,6 +42,8 @@ def main(arguments=None):
     elif options.command == "editions":
         from labkit.course import editions as made
 
+        if unknown := set(options.numbers) - {s.name[:2] for s in sources}:
+            parser.error(f"no notebook has the number {', '.join(sorted(unknown))}; numbers have two digits, as 05")
         wanted = [s for s in sources if not options.numbers or s.name[:2] in options.numbers]
         for path in made.build(wanted, options.out, options.reveal):
             print(path)

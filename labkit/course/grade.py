@@ -72,9 +72,11 @@ def grade(
 
     sources: paths of the source notebooks, by which exercises, parameters and setup cells are known. data: a folder
     that notebooks find as ../data; a copy, so that nothing can harm it.
-    Raises FileNotFoundError where there is nothing to grade.
+    Raises FileNotFoundError where there is nothing to grade, or no source to mark by.
     """
     known = {Path(s).stem: nbformat.read(s, as_version=4) for s in sources}
+    if not known:
+        raise FileNotFoundError("no source notebooks are given, and so no exercise is known to mark by")
     jobs = [(student, path) for student, path in hand_ins(folder)]
     if not jobs:
         raise FileNotFoundError(f"no notebooks in {folder}: STUDENT.ipynb or STUDENT/NOTEBOOK.ipynb")
@@ -119,18 +121,24 @@ def _mark_file(path, known, limits, data):
     why = None
     try:
         notebook = nbformat.read(path, as_version=4)
-        stem = notebook.metadata.get("labkit", {}).get("notebook", path.stem)
+        stem = str(notebook.metadata.get("labkit", {}).get("notebook", path.stem))
     except Exception as error:
-        notebook, stem, why = None, path.stem, f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        notebook, stem, why = None, path.stem, _said(error)
     if stem not in known and len(known) == 1:
         stem = next(iter(known))
     if stem not in known:
         why = why or f"no notebook of the course is called {stem!r}"
         return stem, {"": {"status": UNREADABLE, "reason": why}}
-    exercises = asked(known[stem])
-    if notebook is None:
-        return stem, {name: {"status": UNREADABLE, "reason": why} for name in exercises}
-    return stem, mark(notebook, known[stem], limits, data)
+    if notebook is not None:
+        try:
+            return stem, mark(notebook, known[stem], limits, data)
+        except Exception as error:  # of one notebook that nbformat reads and nobody can run; the others are marked
+            why = _said(error)
+    return stem, {name: {"status": UNREADABLE, "reason": why} for name in asked(known[stem])}
+
+
+def _said(error):
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
 
 def mark(
@@ -172,7 +180,7 @@ def _cells(notebook, source):
     for cell in notebook.cells:
         if cell.get("cell_type") == "code":
             tag = next((t for t in ours if t in tags(cell)), None)
-            cells.append(ours[tag] if tag else cell.get("source", ""))
+            cells.append(ours[tag] if tag else cell.get("source") or "")
     return cells
 
 

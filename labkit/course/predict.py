@@ -11,6 +11,7 @@ Core ipywidgets only (7.7 and later, so Colab too); an exception in `answer` is 
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from numbers import Number
 
@@ -85,6 +86,10 @@ class Prediction:
         plain = text.replace("−", "-").replace(self.unit or "\0", "").replace("%", "").strip()
         if self.kind is int and set(plain) & set(",."):  # "1,000" may be meant as a thousand, or as one
             raise ValueError(f"a whole number is asked for, without commas and points, not {text!r}")
+        if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", plain):  # "1,000" may be meant as a thousand, or as one
+            raise ValueError(f"a number is asked for, without commas between thousands, not {text!r}")
+        if "%" in text and self.unit != "%":
+            raise ValueError(f"a number is asked for that is no percentage, such as 0.5 for a half, not {text!r}")
         if plain.count(",") == 1 and "." not in plain:  # as half of the world writes it
             plain = plain.replace(",", ".")
         try:

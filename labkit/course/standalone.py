@@ -29,5 +29,6 @@ def enter() -> None:
     here = Path(FOLDER, "notebooks")
     here.mkdir(parents=True, exist_ok=True)
     no_code = shutil.ignore_patterns("*.py", "__pycache__")
-    shutil.copytree(stored(), here.parent / "data", dirs_exist_ok=True, ignore=no_code)
+    new = lambda source, target: target if Path(target).exists() else shutil.copy2(source, target)
+    shutil.copytree(stored(), here.parent / "data", dirs_exist_ok=True, ignore=no_code, copy_function=new)
     os.chdir(here)

@@ -116,7 +116,8 @@ def study_panels(table: pd.DataFrame, measure: str, y_title: str, log_y: bool = 
         row = table[table["batch_size"] == size]
         up = (log_axis(table[measure]) if log_y else {}) | dict(title=y_title)
         for ratio in ratios:
-            title = f"imbalance {ratio:g}, {'all samples' if size == sizes[0] else f'batches of {size}'}"
+            whole = (row["num_samples"] == size).all() if "num_samples" in row else size == sizes[0]
+            title = f"imbalance {ratio:g}, {'all samples' if whole else f'batches of {size}'}"
             cell = row[row["imbalance"] == ratio]
             traces = bands(cell, "shown", measure, "alpha", styles)
             across = log_axis(table["shown"]) | dict(title="iteration + 1")

@@ -56,8 +56,8 @@ def at(table: pd.DataFrame, epoch: int | None = None) -> pd.DataFrame:
 
 
 def _up(values):
-    """An axis of κ or λ: of powers of ten where one of them has run away."""
-    return log_axis(values) if len(values) and values.max() > 20 else {}
+    """An axis of κ or λ: of powers of ten where one of them has run away, and none is negative."""
+    return log_axis(values) if len(values) and values.max() > 20 and values.min() > 0 else {}
 
 
 def dots(
@@ -153,7 +153,7 @@ def network_panels(
     for column, symbol in PARAMETERS.items():
         moved = [] if now.empty else _moves(start, now, column, shades)
         across, say = dict(title="layer, from input to output"), "nothing learnt here" if now.empty else None
-        panels.append(panel(f"{symbol} by depth", moved, across, _up(now[column]), say=say))
+        panels.append(panel(f"{symbol} by depth", moved, across, _up(pd.concat([start, now])[column]), say=say))
     drawn, fixed = [], _fixed(network, kind, z)
     for shade, row in zip(shades, now.itertuples()):
         name = f"layer {row.layer}: κ {row.kappa:.2f}, λ {row.lam:.2g}"

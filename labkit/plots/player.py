@@ -94,7 +94,19 @@ def _span(place, figure):
         return None
     drawn = [trace[letter] for trace in traces if trace[letter] is not None]
     drawn += [[shape[f"{letter}0"], shape[f"{letter}1"]] for shape in lines]
-    drawn += [[0.0]] * any(trace.type == "bar" and letter == "y" for trace in traces)
+    for bar in (trace for trace in traces if trace.type == "bar"):
+        along = "x" if bar.orientation == "h" else "y"  # it begins at 0; across, half of its width lies on either side
+        try:
+            drawn += [[0.0]] if letter == along else [np.asarray(bar[letter], float) + side for side in (-0.5, 0.5)]
+        except (TypeError, ValueError):  # names
+            return None
+    drawn += [[0.0]] * (axis.rangemode in ("tozero", "nonnegative"))
+    for trace in traces:
+        errors = trace[f"error_{letter}"] if f"error_{letter}" in trace else None
+        if errors is not None and errors.array is not None:
+            value, up = np.asarray(trace[letter], float), np.asarray(errors.array, float)
+            down = up if errors.arrayminus is None else np.asarray(errors.arrayminus, float)
+            drawn += [value + up, value - down]
     try:
         values = np.concatenate([np.empty(0), *(np.asarray(part).astype(float) for part in drawn)])
     except (TypeError, ValueError):  # names

@@ -124,6 +124,7 @@ def through_training(table: pd.DataFrame, measure: str, epoch: int, title: str |
             f"log₁₀ of {label}" if positive else label,
             [place],
             dict(title="epoch", type="category"),
+            dict(type="category"),
             at=((0, 0.42), (0, 1)),
         ),
         panel(f"{label}, layer by layer", traces, across, up, at=((0.6, 1), (0, 1))),

@@ -94,9 +94,9 @@ def work(study: str, folder: str | Path, seconds: float = math.inf) -> int:
     for settings in STUDIES[study]:
         if time.monotonic() > end:
             break
-        if not store.path(settings).is_file():
+        if store.get(settings) is None:  # a damaged file is named in a warning, and made again
             store.put(settings, train(settings))
-    return sum(not store.path(settings).is_file() for settings in STUDIES[study])
+    return sum(store.get(settings) is None for settings in STUDIES[study])
 
 
 def collect(study: str, folder: str | Path) -> History:

@@ -11,6 +11,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from labkit.history import History
@@ -46,14 +47,15 @@ def best(ends: pd.DataFrame, by: str, largest: bool = True) -> pd.Series:
     """The rate of each head with the largest (or smallest) median of a measure over the seeds: a Series by head.
 
     ends: columns head, rate, seed and the measure. Of equal rates the smaller counts; a run without the number (it did
-    not train) never does. Warns where a best rate is the first or last that was tried.
+    not train) counts as the worst. Warns where a best rate is the first or last that was tried.
 
     >>> ends = pd.DataFrame({"head": "fixed", "seed": 0, "rate": [0.1, 0.2, 0.4], "accuracy": [0.5, 0.7, 0.6]})
     >>> best(ends, "accuracy").to_dict()
     {'fixed': 0.2}
     """
-    medians = ends.groupby(["head", "rate"])[by].median().unstack()
-    if never := list(medians.index[medians.isna().all(axis=1)]):
+    worst = ends.assign(**{by: ends[by].fillna(-math.inf if largest else math.inf)})
+    medians = worst.groupby(["head", "rate"])[by].median().unstack()
+    if never := list(medians.index[~np.isfinite(medians).any(axis=1)]):
         raise ValueError(f"no run of {', '.join(never)} has {by}, at no rate: there is no best one")
     found = medians.idxmax(axis=1) if largest else medians.idxmin(axis=1)
     for head, rate in found.items():

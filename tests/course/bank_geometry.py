@@ -264,6 +264,8 @@ WRONG = {
         (lambda C: etf.simplex_etf(C), "library"),
         (lambda C: qr_small(C) * math.sqrt(C / (C - 1)), "root"),
         (lambda C: math.sqrt(C / (C - 1)) * (torch.eye(C) - 1 / C), "one dimension too many"),
+        (lambda C: torch.cat([qr_small(C), torch.zeros(3, C)]), "in C − 1 dimensions"),
+        (lambda C: torch.cat([qr_small(C), torch.zeros(3, C)]).tolist(), "in C − 1 dimensions"),
         (lambda C: torch.eye(C)[1:], ""),
         (lambda C: torch.linalg.eigh(torch.eye(C) - 1 / C)[1][:, :-1].mT, "eigenvalue 0"),
         (lambda C: torch.randn(C - 1, C), ""),

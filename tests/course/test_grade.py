@@ -1,5 +1,6 @@
 """Twenty made-up hand-ins, honest and not, each with the marks it deserves; and what befalls whole notebooks."""
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -8,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.course import editions, grade
+from labkit.course.__main__ import main as course_main
 
 STUBS = {
     "bound": "def my_bound(num_classes, temperature):\n    return None",
@@ -170,6 +172,43 @@ def test_a_damaged_file_is_called_so_and_what_jupyter_keeps_is_no_student(tmp_pa
     assert pd.read_csv(marks).values.tolist() == [["alice", 0]]
 
 
+def test_a_notebook_that_nobody_can_run_costs_the_others_nothing(tmp_path, monkeypatch):
+    """nbformat reads all of these, with a warning at most."""
+    nbformat.write(source_notebook(), tmp_path / "08-lab.ipynb")
+    folder = tmp_path / "handed-in"
+    folder.mkdir()
+    monkeypatch.setattr(grade, "_run", lambda *a, **k: None)
+    for student, damage in {
+        "anna": lambda nb: None,
+        "bob": lambda nb: [cell["metadata"].update(tags=None) for cell in nb["cells"]],
+        "carl": lambda nb: nb["metadata"].update(labkit={"notebook": ["x"]}),
+        "dora": lambda nb: [cell.update(source=None) for cell in nb["cells"]],
+    }.items():
+        nb = json.loads((tmp_path / "08-lab.ipynb").read_text())
+        damage(nb)
+        (folder / f"{student}.ipynb").write_text(json.dumps(nb))
+    table = grade.grade(folder, [tmp_path / "08-lab.ipynb"])
+    statuses = table.groupby("student")["status"].agg(set)
+    assert (
+        set(statuses.index) == {"anna", "bob", "carl", "dora"} and (table.groupby("student").size() == len(STUBS)).all()
+    )
+    assert statuses["bob"] == {U} and not any(U in statuses[student] for student in ("anna", "carl", "dora"))
+
+
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):
+    nbformat.write(source_notebook(), tmp_path / "08-lab.ipynb")
+    (tmp_path / "nobody").mkdir()
     with pytest.raises(FileNotFoundError, match=r"STUDENT\.ipynb"):
+        grade.grade(tmp_path / "nobody", [tmp_path / "08-lab.ipynb"])
+
+
+def test_marks_stay_where_there_is_nothing_to_mark_by(tmp_path):
+    """As from another folder than the course's, where --notebooks leads nowhere."""
+    (tmp_path / "marks.csv").write_text("anna,1,1")
+    nbformat.write(source_notebook(), tmp_path / "anna.ipynb")
+    with pytest.raises(FileNotFoundError, match="no source notebooks"):
         grade.grade(tmp_path, [])
+    for arguments in (["grade", str(tmp_path)], ["editions"]):
+        with pytest.raises(SystemExit):
+            course_main(["--notebooks", str(tmp_path / "nowhere"), *arguments])
+    assert (tmp_path / "marks.csv").read_text() == "anna,1,1"

@@ -45,7 +45,18 @@ def test_what_was_said_stands_beside_what_is(kind, value, unit, measured, said, 
 
 
 @pytest.mark.parametrize(
-    "kind, value", [(float, ""), (float, "many"), (float, "nan"), (int, "1,000"), (int, "1.000"), (int, "2,5")]
+    "kind, value",
+    [
+        (float, ""),
+        (float, "many"),
+        (float, "nan"),
+        (int, "1,000"),
+        (float, "1,000"),
+        (float, "12,000,000"),
+        (float, "50%"),
+        (int, "1.000"),
+        (int, "2,5"),
+    ],
 )
 def test_what_is_no_number_is_asked_for_again(kind, value):
     prediction = entered(kind, value)

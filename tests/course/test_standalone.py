@@ -26,8 +26,10 @@ def test_alone_the_data_is_copied_once(monkeypatch, tmp_path):
     assert Path.cwd() == tmp_path / "labkit-course/notebooks"
     monkeypatch.chdir(tmp_path)
     Path("labkit-course/data/results/mine.parquet").write_text("kept")
+    Path("labkit-course/data/paper/guiding-table1.csv").write_text("changed by hand")
     standalone.enter()  # after a restart of the kernel
     assert Path("../data/results/mine.parquet").read_text() == "kept"
+    assert Path("../data/paper/guiding-table1.csv").read_text() == "changed by hand"
 
 
 def test_without_data_it_says_so(monkeypatch, tmp_path):

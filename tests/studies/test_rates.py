@@ -24,6 +24,12 @@ def test_a_run_that_did_not_train_is_never_best():
     assert rates.best(ends, "loss", largest=False)["fixed"] == 0.2
 
 
+def test_a_rate_at_which_most_seeds_do_not_train_is_not_best_by_the_one_that_does():
+    missing = float("nan")
+    ends = table(fixed={0.1: [0.1] * 3, 0.2: [0.8] * 3, 0.4: [missing, missing, 0.9], 0.8: [missing] * 3})
+    assert rates.best(ends, "loss")["fixed"] == 0.2
+
+
 def test_a_head_that_never_trained_has_no_best_rate():
     ends = table(fixed={0.1: [float("nan")], 0.2: [float("nan")]}, standard={0.1: [1.0], 0.2: [2.0], 0.4: [3.0]})
     with pytest.raises(ValueError, match="no run of fixed has loss, at no rate"):

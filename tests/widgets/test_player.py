@@ -131,6 +131,18 @@ def test_axes_that_move_get_one_range_for_all():
     assert moving.layout.yaxis.dtick == 3 and all(frame.layout.yaxis.range is None for frame in moving.frames)
 
 
+def test_bars_and_error_bars_are_inside_too():
+    bars = [go.Figure(go.Bar(x=[0, 1], y=[3, k + 4])) for k in range(3)]
+    moving = player.play([f.update_xaxes(title=str(k)) for k, f in enumerate(bars)], list("abc"), "")
+    assert moving.layout.yaxis.range[0] <= 0 and moving.layout.yaxis.range[1] >= 6
+    across = [go.Figure(go.Bar(x=[5, k + 6], y=[0, 1], orientation="h")) for k in range(3)]
+    assert player.play(across, list("abc"), "").layout.xaxis.range[0] <= 0
+    ranges = dict(type="data", symmetric=False, array=[5, 5], arrayminus=[7, 1])
+    points = [go.Figure(go.Scatter(x=[80, 85 + k], y=[0, 1], error_x=ranges)) for k in range(3)]
+    low, high = player.play(points, list("abc"), "").layout.xaxis.range
+    assert low <= 73 and high >= 92
+
+
 def test_given_ranges_are_joined_and_keep_their_direction():
     figures = [go.Figure(go.Scatter(y=[1, 2])).update_yaxes(range=[k + 3, k]) for k in range(3)]
     assert player.play(figures, list("abc"), "").layout.yaxis.range == (5, 0)

@@ -11,6 +11,7 @@ were written after most of the runs had been seen, to mend the first ones, which
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def _checked(frame):
 def _same_rate(frame, sizes):
     found = by_seed(steps_to(frame), "implicit")
     # One step more or less is more than a factor of 1.5 as long as both counts are below 3: nothing to be read there.
-    answers = [None if max(a, b) < 3 else 1 / 1.5 <= b / max(a, 1e-9) <= 1.5 for a, b in pairs(found, both=True)]
+    unread = lambda a, b: max(a, b) < 3 or min(a, b) == math.inf  # neither got there
+    answers = [None if unread(a, b) else 1 / 1.5 <= b / max(a, 1e-9) <= 1.5 for a, b in pairs(found, both=True)]
     near = first(frame, excess(frame) <= 0.1)
     to_bound = "; ".join(f"{h} {spreads(by_seed(near, h))}" for h in ("implicit", "fixed"))
     return Row(
@@ -238,7 +240,7 @@ def _normalisation(frame, sizes):
     table = steps_to(frame)
     with_it, without = by_seed(table, "standard"), by_seed(table, "standard_no_norm")
     answers = [
-        bool(with_it[s][seed] < without[s][seed])
+        None if min(with_it[s][seed], without[s][seed]) == math.inf else bool(with_it[s][seed] < without[s][seed])
         for s in sizes
         for seed in with_it[s].index.intersection(without[s].index)
     ]

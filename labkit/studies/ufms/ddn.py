@@ -212,7 +212,7 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     less one, in percent (median, low and high); better, worse and tie count the seeds in which the loss is lower with
     it, higher, or different by rounding (`labkit.studies.ROUNDING`); nc1 is the median of NC1 with it over NC1 without
     it, tail the median difference of the accuracy of the last class. verdict: "better" or "worse" where every seed
-    says so, "tie" where all are ties, else "either way".
+    says so, "tie" where all are ties, "cannot be told" where a loss is missing, else "either way".
     """
     keys = ["num_samples", "dim", "imbalance", "batch_size", "alpha"]
     last = table[table["iteration"] == table.groupby(keys)["iteration"].transform("max")]
@@ -224,11 +224,12 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
         tie = gap.abs() <= ROUNDING["loss"]
         better, worse = int(((gap < 0) & ~tie).sum()), int(((gap > 0) & ~tie).sum())
         words = {(len(gap), 0): "better", (0, len(gap)): "worse", (0, 0): "tie"}
+        word = "cannot be told" if gap.isna().any() else words.get((better, worse), "either way")
         rows.append(
             dict(zip(keys, key))
             | dict(seeds=len(gap), percent=100 * gap.median(), low=100 * gap.min(), high=100 * gap.max())
             | dict(better=better, worse=worse, tie=int(tie.sum()), nc1=(nc1[WITH] / nc1[WITHOUT]).median())
-            | dict(tail=(tail[WITH] - tail[WITHOUT]).median(), verdict=words.get((better, worse), "either way"))
+            | dict(tail=(tail[WITH] - tail[WITHOUT]).median(), verdict=word)
         )
     found = pd.DataFrame(rows)
     return found.sort_values([*keys[:2], "batch_size", "imbalance", "alpha"], ignore_index=True)

@@ -95,6 +95,12 @@ def test_where_all_hold():
     [
         (0, {"implicit": {"UFM-100": dict(steps=10)}}, NOT),
         (0, {"implicit": {"UFM-10": dict(steps=1), "UFM-100": dict(steps=2)}}, UNKNOWN),  # one step is a factor of 2
+        (0, {"implicit": {"UFM-10": dict(steps=9e9), "UFM-100": dict(steps=9e9)}}, UNKNOWN),  # neither gets there
+        (
+            6,
+            {h: {s: dict(steps=9e9) for s in ("UFM-10", "UFM-100")} for h in ("standard", "standard_no_norm")},
+            UNKNOWN,
+        ),
         (1, {"fixed": {"UFM-100": dict(steps=2)}}, IN_PART),
         (1, {"fixed": {"UFM-100": dict(steps=3)}}, IN_PART),  # one logged iteration later: not told apart
         (1, {"fixed": {"UFM-100": dict(steps=0)}, "standard": {"UFM-100": dict(steps=1)}}, NOT),

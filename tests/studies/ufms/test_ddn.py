@@ -249,6 +249,11 @@ def test_ends_are_judged_seed_by_seed(gaps, counts, verdict):
     assert row["percent"] == pytest.approx(100 * sorted(gaps)[1], abs=1e-9) and row["nc1"] == 0.5
 
 
+@pytest.mark.parametrize("gaps", [[math.nan] * 3, [1e-7, 0.0, math.nan], [-0.01, -0.02, math.nan]])
+def test_a_missing_loss_tells_nothing(gaps):
+    assert module.ends(made_up(gaps))["verdict"].tolist() == ["cannot be told"]
+
+
 def test_ends_has_a_row_for_each_setting():
     both = pd.concat([made_up([0.1, 0.2], 10.0), made_up([-0.1, -0.2])])
     assert module.ends(both)[["imbalance", "verdict"]].values.tolist() == [[1.0, "better"], [10.0, "worse"]]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,11 +56,13 @@ def _with_the_mean(answer, C):
 
 
 def _is_small(answer, C):
-    shape = tuple(getattr(answer, "shape", ()))
+    shape = np.shape(answer)
     if shape == (C, C - 1):
         return "transposed: the vectors are columns, and the shape is (C − 1, C)"
     if shape == (C, C):
         return "shape (C, C): that is one dimension too many; all C vectors fit into C − 1 dimensions"
+    if len(shape) == 2 and shape != (C - 1, C):
+        return f"shape {shape}: C = {C} vectors in C − 1 dimensions, as columns, have the shape {(C - 1, C)}"
     return None
 
 

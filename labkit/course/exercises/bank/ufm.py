@@ -85,7 +85,7 @@ class Descent:
         self.parameters, self.rate, self.momentum = parameters, rate, momentum
         self.speed = [torch.zeros_like(q) for q in parameters]
 
-    def zero_grad(self):
+    def zero_grad(self, set_to_none: bool = True):
         for q in self.parameters:
             q.grad = None
 
