@@ -97,6 +97,14 @@ def parameters(nb):
         raise NotebookError("The cell tagged `parameters` may hold only lines like NAME = literal.") from None
 
 
+def literal(name, text):
+    """The value that a command line gives a parameter."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise NotebookError(f"--set {name} takes a Python literal, such as 3 or '\"quick\"'; got {text}") from None
+
+
 def other_parameters(nb):
     """{name: value}, other values of its parameters that the tests run a notebook with; its metadata holds them as
     {"labkit": {"test_parameters": {...}}}.
@@ -360,7 +368,7 @@ def main():
     args = parser.parse_args()
     try:
         if args.command == "run":
-            more = {name: ast.literal_eval(value) for name, value in args.set}
+            more = {name: literal(name, value) for name, value in args.set}
             run(args.notebook, {"PRESET": args.preset, **more}, ROOT / "build")
         else:
             {"save": save, "setup": setup}[args.command](args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")))

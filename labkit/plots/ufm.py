@@ -169,7 +169,10 @@ def against(
     """
     table, traces = chosen(table, heads), []
     for head, look in looks(table["head"]).items():
-        found = style.summary(table[table["head"] == head], x, y)
+        mine = table[table["head"] == head]
+        if never := int(np.isinf(mine[y]).sum()):  # points at infinity cannot be drawn
+            look = look._replace(label=f"{look.label} ({never} of {len(mine)} runs never)")
+        found = style.summary(mine, x, y).replace(np.inf, np.nan)
         low, high = found["median"] - found["min"], found["max"] - found["median"]
         ranges = dict(type="data", symmetric=False, array=short(high), arrayminus=short(low), thickness=1, width=4)
         traces.append(line(found.index, found["median"], *look, mode="lines+markers", error_y=ranges))

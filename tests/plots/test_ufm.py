@@ -1,5 +1,7 @@
 """Figures of UFMs by size show the numbers they are given: medians, ranges, and where each belongs."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,6 +80,13 @@ def test_against_a_setting():
     assert (list(trace.x), list(trace.y)) == ([10, 100], [3, 6])
     assert (list(trace.error_y.array), list(trace.error_y.arrayminus)) == ([4, 0], [1, 1])
     assert (trace.line.color, trace.line.dash) == plots.colours.looks(["fixed"])["fixed"][1:]
+
+
+def test_runs_that_never_arrive_are_counted_where_they_cannot_be_drawn():
+    table = pd.DataFrame({"head": "fixed", "C": [10] * 3 + [100] * 3, "steps": [2, 3, math.inf, 5, math.inf, math.inf]})
+    (trace,) = against(table, "C", "steps").data
+    assert trace.name == "fixed ETF (3 of 6 runs never)" and trace.y[0] == 3 and math.isnan(trace.y[1])
+    assert not np.isinf(np.asarray(trace.error_y.array, float)).any()
 
 
 def test_margins_of_classes():

@@ -17,15 +17,20 @@ from labkit.course.exercises.exercise import Exercise
 
 
 def answers_of(
-    attempt: Callable, cases: list[tuple], exercise: Exercise, solutions: list[object], seconds: float
+    attempt: Callable,
+    cases: list[tuple],
+    exercise: Exercise,
+    solutions: list[object],
+    seconds: float,
+    single: bool = False,
 ) -> tuple[list, set[str], BaseException | None]:
     """(answers so far, library functions that were called, the error that ended it or None).
 
     Inputs come as float64 tensors. An attempt that fails on these is tried with float32 ones, for whom a matrix made by
-    torch.eye does not fit otherwise, and with NumPy arrays.
+    torch.eye does not fit otherwise, and with NumPy arrays. single: with float32 ones alone.
     """
     first = None
-    for convert in (lambda x: x, _as_float32, _as_numpy):
+    for convert in (_as_float32,) if single else (lambda x: x, _as_float32, _as_numpy):
         answers, watch = [], Watch(exercise, solutions)
         extra = exercise.watch() if exercise.watch else None
         try:

@@ -147,7 +147,14 @@ def _verdict(attempt, exercise, seconds):
         )
     if any(a is None for a in answers):
         return WRONG, "for some inputs nothing is returned", ""
-    return _compare(answers, cases, exercise)
+    verdict = _compare(answers, cases, exercise)
+    if verdict[0] != RIGHT and any(isinstance(x, torch.Tensor) for x in cases[0]):
+        # A buffer made by torch.zeros is in float32, as a notebook's features are, and rounds what these inputs are.
+        answers, used, error = answers_of(attempt, cases, exercise, solutions, seconds, single=True)
+        if not used and error is None and all(a is not None for a in answers):
+            again = _compare(answers, cases, exercise)
+            verdict = again if again[0] == RIGHT else verdict
+    return verdict
 
 
 def _takes(function, case):
