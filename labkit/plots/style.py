@@ -188,7 +188,8 @@ def board(
     """
     names = _named_once([*data, *(trace for part in panels for trace in part["traces"])])
     top, by_hand = 14 + 24 * any(part["title"] for part in panels), isinstance(legend, dict)
-    rows_of_names = 0 if by_hand or legend is None or len(names) < 2 else math.ceil(sum(map(len, names)) / 110)
+    letters = sum(len(name) + 8 for name in names)  # the sample of a line takes the room of eight
+    rows_of_names = 0 if by_hand or legend is None or len(names) < 2 else math.ceil(letters / 137)
     above, below = ((8 + 23 * rows_of_names) * (legend == side and rows_of_names > 0) for side in ("above", "below"))
     page = layout(height, title, top + above, 50 + below) | dict(showlegend=rows_of_names > 0)
     inner = height - page["margin"]["t"] - page["margin"]["b"]
