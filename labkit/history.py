@@ -88,10 +88,10 @@ class History:
 
     def where(self, **values: Any):
         """The part where each named column has the given value or one of a list: where(size="UFM-10", seed=[0, 1])."""
-        frame, margins = self.frame, self.margins
+        frame, margins, keys = self.frame, self.margins, self._keys()
         for column, wanted in values.items():
             wanted = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
-            if column not in (keys := self._keys()) or column not in frame:
+            if column not in keys or column not in frame:
                 raise ValueError(f"where() takes what tells runs apart, {', '.join(keys)}; got {column!r}")
             frame, margins = (table[table[column].isin(wanted)] for table in (frame, margins))
         return type(self)(frame, self.settings, margins)

@@ -114,9 +114,9 @@ def study_panels(table: pd.DataFrame, measure: str, y_title: str, log_y: bool = 
     table, styles, panels = table.assign(shown=table["iteration"] + 1), alphas(table), []
     for size in sizes:
         row = table[table["batch_size"] == size]
+        whole = (row["num_samples"] == size).all() if "num_samples" in row else size == sizes[0]
         up = (log_axis(table[measure]) if log_y else {}) | dict(title=y_title)
         for ratio in ratios:
-            whole = (row["num_samples"] == size).all() if "num_samples" in row else size == sizes[0]
             title = f"imbalance {ratio:g}, {'all samples' if whole else f'batches of {size}'}"
             cell = row[row["imbalance"] == ratio]
             traces = bands(cell, "shown", measure, "alpha", styles)

@@ -92,30 +92,33 @@ def _span(place, figure):
     lines = [shape for shape in figure.layout.shapes if shape[f"{letter}ref"] in names]
     if any(trace.type == "heatmap" for trace in traces):
         return None
-    drawn = [trace[letter] for trace in traces if trace[letter] is not None]
-    drawn += [[shape[f"{letter}0"], shape[f"{letter}1"]] for shape in lines]
-    for bar in (trace for trace in traces if trace.type == "bar"):
-        along = "x" if bar.orientation == "h" else "y"  # it begins at 0; across, half of its width lies on either side
-        try:
-            drawn += [[0.0]] if letter == along else [np.asarray(bar[letter], float) + side for side in (-0.5, 0.5)]
-        except (TypeError, ValueError):  # names
-            return None
-    drawn += [[0.0]] * (axis.rangemode in ("tozero", "nonnegative"))
-    for trace in traces:
-        errors = trace[f"error_{letter}"] if f"error_{letter}" in trace else None
-        if errors is not None and errors.array is not None:
-            value, up = np.asarray(trace[letter], float), np.asarray(errors.array, float)
-            down = up if errors.arrayminus is None else np.asarray(errors.arrayminus, float)
-            drawn += [value + up, value - down]
     try:
-        values = np.concatenate([np.empty(0), *(np.asarray(part).astype(float) for part in drawn)])
+        drawn = [part for trace in traces for part in _extents(trace, letter)]
+        drawn += [np.array([shape[f"{letter}0"], shape[f"{letter}1"]]).astype(float) for shape in lines]
     except (TypeError, ValueError):  # names
         return None
+    drawn += [np.zeros(1)] * (axis.rangemode in ("tozero", "nonnegative"))
+    values = np.concatenate([np.empty(0), *drawn])
     if axis.type == "log":
         values = np.log10(values[values > 0])
     if not (values := values[np.isfinite(values)]).size:
         return None
     return [float(values.min()), float(values.max())]
+
+
+def _extents(trace, letter):
+    """What a trace takes of an axis, as arrays: values, the ends of error bars, and of bars where they begin and their
+    sides. TypeError or ValueError where it has names.
+    """
+    values = np.atleast_1d(np.nan if trace[letter] is None else trace[letter]).astype(float)
+    yield values
+    if trace.type == "bar":
+        along = "x" if trace.orientation == "h" else "y"
+        yield np.zeros(1) if letter == along else np.concatenate([values - 0.5, values + 0.5])
+    errors = trace[f"error_{letter}"] if f"error_{letter}" in trace else None
+    if errors is not None and errors.array is not None:
+        yield values + np.asarray(errors.array).astype(float)
+        yield values - np.asarray(errors.array if errors.arrayminus is None else errors.arrayminus).astype(float)
 
 
 def _keys(content):

@@ -91,12 +91,15 @@ def work(study: str, folder: str | Path, seconds: float = math.inf) -> int:
     """Make the missing runs of a study, until that many seconds have passed. Returns how many are still missing."""
     checks.one_of("study", study, tuple(STUDIES))
     store, end = Runs(Path(folder) / study), time.monotonic() + seconds
+    missing = 0
     for settings in STUDIES[study]:
+        if store.get(settings) is not None:  # a damaged file is named in a warning, and counts as none
+            continue
         if time.monotonic() > end:
-            break
-        if store.get(settings) is None:  # a damaged file is named in a warning, and made again
+            missing += 1
+        else:
             store.put(settings, train(settings))
-    return sum(store.get(settings) is None for settings in STUDIES[study])
+    return missing
 
 
 def collect(study: str, folder: str | Path) -> History:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from labkit import calibration, heads
 from labkit.history import differences
-from labkit.studies import rates
+from labkit.studies import rates, tables
 from labkit.vision import build, fields, outputs, recipes
 from labkit.vision.outputs import Outputs
 
@@ -127,7 +127,7 @@ def load(folder: str | Path, pattern: str = "cifar10-lt*") -> dict[str, Outputs]
 def _what(run, *without):
     """The settings that say what a run is, but for some; and the images that it is of."""
     what = {k: v for k, v in run.settings["run"].items() if k not in (*fields.HOW, *without)}
-    return what | {key: run.settings.get(key) for key in ("images", "classes")}
+    return what | {key: run.settings.get(key) for key in tables.SAME}
 
 
 def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:

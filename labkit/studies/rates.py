@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from labkit.history import History
 
@@ -76,9 +77,27 @@ def interval(differences: pd.Series) -> tuple[float, float, float]:
     >>> [round(float(value), 3) for value in interval(pd.Series([-1.0, -2.0, -3.0]))]
     [-2.0, -4.484, 0.484]
     """
-    from scipy import stats  # takes a while
-
     differences = differences.dropna()
     n, mean = len(differences), differences.mean() if len(differences) else math.nan
-    half = stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    half = _reach(n, differences.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
     return mean, mean - half, mean + half
+
+
+def prediction(values: ArrayLike) -> tuple[float, float]:
+    """The interval that holds one more value of the same kind in 95 % of cases, by Student's t: (low, high).
+
+    >>> [round(float(end), 3) for end in prediction([1.0, 2.0, 3.0])]
+    [-2.968, 6.968]
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size < 2:
+        raise ValueError(f"two values or more are needed to know how far they scatter; got {values.tolist()}")
+    half = _reach(values.size, values.std(ddof=1)) * np.sqrt(1 + 1 / values.size)
+    return values.mean() - half, values.mean() + half
+
+
+def _reach(n, deviation):
+    """The 97.5 % quantile of Student's t for n values, times their standard deviation."""
+    from scipy import stats  # takes a while
+
+    return stats.t.ppf(0.975, n - 1) * deviation

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
 from torch import nn
 
 from labkit.heads import VARIANTS
 from labkit.history import History, differences, plain
+from labkit.studies import rates
 from labkit.vision import fields, recipes
 
 DATA = {
@@ -170,8 +170,8 @@ def verdict(history: History, epoch: int) -> pd.DataFrame:
         raise ValueError(f"the implicit head and another one are needed, at the same seeds; got {seeds.to_dict()}")
     rows = {}
     for measure, larger in LARGER_IS_AHEAD.items():
-        of = {name: lambda seen, name=name: getattr(seen, name)(skipna=False) for name in ("median", "min", "max")}
-        found = at.groupby("head", sort=False)[measure].agg(**of)
+        wide = at.pivot(index="seed", columns="head", values=measure)[list(seeds.index)]
+        found = pd.DataFrame({name: getattr(wide, name)(skipna=False) for name in ("median", "min", "max")})
         rows[measure] = {head: f"{median:.4g} ({low:.4g}–{high:.4g})" for head, median, low, high in found.itertuples()}
         worst, best = (found["min"], found["max"]) if larger else (-found["max"], -found["min"])
         own, others = "implicit", seeds.index.drop("implicit")
@@ -198,27 +198,12 @@ def one_more(own: History, changed: History, epoch: int) -> pd.DataFrame:
         seeds = own.where(head=head).frame.query("iteration == @epoch")
         for measure in LARGER_IS_AHEAD:
             there, back = (np.log, np.exp) if measure.startswith("nc") else (np.asarray, float)
-            low, high = (back(end) for end in prediction(there(seeds[measure])))
+            low, high = (back(end) for end in rates.prediction(there(seeds[measure])))
             value = getattr(run, measure)
             known = np.isfinite([low, value, high]).all()
             found = "below" if value < low else "above" if value > high else "within" if known else "not known"
             rows.append((run.head, head, measure, value, low, high, found))
     return pd.DataFrame(rows, columns=["head", "own", "measure", "value", "low", "high", "found"])
-
-
-def prediction(values: ArrayLike) -> tuple[float, float]:
-    """The interval that holds one more value of the same kind in 95 % of cases, by Student's t: (low, high).
-
-    >>> [round(float(end), 3) for end in prediction([1.0, 2.0, 3.0])]
-    [-2.968, 6.968]
-    """
-    from scipy import stats  # takes a while
-
-    values = np.asarray(values, dtype=float)
-    if values.size < 2:
-        raise ValueError(f"two values or more are needed to know how far they scatter; got {values.tolist()}")
-    half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / values.size)
-    return values.mean() - half, values.mean() + half
 
 
 def _of_the_paper(history, data, backbone):
