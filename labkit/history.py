@@ -279,7 +279,7 @@ def differences(there: dict, here: dict) -> str:
     pairs = {key: (there.get(key, "missing"), here.get(key, "missing")) for key in {**there, **here}}
     inner = lambda a, b: isinstance(a, dict) and isinstance(b, dict)
     words = lambda key, a, b: differences(a, b) if inner(a, b) else f"{key} is {a!r} there, {b!r} here"
-    return "; ".join(words(key, a, b) for key, (a, b) in pairs.items() if a != b)
+    return "; ".join(dict.fromkeys(words(key, a, b) for key, (a, b) in pairs.items() if a != b))
 
 
 def _flat(settings):

@@ -7,6 +7,7 @@ term or the name of a part, is listed there too. `checked` names the cell that d
 data: its assertions run wherever the notebook does, so that a verdict cannot stay when the numbers go.
 """
 
+import argparse
 import re
 import sys
 import tomllib
@@ -75,6 +76,7 @@ def table(findings):
 
 
 def main():
+    argparse.ArgumentParser(description="Write docs/findings.md from docs/findings.toml.").parse_args()
     findings, terms = load()
     TABLE.write_text(table(findings))
     if problems := missing(findings, terms):

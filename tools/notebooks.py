@@ -357,7 +357,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run one notebook; write it and a web page to build/")
     one.add_argument("notebook", type=notebook)
-    one.add_argument("--preset", default="paper")
+    one.add_argument("--preset", choices=("quick", "paper"), default="paper")
     one.add_argument("--set", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="another parameter")
     many = commands.add_parser("save", help="run notebooks afresh and save them in place, with pictures")
     many.add_argument("notebooks", nargs="*", type=notebook, help="all, if none is named")

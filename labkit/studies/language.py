@@ -7,6 +7,7 @@
 A language model is a classifier of contexts: its classes are the tokens, its features what goes into the output layer.
 """
 
+import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,5 +217,8 @@ def hellaswag_floor(data: str | Path | None = None, progress: bool = False) -> H
 
 
 if __name__ == "__main__":
+    made = argparse.ArgumentParser(description="HellaSwag by models that cannot know the answer.")
+    made.add_argument("--out", default="data/results/hellaswag-floor.parquet", help="(%(default)s)")
+    path = made.parse_args().out
     torch.set_num_threads(1)
-    print(hellaswag_floor(progress=True).save("data/results/hellaswag-floor.parquet"))
+    print(hellaswag_floor(progress=True).save(path))

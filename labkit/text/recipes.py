@@ -192,6 +192,7 @@ def check(settings: dict) -> dict:
     for key in ("batch_size", "micro_batch", "steps", "measure_every", "validation_batches"):
         if isinstance(settings[key], bool) or not isinstance(settings[key], int) or settings[key] < 1:
             raise ValueError(f"{key} must be a whole number of at least 1, got {settings[key]!r}")
+    checks.integer("warmup", settings["warmup"], 0)
     checks.positive("lr", settings["lr"])
     checks.one_of("precision", settings["precision"], ("no", "bf16"))
     return dict(settings)

@@ -48,7 +48,8 @@ class Trainer:
         `every` steps and at the end.
     schedule: factor on every learning rate, by the number of the step. clip: largest norm of all gradients together.
     name, seed: what the rows are called. settings: plain values, kept in the History; a run goes on only with the same.
-    Raises FloatingPointError, with the step, where a loss or a gradient is not finite.
+    Raises FloatingPointError, with the step, where a loss or a gradient is not finite; ValueError for a folder whose
+        run had other settings, or has no checkpoint left to go on from.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Trainer:
         self.settings = plain({"head": name, "seed": seed, "steps": steps, **(settings or {})})
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.step, self.rows = 0, []
-        if self.folder is not None and (self.folder / CHECKPOINT).is_file():
+        if self.folder is not None:
             self._resume(self.folder / CHECKPOINT)
         self.parallel = self.on.prepare_model(self.model)
 
@@ -157,6 +158,10 @@ class Trainer:
         return self.rows[-1]
 
     def _resume(self, path):
+        if not path.is_file():
+            if (kept := self.folder / HISTORY).is_file() and (steps := History.load(kept).frame["iteration"].max()):
+                raise ValueError(f"{kept} has {steps} steps of a run without {CHECKPOINT}; another folder is needed")
+            return
         try:
             state = torch.load(path, map_location=self.on.device, weights_only=True)
             if state["settings"] != self.settings:

@@ -95,7 +95,7 @@ def check(settings: dict) -> dict:
 
     >>> check(FIELDS | {"weight_decay": -1})
     Traceback (most recent call last):
-    ValueError: weight_decay must be a number from 0 to inf, got -1
+    ValueError: weight_decay must be a number of at least 0, got -1
     """
     missing, unknown = (", ".join(sorted(a.keys() - b.keys())) for a, b in ((FIELDS, settings), (settings, FIELDS)))
     if missing or unknown:
@@ -116,8 +116,9 @@ def check(settings: dict) -> dict:
         if key in RANGES:
             low, high, *excluded = RANGES[key]
             if not (number and low <= value <= high and math.isfinite(value)) or value in excluded:
-                allowed = f"{'above' if excluded else 'from'} {low} to {high}{', or None' * optional}"
-                raise ValueError(f"{key} must be a number {allowed}, got {value!r}")
+                least = f"{'above' if excluded else 'of at least'} {low}"
+                allowed = least if high == math.inf else f"from {low} to {high}"
+                raise ValueError(f"{key} must be a number {allowed}{', or None' * optional}, got {value!r}")
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ValueError(f"{key} must be True or False, got {value!r}")
     if (settings["mean"] is None) != (settings["std"] is None):
@@ -130,4 +131,9 @@ def check(settings: dict) -> dict:
         raise ValueError(f"AGD has no weight decay, got weight_decay={settings['weight_decay']!r}")
     for head in settings["head"]:
         checks.one_of("head", head, tuple(heads.VARIANTS))
+    options = settings["head_options"]
+    if not isinstance(options, dict) or not all(isinstance(value, dict) for value in options.values()):
+        raise ValueError(f"head_options must be a dict of dicts, one for each head, got {options!r}")
+    for head in options:
+        checks.one_of("a head of head_options", head, tuple(heads.VARIANTS))
     return dict(settings)

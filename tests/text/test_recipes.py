@@ -77,6 +77,10 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_only_with_the_same_settings(corpu
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"last\.pt cannot be gone on from"):
         recipes.run(settings, "aglu", 1, corpus / "run", data=corpus)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"history\.parquet has 5 steps of a run without last\.pt"):
+        recipes.run(settings, "aglu", 1, corpus / "run", data=corpus)
+    assert History.load(corpus / "run" / training.HISTORY).frame["iteration"].tolist() == [0, 2, 4, 5]
 
 
 def test_it_learns_a_text_and_starts_from_the_logarithm_of_its_alphabet(corpus):
@@ -136,6 +140,7 @@ def test_settings_that_cannot_be_are_refused(corpus):
         (dict(steps=0), "steps must be a whole number"),
         (dict(precision="fp16"), "precision"),
         (dict(lr=-1.0), "lr must be"),
+        (dict(warmup=-1), "warmup must be"),
     ):
         with pytest.raises(ValueError, match=message):
             recipes.run(tiny(**changes), "gelu", data=corpus)

@@ -278,8 +278,8 @@ def test_epochs_that_are_measured():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"weight_decay": -1}, "weight_decay must be a number from 0 to inf, got -1"),  # was accepted
-        ({"lr": 0}, "lr must be a number above 0 to inf, got 0"),
+        ({"weight_decay": -1}, "weight_decay must be a number of at least 0, got -1"),  # was accepted
+        ({"lr": 0}, "lr must be a number above 0, got 0"),
         ({"side": 2.5}, "side must be a whole number of at least 1, or None, got 2.5"),
         ({"side": True}, "side must be a whole number"),
         ({"compile": "no"}, "compile must be True or False, got 'no'"),
@@ -288,6 +288,9 @@ def test_epochs_that_are_measured():
         ({"rate": 1}, "missing: none, unknown: rate"),
         ({"std": [0.5]}, r"mean and std go together, got mean=None and std=\[0.5\]"),  # was ignored
         ({"measure_at": -5}, "measure_at must be None, a number of epochs or a list of epochs, got -5"),
+        ({"head_options": {"fixd": {}}}, "a head of head_options must be one of .*; got 'fixd'"),  # was ignored
+        ({"head_options": [1]}, r"head_options must be a dict of dicts, one for each head, got \[1\]"),
+        ({"head_options": {"fixed": 1}}, "head_options must be a dict of dicts"),
         ({"measure_at": [1, 2.5]}, r"got \[1, 2.5\]"),
         ({"data": "mnits"}, "data must be one of 'digits', .*; got 'mnits'"),
     ],

@@ -41,7 +41,6 @@ from labkit.ufm import classes_of
 
 RULES_OF = "2026-11-26"  # change it with a rule
 
-CONFOUNDED = "C, d and N/C change together"
 NOT_SWEPT = "AGD's gain is 10 throughout"
 CONTROL_SIZES = ("UFM-10-250x1024", "UFM-100-2500x1024", "UFM-200")  # d = 1024 and N/C = 25 in all three
 
@@ -89,8 +88,7 @@ def control(frame: pd.DataFrame):
     frame: runs of CONTROL_SIZES with the three heads (`controlled` has those that came with labkit).
     """
     frame, sizes = _checked(frame)
-    rows = [_same_rate(frame, sizes), _others_slower(frame, sizes)]
-    return pd.DataFrame(rows).assign(beside=f"C alone changes; d = 1024, N/C = 25; {NOT_SWEPT}")
+    return pd.DataFrame([_same_rate(frame, sizes), _others_slower(frame, sizes)])
 
 
 def controlled(folder: Path | None = None):
@@ -108,6 +106,11 @@ def _checked(frame):
     return frame, sizes
 
 
+def _confounders(sizes, *more):
+    alone = f"C alone changes; d = 1024, N/C = 25; {NOT_SWEPT}"
+    return alone if set(sizes) <= set(CONTROL_SIZES) else "; ".join(("C, d and N/C change together", *more))
+
+
 def _same_rate(frame, sizes):
     found = by_seed(steps_to(frame), "implicit")
     # One step more or less is more than a factor of 1.5 as long as both counts are below 3: nothing to be read there.
@@ -123,7 +126,7 @@ def _same_rate(frame, sizes):
         runs_of(frame, sizes, ["implicit"]),
         f"steps at {' / '.join(sizes)}: {spreads(found)} ({counted(answers)}). By the loss there is a rate, not "
         f"the same one: steps to within 10 % of the bound {to_bound}",
-        CONFOUNDED,
+        _confounders(sizes),
         verdict(answers),
     )
 
@@ -142,7 +145,7 @@ def _others_slower(frame, sizes):
         "as many counts against it",
         runs_of(frame, sizes, list(by_head)),
         "; ".join(f"{h} {spreads(found)}" for h, found in by_head.items()) + f" ({counted(answers)})",
-        f"{CONFOUNDED}; {NOT_SWEPT}",
+        _confounders(sizes, NOT_SWEPT),
         verdict(answers, open_counts=True),
     )
 

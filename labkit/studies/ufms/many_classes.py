@@ -4,6 +4,7 @@ A simplex ETF has room for d+1 classes. Beyond, the class vectors of the learnt 
 up to C = 2d the best minimal margin is known (`etf.minimal_margin_bound`), and for C = 2d an orthoplex has it.
 """
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -71,4 +72,6 @@ def save(path: str | Path = "data/results/ufm-many-classes.parquet") -> Path:
 
 
 if __name__ == "__main__":
-    save()
+    made = argparse.ArgumentParser(description="Unconstrained features with many classes, in one dimension more.")
+    made.add_argument("--out", default="data/results/ufm-many-classes.parquet", help="(%(default)s)")
+    print(save(made.parse_args().out))

@@ -190,3 +190,10 @@ def test_only_C_differs_in_the_control():
             spec = History.load(path).settings["run"]["spec"]
             specs[sweep.size(sweep._spec({"spec": spec}))] = (spec["dim"], spec["num_samples"] / spec["num_classes"])
     assert specs == {size: (1024, 25) for size in claims.CONTROL_SIZES}
+
+
+def test_what_else_differs_is_said_of_the_sizes_that_were_given():
+    frame = sweep.load(ROOT / "data/results/ufm-control").frame
+    assert claims.claims(frame)["beside"][:2].str.startswith("C alone changes; d = 1024, N/C = 25").all()
+    frame = sweep.load(ROOT / "data/results/ufm").frame
+    assert claims.claims(frame)["beside"][:2].str.startswith("C, d and N/C change together").all()
