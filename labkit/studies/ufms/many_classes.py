@@ -6,7 +6,6 @@ up to C = 2d the best minimal margin is known (`etf.minimal_margin_bound`), and 
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -66,12 +65,7 @@ def measure(trainer: Trainer) -> pd.DataFrame:
     return pd.DataFrame({"head": trainer.head_name, "seed": trainer.seeds, **values})
 
 
-def save(path: str | Path = "data/results/ufm-many-classes.parquet") -> Path:
-    """Make the study and keep it."""
-    return study().save(path)
-
-
 if __name__ == "__main__":
-    made = argparse.ArgumentParser(description="Unconstrained features with many classes, in one dimension more.")
+    made = argparse.ArgumentParser(description="UFMs with more classes than dimensions.")
     made.add_argument("--out", default="data/results/ufm-many-classes.parquet", help="(%(default)s)")
-    print(save(made.parse_args().out))
+    print(study().save(made.parse_args().out))
