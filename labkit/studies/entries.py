@@ -2,9 +2,10 @@
 
 An entry has a kind (ufm, images or text), a recipe unless it is a UFM, settings that change the recipe, and a run for
 each head, seed and row of `vary`, a list of tables that change the settings once more: vary = [{ lr = 0.1 }, { lr = 1.0
-}]. A row may have a name; "none" stands for None, which TOML does not have. Of text, `head` is the activation. A
-long-tailed run also leaves what it says of the test images (`labkit.vision.outputs`), as NAME-outputs.npz. Margins of
-many samples are most of a file: margins = 3 keeps three decimals of each, margins = "none" leaves them out.
+}]. A row may have a name; by_head = { implicit = { lr = 0.03 } } changes the settings of one head, before `vary` does;
+"none" stands for None, which TOML does not have. Of text, `head` is the activation. A long-tailed run also leaves what
+it says of the test images (`labkit.vision.outputs`), as NAME-outputs.npz. Margins of many samples are most of a file:
+margins = 3 keeps three decimals of each, margins = "none" leaves them out.
 """
 
 import tomllib
@@ -18,7 +19,7 @@ from labkit.studies.ufms import sweep
 
 LIST = "evidence.toml"
 FIELDS = {"name", "kind", "serves", "heads", "seeds", "hours", "settings"}  # of an entry
-OPTIONAL = {"vary", "margins"}
+OPTIONAL = {"vary", "by_head", "margins"}
 KINDS = ("ufm", "images", "text")
 
 
@@ -142,6 +143,9 @@ def read(path: str | Path = LIST) -> list[Run]:
             margins = entry.get("margins")
             if not (margins in (None, "none") or (type(margins) is int and margins >= 0)):
                 raise ValueError(f'margins must be a number of decimals or "none", got {margins!r}')
+            by_head = entry.get("by_head", {})
+            if not (isinstance(by_head, dict) and by_head.keys() <= set(entry["heads"])):
+                raise ValueError(f"by_head must be a table of {', '.join(entry['heads'])}, got {by_head!r}")
             about = (entry["name"], entry["kind"], entry["serves"], float(entry["hours"]))
             for seed in entry["seeds"]:
                 for varied in entry.get("vary", [{}]):
@@ -158,7 +162,7 @@ def read(path: str | Path = LIST) -> list[Run]:
 
 
 def _settings(entry, head, seed, varied):
-    changes = {key: None if value == "none" else value for key, value in (entry["settings"] | varied).items()}
+    changes = _with_none(entry["settings"] | entry.get("by_head", {}).get(head, {}) | varied)
     if entry["kind"] == "ufm":
         checks.one_of("head", head, tuple(heads.VARIANTS))
         grid = {key: [value] for key, value in changes.items()}
@@ -175,3 +179,10 @@ def _settings(entry, head, seed, varied):
 
     checks.one_of("head", head, tuple(heads.VARIANTS))
     return build.described(recipes.RECIPES[entry["recipe"]] | changes, head, seed)
+
+
+def _with_none(value):
+    """None for every "none" in a value of TOML, at any depth of its tables."""
+    if isinstance(value, dict):
+        return {key: _with_none(item) for key, item in value.items()}
+    return None if value == "none" else value

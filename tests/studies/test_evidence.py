@@ -87,6 +87,23 @@ def test_vary_gives_a_run_for_each_row_and_its_settings(tmp_path):
         evidence.read(tmp_path / "list.toml")
 
 
+def test_a_head_may_have_settings_of_its_own(tmp_path):
+    """by_head changes one head's, below those of a row; "none" is None at any depth."""
+    entry = LIST.format(epochs=2).replace("[[runs]]", "", 1).split("[[runs]]")[1]
+    own = '{ implicit = { lr = 0.3, epochs = 3, head_options = { implicit = { bias = "none" } } } }'
+    text = entry.replace(
+        'heads = ["fixed"]', f'heads = ["fixed", "implicit"]\nby_head = {own}\nvary = [{{ epochs = 4 }}]'
+    )
+    (tmp_path / "list.toml").write_text("[[runs]]" + text)
+    fixed, implicit = (run.settings for run in evidence.read(tmp_path / "list.toml"))
+    assert fixed["lr"] != 0.3 and fixed["head_options"] == {} and implicit["lr"] == 0.3
+    assert implicit["head_options"] == {"implicit": {"bias": None}} and fixed["epochs"] == implicit["epochs"] == 4
+    for bad in ("{ cosine = { lr = 0.3 } }", '["implicit"]'):
+        (tmp_path / "list.toml").write_text("[[runs]]" + text.replace(own, bad))
+        with pytest.raises(ValueError, match="entry 1 .digits.: by_head must be a table of fixed, implicit, got"):
+            evidence.read(tmp_path / "list.toml")
+
+
 def test_a_long_tailed_run_leaves_its_outputs_too(tmp_path):
     """What it says of the test images lies beside its History, under the name of its row."""
     entry = LIST.format(epochs=1).replace("[[runs]]", "", 1).split("[[runs]]")[1].replace(", count = 300", "")
