@@ -67,7 +67,9 @@ def main():
         return print(memory(args))
     peaks = {}  # first, while this process is small: Linux hands the largest size on to a child
     for part in ("backbone", *VARIANTS):
-        done = subprocess.run([sys.executable, *sys.argv, "--one", part], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, *sys.argv, "--one", part], capture_output=True, text=True)
+        if done.returncode:
+            parser.error(f"{part}: {done.stderr.strip().splitlines()[-1]}")
         peaks[part] = float(done.stdout)
     times = tables.costs(*setting(args, VARIANTS), repeats=args.repeats)
     total = times.sum(axis=1)

@@ -1,5 +1,4 @@
-"""What one UFM training step costs: each head against the standard one and against bare arithmetic, and what logging
-adds.
+"""What a UFM's training step costs: each head beside the standard one and beside bare arithmetic; and what logging adds.
 
     python benchmarks/ufm_step.py
     python benchmarks/ufm_step.py --spec UFM_1000       a few minutes

@@ -101,6 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these entries")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a run by its name, in a process of its own
     chosen = parser.parse_args(arguments)
+    if chosen.workers < 1:
+        parser.error(f"--workers must be at least 1, got {chosen.workers}")
+    if not Path(chosen.list).is_file():
+        parser.error(f"there is no list of runs at {Path(chosen.list).absolute()}")
     everything = read(chosen.list)
     if chosen.one is not None:
         (run,) = (run for run in everything if str(run) == chosen.one)

@@ -98,7 +98,7 @@ def read_text(path: str | Path, units: str = "characters", validation: float = 0
         raise ValueError(f"validation must be a share between 0 and 1, got {validation!r}")
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no text file at {path}")
+        raise FileNotFoundError(f"no text file at {path.absolute()}; any UTF-8 text of that name will do")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8")
@@ -165,9 +165,8 @@ class Batches:
         device: str | torch.device = "cpu",
     ):
         checks.one_of("order", order, ORDERS)
-        for name, value in (("batch_size", batch_size), ("context", context)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        checks.integer("batch_size", batch_size, 1)
+        checks.integer("context", context, 1)
         if rank not in range(processes):
             raise ValueError(f"rank must be one of 0 … {processes - 1} for processes={processes}, got {rank!r}")
         if batch_size % processes:
@@ -181,7 +180,11 @@ class Batches:
         ]
         if not arrays or min(counts) < 1:
             short = [len(array) for array in arrays]
-            raise ValueError(f"each array must have at least {needed} tokens, got arrays of {short or 'none'} tokens")
+            rows = "a row" if order == "random" else f"a batch of {batch_size} rows"
+            raise ValueError(
+                f"each array must have at least {needed} tokens, {rows} of context={context} and the last target; "
+                f"got arrays of {short or 'none'} tokens"
+            )
         self.arrays, self.ends = list(arrays), np.cumsum(counts)
         self.batch_size, self.context, self.order = batch_size, context, order
         self.seed, self.vocabulary = seed, vocabulary

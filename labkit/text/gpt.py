@@ -52,9 +52,7 @@ def gpt(
     sizes = dict(SIZES[size])
     for name, key, value in (("vocabulary", "vocab_size", vocabulary), ("context", "n_positions", context)):
         if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-            sizes[key] = value
+            sizes[key] = checks.integer(name, value, 1)
     library = import_transformers()
     config = library.GPT2Config(
         **sizes,

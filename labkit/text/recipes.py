@@ -110,6 +110,7 @@ def make(
     """The Trainer of `run`, for those who want to look at each epoch."""
     s = check(settings)
     checks.one_of("activation", activation, tuple(ACTIVATIONS))
+    checks.integer("seed", seed, 0)
     data = corpora.data_folder(data)
     # With a state of its own a run keeps the precision that it was made with, and leaves that of others as it is.
     AcceleratorState._shared_state = type(AcceleratorState._shared_state)()
@@ -189,9 +190,8 @@ def check(settings: dict) -> dict:
     if settings.keys() != set(KEYS):
         missing, unknown = sorted(KEYS - settings.keys()), sorted(settings.keys() - set(KEYS))
         raise ValueError(f"settings must have the keys {', '.join(KEYS)}; missing: {missing}, unknown: {unknown}")
-    for key in ("batch_size", "micro_batch", "steps", "measure_every", "validation_batches"):
-        if isinstance(settings[key], bool) or not isinstance(settings[key], int) or settings[key] < 1:
-            raise ValueError(f"{key} must be a whole number of at least 1, got {settings[key]!r}")
+    for key in ("context", "batch_size", "micro_batch", "steps", "measure_every", "validation_batches"):
+        checks.integer(key, settings[key], 1)
     checks.integer("warmup", settings["warmup"], 0)
     checks.positive("lr", settings["lr"])
     checks.one_of("precision", settings["precision"], ("no", "bf16"))
@@ -227,6 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         changes.add_argument(f"--{key.replace('_', '-')}", type=float)
     chosen = vars(parser.parse_args(arguments))
     settings = RECIPES[chosen["recipe"]] | {key: chosen[key] for key in KEYS if chosen.get(key) is not None}
+    try:
+        check(settings)
+        for seed in chosen["seeds"]:
+            checks.integer("seed", seed, 0)
+    except ValueError as error:
+        parser.error(str(error))
     failed = 0
     for seed in chosen["seeds"]:
         for activation in chosen["activation"]:

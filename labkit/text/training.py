@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class Trainer:
     schedule: factor on every learning rate, by the number of the step. clip: largest norm of all gradients together.
     name, seed: what the rows are called. settings: plain values, kept in the History; a run goes on only with the same.
     Raises FloatingPointError, with the step, where a loss or a gradient is not finite; ValueError for a folder whose
-        run had other settings, or has no checkpoint left to go on from.
+        run had other settings, or has no checkpoint left to go on from; RuntimeError where another process is at it.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Trainer:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.step, self.rows = 0, []
         if self.folder is not None:
+            self._claim = self._claimed() if self.on.is_main_process else None
             self._resume(self.folder / CHECKPOINT)
         self.parallel = self.on.prepare_model(self.model)
 
@@ -156,6 +158,17 @@ class Trainer:
                 torch.save(state | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, file)
         self.on.wait_for_everyone()
         return self.rows[-1]
+
+    def _claimed(self):
+        """The folder is this process's for as long as what is returned is kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.folder / ".lock", timeout=0, is_singleton=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            told = f"another process is training in {self.folder}; wait for it, or take another folder"
+            raise RuntimeError(told) from None
+        return lock
 
     def _resume(self, path):
         if not path.is_file():

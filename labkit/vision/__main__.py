@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from labkit import heads
+from labkit import checks, heads
 from labkit.vision import build
 from labkit.vision.fields import CHOICES, FIELDS, check
 from labkit.vision.recipes import RECIPES
@@ -72,6 +72,10 @@ def chosen(arguments=None):
         if len(changes.get(name, ())) == 1:
             (changes[name],) = changes[name]
     try:
+        for seed in arguments.seeds:
+            checks.integer("seed", seed, 0)
+        if arguments.threads is not None:
+            checks.integer("threads", arguments.threads, 1)
         return arguments, check(RECIPES[arguments.recipe] | changes)
     except ValueError as error:
         made.error(str(error))

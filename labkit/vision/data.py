@@ -131,7 +131,7 @@ def find(name: str, split: str, root: str | Path | None = None) -> Path:
         )
     if name in _TORCHVISION:
         paths.append(root / _FOLDERS[name])
-        advice.append("let torchvision fetch it with download=True")
+        advice.append("let torchvision fetch it with download=True (--download)")
     if name == "imagenet":
         paths.append(root / "imagenet" / {"train": "train", "test": "val"}[split])
         advice.append(f"put or link the pictures there, one folder for each class under {paths[0].name}")
@@ -139,7 +139,8 @@ def find(name: str, split: str, root: str | Path | None = None) -> Path:
         if path.is_file() if path.suffix == ".parquet" else path.is_dir():
             return path
     looked = " or ".join(str(path.absolute()) for path in paths)
-    advice = ", or ".join([*advice, "set LABKIT_DATA to the folder that holds it"])
+    here = "set LABKIT_DATA to" if asked != "the argument root" else "give as root"
+    advice = ", or ".join([*advice, f"{here} the folder that holds it"])
     raise FileNotFoundError(
         f"{name} ({split}) is not at {looked} (folder from {asked}). {advice[0].upper() + advice[1:]}."
     )

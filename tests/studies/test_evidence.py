@@ -87,6 +87,17 @@ def test_vary_gives_a_run_for_each_row_and_its_settings(tmp_path):
         evidence.read(tmp_path / "list.toml")
 
 
+def test_a_bad_command_line_says_why(place, capsys):
+    for words, reason in (
+        (["--list", str(place / "nosuch.toml")], f"there is no list of runs at {place / 'nosuch.toml'}"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--only", "nosuch"], "no entry named nosuch; there are small-ufm, digits"),
+    ):
+        with pytest.raises(SystemExit):
+            evidence.main([*arguments(place), *words])
+        assert reason in capsys.readouterr().err
+
+
 def test_a_head_may_have_settings_of_its_own(tmp_path):
     """by_head changes one head's, below those of a row; "none" is None at any depth."""
     entry = LIST.format(epochs=2).replace("[[runs]]", "", 1).split("[[runs]]")[1]

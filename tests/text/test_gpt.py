@@ -107,5 +107,5 @@ def test_it_is_causal_and_refuses_what_it_does_not_know():
         with pytest.raises((ValueError, TypeError)):
             gpt(*arguments)
     for options in (dict(vocabulary=0), dict(context=True), dict(vocabulary=2.5)):
-        with pytest.raises(ValueError, match="whole number"):
+        with pytest.raises(ValueError, match="an integer of at least 1"):
             gpt("char", **options)

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,6 +85,20 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_only_with_the_same_settings(corpu
     assert History.load(corpus / "run" / training.HISTORY).frame["iteration"].tolist() == [0, 2, 4, 5]
 
 
+def test_a_folder_is_one_process_s_own(corpus):
+    """Two processes at one run would write over each other's checkpoints."""
+    script = "import sys; from labkit.text import recipes; recipes.main(sys.argv[1:])"
+    folder = corpus / "char-gpt-tinyshakespeare-gelu-0"
+    held = recipes.make(tiny(), "gelu", folder=folder, data=corpus)
+    words = ["--data", str(corpus), "--folder", str(corpus), "--activation", "gelu"]
+    words += ["--context", "16", "--batch-size", "4", "--micro-batch", "2"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+    assert done.returncode and f"RuntimeError: another process is training in {folder}" in done.stderr
+    assert not (folder / training.HISTORY).exists()
+    held.run()
+    assert History.load(folder / training.HISTORY).frame["iteration"].tolist() == [0, 2, 4, 5]
+
+
 def test_it_learns_a_text_and_starts_from_the_logarithm_of_its_alphabet(corpus):
     history = recipes.run(tiny(steps=40, measure_every=20, batch_size=8, micro_batch=8, warmup=5), "gelu", data=corpus)
     loss = history.frame["validation_loss"]
@@ -131,18 +147,29 @@ def test_the_command_line_trains_and_says_where_a_run_diverged(corpus, capsys):
     ]
     assert recipes.main([*command, "--activation", "relu", "--lr", "1e30", "--warmup", "0"]) == 1
     assert "relu, seed 0: stopped at step 2" in capsys.readouterr().err
+    for words, reason in (
+        (["--seeds", "-1"], "seed must be an integer"),
+        (["--context", "0"], "context must be an int"),
+    ):
+        with pytest.raises(SystemExit):
+            recipes.main([*command, *words])
+        assert reason in capsys.readouterr().err
 
 
 def test_settings_that_cannot_be_are_refused(corpus):
     for changes, message in (
         (dict(batch=3), "unknown: .*batch"),
         (dict(batch_size=3), "no multiple of micro_batch=2"),
-        (dict(steps=0), "steps must be a whole number"),
+        (dict(steps=0), "steps must be an integer of at least 1, got 0"),
+        (dict(context=0), "context must be an integer of at least 1, got 0"),
+        (dict(context=300), "601 tokens, a batch of 2 rows of context=300 and the last target; got arrays of .258"),
         (dict(precision="fp16"), "precision"),
         (dict(lr=-1.0), "lr must be"),
         (dict(warmup=-1), "warmup must be"),
     ):
         with pytest.raises(ValueError, match=message):
             recipes.run(tiny(**changes), "gelu", data=corpus)
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -1"):
+        recipes.run(tiny(), "gelu", -1, data=corpus)
     with pytest.raises(ValueError, match="activation must be one of"):
         recipes.run(tiny(), "swish", data=corpus)

@@ -227,6 +227,8 @@ def test_a_bad_command_line_says_why(tmp_path, capsys):
     for words, reason in (
         (["--data", "mnits"], "data must be one of"),
         (["--weight-decay", "-1"], "weight_decay must be"),
+        (["--threads", "0"], "threads must be an integer of at least 1, got 0"),
+        (["--seeds", "3", "-1"], "seed must be an integer of at least 0, got -1"),
     ):
         with pytest.raises(SystemExit):
             command(tmp_path, *words)

@@ -295,7 +295,9 @@ def test_a_missing_set_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch
             data.load(name, "test", root)
         message = str(error.value)
         assert " or ".join(str(tmp_path / "data" / place) for place in places) + f" (folder from {asked})" in message
-        assert "set LABKIT_DATA" in message and ("download=True" in message) == (name == "cifar10")
+        assert ("give as root" if root else "set LABKIT_DATA to") in message and ("download=True" in message) == (
+            name == "cifar10"
+        )
 
 
 def test_present(tmp_path):

@@ -181,6 +181,8 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, help="runs at a time; all cores on a CPU, else 1")
     args = parser.parse_args()
+    if args.jobs == 0:
+        parser.error("--jobs must be a number of runs, or -1 for all cores, got 0")
     jobs = args.jobs or (-1 if args.device == "cpu" else 1)
     grid = [
         {"spec": [SIZES[s]], "seed": args.seeds, "head": args.heads, "iterations": [args.iterations]}
