@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from labkit.activations import derivatives
 from labkit.history import History
 from labkit.plots import style
-from labkit.plots.colours import BLUE, GREY, ORANGE, SKY, VERMILION, Look, ordered, rgba
+from labkit.plots.colours import ACTIVATIONS, BLUE, GREY, ORANGE, SKY, VERMILION, Look, ordered, rgba
 from labkit.plots.style import board, line, log_axis, marks, panel
 
 GRADIENTS = {
@@ -53,7 +53,7 @@ def references(z: torch.Tensor, kappa: float, gated: bool) -> list[tuple]:
     if gated:
         gelu = torch.nn.functional.gelu(z)
         silu = z * z.sigmoid()
-        return [(z.relu(), "ReLU", GREY, "dot"), (gelu, "GELU", VERMILION, "dash"), (silu, "SiLU", ORANGE, "dashdot")]
+        return [(f, *ACTIVATIONS[name]) for f, name in ((z.relu(), "relu"), (gelu, "gelu"), (silu, "silu"))]
     return [
         ((kappa * z).sigmoid(), "sigmoid(κz), λ = 1", VERMILION, "dash"),
         (torch.exp(-torch.exp(-kappa * z)), "Gumbel exp(−e^(−κz)), λ → 0", ORANGE, "dashdot"),

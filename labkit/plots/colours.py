@@ -1,4 +1,4 @@
-"""Colours and dashes: one of each for a head, and palettes for classes and for what comes in an order."""
+"""Colours and dashes of heads and of activations, and palettes for classes and for what comes in an order."""
 
 import itertools
 from collections.abc import Iterable
@@ -23,6 +23,13 @@ class Look(NamedTuple):
     dash: str = "solid"
 
 
+ACTIVATIONS = {
+    "aglu": Look("AGLU", BLUE),
+    "gelu": Look("GELU", VERMILION, "dash"),
+    "silu": Look("SiLU", ORANGE, "dashdot"),
+    "relu": Look("ReLU", GREY, "dot"),
+    "apa": Look("APA", PURPLE, "longdash"),
+}
 WITH_DDN = {"implicit_with_ddn": Look("implicit, with DDN gradient", GREEN)}  # what a study calls the implicit head
 SPARE = "#882255 #999933 #44AA99 #332288 #AA4499 #661100".split()  # for heads that nobody declared
 

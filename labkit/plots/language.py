@@ -12,17 +12,9 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from labkit.plots import vectors
-from labkit.plots.colours import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Look
+from labkit.plots.colours import ACTIVATIONS, BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, Look
 from labkit.plots.style import band, bands, board, line, log_axis, marks, panel, short
 
-# As in labkit.plots.networks: blue where nothing is learnt, orange-red for AGLU.
-ACTIVATIONS = {
-    "gelu": Look("GELU", BLUE),
-    "aglu": Look("AGLU", VERMILION),
-    "silu": Look("SiLU", SKY, "dash"),
-    "relu": Look("ReLU", GREY, "dot"),
-    "apa": Look("APA", PURPLE, "dashdot"),
-}
 SPACES = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})  # characters that nobody sees
 
 
@@ -53,9 +45,9 @@ def depth(table: pd.DataFrame, height: int = 340, title: str | None = None) -> g
         x = np.tile(layers, len(start))
         traces = [
             marks(x, start.to_numpy().ravel(), "before training", GREY, 7, "x-thin", line=dict(width=1.5, color=GREY)),
-            marks(x, end.to_numpy().ravel(), "after", VERMILION, 7),
+            marks(x, end.to_numpy().ravel(), "after", BLUE, 7),
             line(layers, start.median(), "before training, median", GREY, "dot"),
-            line(layers, end.median(), "after, median", VERMILION),
+            line(layers, end.median(), "after, median", BLUE),
         ]
         parts.append(panel(label, traces, dict(title="layer", dtick=1)))
     return board(parts, 2, height, title)

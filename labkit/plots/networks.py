@@ -12,7 +12,20 @@ import plotly.graph_objects as go
 import torch
 
 from labkit import activations
-from labkit.plots.colours import BLACK, BLUE, DASHES, GREEN, GREY, PURPLE, VERMILION, Look, ramp, rgba
+from labkit.plots.colours import (
+    ACTIVATIONS,
+    BLACK,
+    BLUE,
+    DASHES,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    Look,
+    ramp,
+    rgba,
+)
 from labkit.plots.style import bands, board, line, log_axis, marks, panel
 
 LABELS = {
@@ -42,11 +55,10 @@ PARAMETERS = {"lam": "λ", "kappa": "κ"}
 
 
 def colour(network: str) -> str:
-    """Blue and orange-red without channel attention, green and purple with it; the second of each pair learns κ and
-    λ.
-    """
-    attention, learns = network.startswith(("se", "apa")), "aglu" in network or "apa" in network
-    return ((BLUE, VERMILION), (GREEN, PURPLE))[attention][learns]
+    """That of the activation, and with channel attention green, or purple where the gate is APA."""
+    if network.startswith(("se", "apa")):
+        return PURPLE if "apa" in network else GREEN
+    return ACTIVATIONS[network.split("-")[0]].colour
 
 
 def at(table: pd.DataFrame, epoch: int | None = None) -> pd.DataFrame:
@@ -100,7 +112,7 @@ def depth_panels(parameters: pd.DataFrame, networks: Sequence[str], title: str |
     Two rows, λ and κ, a column for each kind of layer that learns. Small grey crosses: every seed before training;
     coloured dots: every seed after; lines: the medians over seeds. Raises ValueError for more than four networks.
     """
-    shades = (VERMILION, BLUE, GREEN, PURPLE)
+    shades = (BLUE, ORANGE, VERMILION, GREEN)
     if len(networks) > len(shades):
         raise ValueError(f"there are colours for {len(shades)} networks, got {len(networks)}: {', '.join(networks)}")
     table, panels = parameters[parameters["head"].isin(networks)], []
@@ -108,11 +120,12 @@ def depth_panels(parameters: pd.DataFrame, networks: Sequence[str], title: str |
     for column, symbol in PARAMETERS.items():
         for kind in kinds:
             mine = table[table["kind"] == kind]
-            traces = _stage(mine[mine["iteration"] == 0], column, "before training", GREY, "x-thin", "dot")
+            start, end = at(mine, 0), at(mine)
+            traces = _stage(start, column, "before training", GREY, "x-thin", "dot")
             for network, shade in zip(networks, shades):
-                traces += _stage(at(mine[mine["head"] == network]), column, f"after: {LABELS[network]}", shade)
+                traces += _stage(end[end["head"] == network], column, f"after: {LABELS[network]}", shade)
             across = dict(title="layer, from input to output")
-            panels.append(panel(f"{symbol} of {KINDS[kind]}", traces, across, _up(mine[column])))
+            panels.append(panel(f"{symbol} of {KINDS[kind]}", traces, across, _up(pd.concat([start, end])[column])))
     return board(panels, len(kinds), 520, title, "x", gaps=(0.08, 50))
 
 

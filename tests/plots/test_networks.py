@@ -137,5 +137,6 @@ def test_a_network_without_gates_says_so():
 def test_huge_lambda_gets_a_logarithmic_axis():
     table = PARAMETERS[PARAMETERS["head"] == "aglu"].copy()
     table.loc[table["iteration"] == 5, "lam"] *= 1e6
+    table.loc[table["iteration"] == 1, "lam"] = -0.5  # on the way, which is not drawn
     assert plots.networks.depth_panels(table, ["aglu"]).layout.yaxis.type == "log"
     assert plots.networks.network_panels(table, "aglu", "activation", 0, 5).layout.yaxis.type == "log"
