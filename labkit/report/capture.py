@@ -1,6 +1,7 @@
 """Features out of any network: hooks that are gone afterwards, and modes that are as before, whatever happens."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ class Watch:
 
     model: any module. layers: names as in `model.named_modules()`. pool: takes an output to (n, d).
     classifier: a module of the model, its name, or None for the last nn.Linear or head of labkit that runs; found by
-        the first batch.
+        the first batch, with a warning where the model returns nothing of as many classes.
 
     Afterwards `weight` (C, d), `bias` (C,) or None, and `name`, of the classifier; weight is None where there is none
     and layers were asked for.
@@ -127,12 +128,19 @@ class Watch:
                 hooks.append(module.register_forward_hook(keep(name)))
             for module in watched:
                 hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-            _call(self.model, inputs)
+            returned = list(_tensors(_call(self.model, inputs)))
         finally:
             for hook in hooks:
                 hook.remove()
         if self.module is None and linear:
             self._take(next(reversed(linear)))
+            if returned and all(found.shape[-1:] != self.weight.shape[:1] for found in returned):
+                shapes = ", ".join(str(tuple(found.shape)) for found in returned)
+                warnings.warn(
+                    f"{self.name!r}, the last nn.Linear or head to run, was taken for the classifier, but the model "
+                    f"returns nothing of its {len(self.weight)} classes (shapes: {shapes}); classifier= names another",
+                    stacklevel=2,
+                )
         if (self.needed or self.module is not None) and self.module not in linear:
             what = (
                 "no nn.Linear or head of labkit ran"
@@ -191,6 +199,15 @@ def _named(modules, name):
         hint = f"; close to it: {', '.join(map(repr, close))}" if close else ""
         raise ValueError(f"the model has no layer {name!r}{hint}")
     return modules[name]
+
+
+def _tensors(output):
+    """The tensors in what a model returns: one, or several in tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (tuple, list, Mapping)):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)
 
 
 def _tensor(output, name):

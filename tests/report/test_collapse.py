@@ -335,6 +335,28 @@ class Reused(nn.Module):
         return self.act(self.b(self.act(self.a(x))))
 
 
+def test_a_classifier_of_other_classes_than_the_model_returns_is_named(recwarn):
+    """A scorer that is no nn.Linear, behind one: its input is no feature that is classified."""
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(12, 5), torch.arange(12) % 3
+    model = nn.Sequential(nn.Linear(5, 4), nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 3, 1), nn.Flatten())
+    with pytest.warns(UserWarning, match=r"'0', the last .* nothing of its 4 classes \(shapes: \(12, 3\)\)"):
+        with pytest.raises(ValueError, match="every class needs a sample"):  # the fourth
+            labkit.collapse(model, [(inputs, labels)])
+
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return {"loss": x.sum(), "logits": (x, self.fc(x))}
+
+    for fine in (Several(), nn.Sequential(nn.Linear(5, 3), nn.LogSoftmax(-1))):
+        labkit.collapse(fine, [(inputs, labels)])
+    assert not recwarn.list
+
+
 def test_layers_that_run_twice_or_never_are_refused():
     model, (x, y) = Reused().double(), samples()
     with pytest.raises(ValueError, match="layer 'act' ran more than once"):
