@@ -7,6 +7,8 @@ The class means are those of an unconstrained feature model as wide as ResNet-50
 """
 
 import argparse
+import shlex
+import sys
 
 from labkit import ufm
 from labkit.history import History, provenance
@@ -29,7 +31,9 @@ def main():
     if args.out:
         kept = {key: getattr(args, key) for key in ("classes", "dim", "samples", "repeats")}
         frame = found.rename(columns={"way": "head", "step": "iteration"}).assign(seed=0)
-        History(frame, {**kept, "command": "python benchmarks/solves.py", **provenance()}).save(args.out)
+        History(
+            frame, {**kept, "command": shlex.join(["python", "benchmarks/solves.py", *sys.argv[1:]]), **provenance()}
+        ).save(args.out)
 
 
 if __name__ == "__main__":
