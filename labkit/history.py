@@ -147,9 +147,7 @@ class History:
         if not path.is_file():
             raise FileNotFoundError(f"no history at {path}")
         try:
-            with path.open(
-                "rb"
-            ) as file:  # opened once: by its name, pyarrow opens it twice, and it may be replaced between
+            with path.open("rb") as file:  # by its name pyarrow opens it twice, and it may be replaced in between
                 table = pq.read_table(file, page_checksum_verification=True)
         except Exception as error:  # damage can show as any of a dozen errors of pyarrow
             raise ValueError(f"{path} is not a readable Parquet file: {error}") from error

@@ -197,8 +197,10 @@ def nearest_mean(features: Tensor, means: Tensor) -> Tensor:
     >>> nearest_mean(torch.tensor([[0.4], [0.6]]), torch.tensor([[0.0], [1.0]], dtype=torch.float64))
     tensor([0, 1])
     """
-    # ‖h − m‖² up to ‖h‖², which is the same for all classes
-    distance = means.square().sum(-1).unsqueeze(-2) - features.double() @ (2 * means).mT
+    middle = means.mean(-2, keepdim=True)  # what is measured from: an offset of all would swallow small differences
+    arms = 2 * (means - middle)
+    # ‖h − m‖² up to what is the same for all classes
+    distance = (arms * (arms / 4 + middle)).sum(-1).unsqueeze(-2) - features.double() @ arms.mT
     return distance.argmin(-1)
 
 

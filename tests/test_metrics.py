@@ -1,6 +1,7 @@
 """Neural collapse measures against explicit covariances, loops over samples and the values at a collapsed ETF."""
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -383,3 +384,16 @@ def test_bounds_of_the_minimal_margin_are_attained_by_simplex_and_orthoplex():
         assert metrics.minimal_margin(simplex).item() == pytest.approx(etf.minimal_margin_bound(d + 1, d), abs=1e-6)
         few = torch.randn(500, d + 2, d, generator=torch.Generator().manual_seed(d))
         assert metrics.minimal_margin(few).max() <= etf.minimal_margin_bound(d + 2, d)
+
+
+def test_the_nearest_mean_is_found_far_from_the_origin():
+    """Squared lengths of 1e10 and more, in which gaps of 1e-4 are lost, cancel before they are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    offset = 1e5 * draw(8)
+    means, features = 1e-4 * draw(5, 8) + offset, 2e-4 * draw(200, 8) + offset
+    exact = [
+        min(range(5), key=lambda c: sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(h, means[c].tolist())))
+        for h in features.tolist()
+    ]
+    assert metrics.nearest_mean(features, means).tolist() == exact
