@@ -240,9 +240,8 @@ def fold_curves(
 
 
 def by_depth(table: pd.DataFrame, height: int = 520) -> go.Figure:
-    """κ and λ by depth (Figure 1 of the supplement): of activations on the left and of gates on the right; lines
-    are medians
-    over seeds, bands ranges.
+    """κ and λ by depth (Figure 1 of the supplement): of activations on the left and of gates on the right; lines are
+    medians over seeds, bands ranges. Of powers of ten where one has run away.
 
     table: columns head (what a line is called), seed, kind, layer, kappa, lam.
     """
@@ -251,7 +250,9 @@ def by_depth(table: pd.DataFrame, height: int = 520) -> go.Figure:
         for kind, name in (("activation", "AGLU"), ("gate", "APA gates")):
             part = table[table["kind"] == kind]
             traces = style.bands(part, "layer", column, styles=styles) if len(part) else []
-            panels.append(panel(f"{letter} of {name}", traces, dict(title="layer"), {}, say=None if traces else "none"))
+            values = part[column]
+            up = style.log_axis(values) if len(part) and values.max() > 20 and values.min() > 0 else {}
+            panels.append(panel(f"{letter} of {name}", traces, dict(title="layer"), up, say=None if traces else "none"))
     return board(panels, 2, height)
 
 

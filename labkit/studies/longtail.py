@@ -54,7 +54,8 @@ def changes(row: Mapping, epochs: int = 200) -> dict:
     """What a row of Table 8 (`printed().loc[k]`) changes in the recipe "apa/cifar10-lt", as settings of a run; whether
     the prior is taken out afterwards (column pcs) is no setting.
 
-    epochs: of the rows with 200; the first has half. The head is a linear one without bias or the squashed cosine.
+    epochs: of the rows with 200; the first has half. The head is a linear one without bias or the squashed cosine. λ is
+    learnt by its exact gradient, and not by Eq. 6, which the recipe has from the released code.
     """
     attention = bool(row["se_nets"])
     return {
@@ -68,7 +69,7 @@ def changes(row: Mapping, epochs: int = 200) -> dict:
         "attention_dropout": recipes.APA["attention_dropout"] if row["dropout"] else 0.0,
         "attention_norm": bool(row["layernorm"]),
         "activation": "aglu" if row["aglu"] else None,
-    }
+    } | ({"lambda_gradient": "exact"} if row["apa"] or row["aglu"] else {})
 
 
 def rows_of(settings: Mapping, table: pd.DataFrame) -> list[int]:
@@ -144,7 +145,7 @@ def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     return found
 
 
-ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_dropout")
+ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_dropout", "lambda_gradient")
 
 
 def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
@@ -154,9 +155,14 @@ def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
 
 def network(run: Outputs) -> str:
     """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"; an APA
-    gate is named with the layer norm and the dropout that it lacks.
+    gate is named with the layer norm and the dropout that it lacks, and λ that is learnt by Eq. 6 with that.
     """
     settings = run.settings["run"]
+    learns = settings["activation"] == "aglu" or settings["gate"] == "apa"
+    return _network(settings) + (", Eq. 6" if learns and settings["lambda_gradient"] == "paper" else "")
+
+
+def _network(settings):
     name = "AGLU" if settings["activation"] == "aglu" else "ReLU"
     if not settings["backbone"].startswith("se_"):
         return name

@@ -139,7 +139,8 @@ def test_the_list_of_runs_has_every_row():
 
 def test_the_last_row_is_the_recipe():
     recipe = recipes.RECIPES["apa/cifar10-lt"]
-    assert recipe | longtail.changes(TABLE.loc[16], recipe["epochs"]) == recipe
+    exact = {"lambda_gradient": "exact"}  # where the released code has Eq. 6
+    assert recipe | longtail.changes(TABLE.loc[16], recipe["epochs"]) == recipe | exact
     first = longtail.changes(TABLE.loc[1], 200)
     assert (first["epochs"], first["backbone"], first["head"], first["mixup"]) == (
         100,
@@ -210,7 +211,7 @@ def test_heads_are_compared_at_one_setting():
 
 
 def test_networks_are_compared_at_one_setting():
-    recipe = recipes.RECIPES["apa/cifar10-lt"] | {"epochs": 30}
+    recipe = recipes.RECIPES["apa/cifar10-lt"] | {"epochs": 30, "lambda_gradient": "exact"}
     plain = {"attention_norm": False, "attention_dropout": 0.0}
     changes = {
         "ReLU": {"backbone": "resnet32", "activation": "relu", "gate": None, **plain},
@@ -221,6 +222,7 @@ def test_networks_are_compared_at_one_setting():
         "ReLU, APA gate without norm and dropout": longtail.changes(TABLE.loc[13], 30) | {"activation": "relu"},
         "ReLU, APA gate without norm": longtail.changes(TABLE.loc[14], 30) | {"activation": "relu"},
         "APA*": {},
+        "APA*, Eq. 6": {"lambda_gradient": "paper"},
     }
     runs = {
         f"{name} {seed}": made_up("cosine", seed, settings=recipe | change)
@@ -236,9 +238,9 @@ def test_networks_are_compared_at_one_setting():
     assert longtail.networks_of_one_setting(other | runs) == runs and longtail.networks_of_one_setting(other) == {}
     found = {
         row: longtail.rows_of(runs[f"{name} 0"].settings["run"], TABLE)
-        for row, name in ((9, "ReLU"), (11, "ReLU, SE"), (15, "ReLU, APA gate"), (16, "APA*"))
+        for row, name in ((9, "ReLU"), (11, "ReLU, SE"), (15, "ReLU, APA gate"), (16, "APA*"), (0, "APA*, Eq. 6"))
     }
-    assert found == {9: [9, 10], 11: [11, 12], 15: [15], 16: [16]}
+    assert found == {9: [9, 10], 11: [11, 12], 15: [15], 16: [16], 0: []}
 
 
 def test_stored_runs_are_found(tmp_path):
