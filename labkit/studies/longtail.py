@@ -232,6 +232,22 @@ def heads_table(
     return pd.DataFrame(rows)
 
 
+def networks_table(runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.0)) -> pd.DataFrame:
+    """`heads_table` with the columns network (see `network`), activation ("ReLU" or "AGLU"), attention ("none", "SE" or
+    "APA"), and entropy_many, entropy_medium and entropy_few, of the attention for the test images of such classes.
+    """
+    rows = heads_table(runs, taus)
+    for k, run in enumerate(runs[name] for name in rows["run"]):
+        rows.loc[k, "network"], settings = network(run), run.settings["run"]
+        rows.loc[k, "activation"] = _network(settings | {"backbone": "resnet32"})
+        gate = {"apa": "APA"}.get(settings["gate"], "SE")
+        rows.loc[k, "attention"] = gate if settings["backbone"].startswith("se_") else "none"
+        group = np.array(calibration.groups(run.train_counts))[run.labels]
+        for one in calibration.GROUPS if len(run.entropy) else ():
+            rows.loc[k, f"entropy_{one}"] = run.entropy.numpy()[group == one].mean() if (group == one).any() else np.nan
+    return rows
+
+
 def by_tau(run: Outputs, taus: Sequence[float], kind: str = "odds") -> pd.DataFrame:
     """Accuracy of one run against τ: columns tau, overall, many, medium, few."""
     found = [

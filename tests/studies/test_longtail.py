@@ -243,6 +243,25 @@ def test_networks_are_compared_at_one_setting():
     assert found == {9: [9, 10], 11: [11, 12], 15: [15], 16: [16], 0: []}
 
 
+def test_the_networks_table_says_what_a_network_has_and_splits_its_entropy():
+    recipe = recipes.RECIPES["apa/cifar10-lt"] | {"lambda_gradient": "exact"}
+    aglu = made_up("cosine", 1, settings=recipe | {"backbone": "resnet32", "gate": None, "attention_norm": False})
+    se = made_up("cosine", 1, settings=recipe | {"activation": "relu", "gate": "sigmoid", "attention_norm": False})
+    star = made_up("cosine", 1, settings=recipe)
+    entropy = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)[star.labels]  # by class
+    runs = {"a": aglu, "s": dataclasses.replace(se, entropy=entropy), "p": dataclasses.replace(star, entropy=entropy)}
+    table = longtail.networks_table(runs, [1.0]).set_index("network")
+    assert table[["activation", "attention"]].T.to_dict("list") == {
+        "AGLU": ["AGLU", "none"], "ReLU, SE": ["ReLU", "SE"], "APA*": ["AGLU", "APA"],
+    }  # fmt: skip
+    split = table.loc["APA*", ["entropy_many", "entropy_medium", "entropy_few"]].astype(float)
+    assert split.tolist() == pytest.approx([0.2, 0.5, 0.8])  # of 300 and 120, 60, 18 and 6 images
+    assert table.loc["AGLU", ["entropy", "entropy_many"]].isna().all()
+    pd.testing.assert_frame_equal(
+        table.reset_index()[["run", "overall", "ece"]], longtail.heads_table(runs, [1.0])[["run", "overall", "ece"]]
+    )
+
+
 def test_stored_runs_are_found(tmp_path):
     assert longtail.load(tmp_path) == {}
     made_up().save(tmp_path / "cifar10-lt-a" / "cosine-seed-0-outputs.npz")
