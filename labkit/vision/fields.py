@@ -43,7 +43,7 @@ FIELDS = {
     "lam": [0.0, 1.0],
     "gate_kappa": [-1.0, 0.0],
     "gate_lam": [0.0, 1.0],
-    "lambda_gradient": "exact",  # or "paper", for Eq. 6 of [S], whose sign is wrong
+    "lambda_gradient": "exact",  # or "paper": for AGLU Eq. 6 of [S], whose sign is wrong; the floor of [A]
     "head": list(heads.MAIN),  # one run for each
     "head_options": {},  # {head: options of its constructor}
     "temperature": 5.0,  # the norm of features, and the scale of a cosine classifier

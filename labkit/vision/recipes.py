@@ -48,7 +48,7 @@ APA = FIELDS | {
     "attention_dropout": 0.1,  # [A], always; [S Table 2] has 0 for iNaturalist
     "kappa": [0.8, 1.2],  # [A] for all sets; [S Table 2] has U(1, 1.3)
     "gate_kappa": [-1.0, 0.0],  # [A] for all sets; [S Table 2] has U(0, 1) for iNaturalist and ImageNet
-    "lambda_gradient": "paper",  # both: [S Eq. 6], [A resnet_cifar.py:81]
+    "lambda_gradient": "paper",  # both: [S Eq. 6], [A resnet_cifar.py:81]; λ at its floor stays (1e-4 in [A]'s gate)
     "head": ["cosine"],
     "temperature": 16.0,  # [A README:42–69]
     "lr": 0.2,

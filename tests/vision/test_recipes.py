@@ -225,6 +225,22 @@ def test_kappa_and_lambda_start_on_their_ranges():
         layers = [m for m in model.modules() if isinstance(m, kind)]
         assert all(low <= m.kappa <= low + 0.1 and low + 1 <= m.lam <= low + 1.1 for m in layers)
     assert {m.lambda_gradient for m in model.modules() if isinstance(m, AGLU)} == {"paper"}
+    assert {m.lambda_gradient for m in model.modules() if isinstance(m, APA)} == {"exact"}  # as in the released code
+
+
+@pytest.mark.parametrize(("gradient", "comes_back"), [("paper", False), ("exact", True)])
+def test_lambda_below_zero_stays_there_with_the_papers_gradient(gradient, comes_back):
+    model = build.network(RECIPES["apa/cifar10-lt"] | {"lambda_gradient": gradient}, 3, 32)
+    learnt = [m for m in model.modules() if isinstance(m, (AGLU, APA))]
+    for module in learnt:
+        z = torch.tensor([-1.0, 2.0])
+        for sign in (1, -1):  # one of the two would raise λ, which is at -1
+            module.lam.data.fill_(-1.0)
+            (slope,) = torch.autograd.grad(sign * module(z).sum(), module.lam)
+            if slope < 0:
+                break
+        assert module.used_lam <= 1e-7
+        assert (slope < 0) == comes_back and (comes_back or slope == 0)
 
 
 def test_fine_tuning_starts_from_another_run(tmp_path):
