@@ -88,16 +88,19 @@ def rows_of(settings: Mapping, table: pd.DataFrame) -> list[int]:
     ]
 
 
-def staircase(runs: Mapping[str, Outputs], table: pd.DataFrame, epochs: int = EPOCHS) -> pd.DataFrame:
+def staircase(
+    runs: Mapping[str, Outputs], table: pd.DataFrame, epochs: int = EPOCHS, imbalance: float = 100
+) -> pd.DataFrame:
     """Table 8 with our overall accuracy beside it, in percent: columns top1 (the paper's), ours (median over seeds),
     low, high and seeds; NaN and 0 where there is no run. Rows of one network with and without the correction come from
-    the same weights. epochs: of our runs, where the paper has 200; those of other lengths are left out.
+    the same weights. epochs: of our runs, where the paper has 200; those of other lengths or imbalance are left out.
     Raises ValueError where runs of one row differ in more than the seed.
     """
     found, same = {row: [] for row in table.index}, {}
     for run in runs.values():
         for row in rows_of(run.settings["run"], table):
-            if run.settings["run"]["epochs"] == changes(table.loc[row], epochs)["epochs"]:
+            asked = {"epochs": changes(table.loc[row], epochs)["epochs"], "imbalance": imbalance}
+            if all(run.settings["run"][key] == value for key, value in asked.items()):
                 rest = _what(run, "seed")
                 if same.setdefault(row, rest) != rest:
                     raise ValueError(f"runs of row {row} differ in more than the seed: {differences(same[row], rest)}")

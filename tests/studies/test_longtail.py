@@ -159,6 +159,11 @@ def test_staircase_takes_both_rows_from_one_network():
     runs = {f"9 {seed}": of_row(9, seed) for seed in (0, 1, 2)} | {"1": of_row(1), "2": of_row(2)}
     found = longtail.staircase(runs, TABLE, 20)
     assert longtail.staircase(runs, TABLE, 100)["seeds"].sum() == 0  # runs of another length are no rows
+    milder = made_up(
+        settings=recipes.RECIPES["apa/cifar10-lt"] | longtail.changes(TABLE.loc[9], 20) | {"imbalance": 10}
+    )
+    assert longtail.staircase({"10": milder} | runs, TABLE, 20).equals(found)  # nor of another imbalance
+    assert longtail.staircase({"10": milder}, TABLE, 20, imbalance=10).loc[[9, 10], "seeds"].tolist() == [1, 1]
     assert longtail.staircase({"1": of_row(1)}, TABLE, 20)["seeds"].tolist() == [1] + [0] * 15
     assert found.index[found["seeds"] > 0].tolist() == [1, 2, 9, 10]
     assert found.loc[[9, 10], "seeds"].tolist() == [3, 3] and found.loc[1, "seeds"] == 1 and found.loc[16, "seeds"] == 0
@@ -178,9 +183,9 @@ def test_staircase_takes_both_rows_from_one_network():
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_pooled():
-    other = longtail.changes(TABLE.loc[9], 20) | {"imbalance": 50}
+    other = longtail.changes(TABLE.loc[9], 20) | {"batch_size": 64}
     runs = {"a": of_row(9), "b": made_up("cosine", 1, settings=recipes.RECIPES["apa/cifar10-lt"] | other)}
-    with pytest.raises(ValueError, match="runs of row 9 differ in more than the seed: imbalance is 100 there, 50 here"):
+    with pytest.raises(ValueError, match="runs of row 9 differ in more than the seed: batch_size is 512 there, 64 here"):
         longtail.staircase(runs, TABLE, 20)
 
 
