@@ -32,11 +32,7 @@ NAMES = {
     "implicit": "implicit ETF",
 }
 MEASURES = ("overall", *calibration.GROUPS)
-PLAIN = [
-    "crop:4",
-    "flip",
-    "normalise",
-]  # what is left of the recipe's augmentation without AutoAugment, which brings Cutout
+PLAIN = ["crop:4", "flip", "normalise"]  # the recipe's augmentation without AutoAugment, which brings Cutout
 EPOCHS = 30  # of our runs on CIFAR-10-LT, where the paper has 200
 UNTUNED = 1e-4  # weight decay of rows 1–8: not given in the paper; a usual value
 
@@ -99,7 +95,8 @@ def staircase(
     found, same = {row: [] for row in table.index}, {}
     for run in runs.values():
         for row in rows_of(run.settings["run"], table):
-            asked = {"epochs": changes(table.loc[row], epochs)["epochs"], "imbalance": imbalance}
+            length = changes(table.loc[row], epochs)["epochs"]
+            asked = {"epochs": length, "imbalance": imbalance, "per_channel": False}
             if all(run.settings["run"][key] == value for key, value in asked.items()):
                 rest = _what(run, "seed")
                 if same.setdefault(row, rest) != rest:
@@ -153,16 +150,18 @@ ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_drop
 
 def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     """The same for runs that differ in nothing but activation, attention and seed; `network` says what they are."""
-    return _largest_set(runs, network, *ATTENTION)
+    return _largest_set(runs, network, *ATTENTION, "per_channel")
 
 
 def network(run: Outputs) -> str:
     """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"; an APA
-    gate is named with the layer norm and the dropout that it lacks, and λ that is learnt by Eq. 6 with that.
+    gate is named with the layer norm and the dropout that it lacks, λ that is learnt by Eq. 6 with that, and κ and λ of
+    each channel too.
     """
     settings = run.settings["run"]
     learns = settings["activation"] == "aglu" or settings["gate"] == "apa"
-    return _network(settings) + (", Eq. 6" if learns and settings["lambda_gradient"] == "paper" else "")
+    eq6 = ", Eq. 6" if learns and settings["lambda_gradient"] == "paper" else ""
+    return _network(settings) + eq6 + (", per channel" if settings["per_channel"] else "")
 
 
 def _network(settings):

@@ -159,6 +159,8 @@ def test_staircase_takes_both_rows_from_one_network():
     runs = {f"9 {seed}": of_row(9, seed) for seed in (0, 1, 2)} | {"1": of_row(1), "2": of_row(2)}
     found = longtail.staircase(runs, TABLE, 20)
     assert longtail.staircase(runs, TABLE, 100)["seeds"].sum() == 0  # runs of another length are no rows
+    channels = recipes.RECIPES["apa/cifar10-lt"] | longtail.changes(TABLE.loc[16], 20) | {"per_channel": True}
+    assert longtail.staircase({"7": made_up(settings=channels)}, TABLE, 20)["seeds"].sum() == 0  # Table 7, not 8
     milder = made_up(
         settings=recipes.RECIPES["apa/cifar10-lt"] | longtail.changes(TABLE.loc[9], 20) | {"imbalance": 10}
     )
@@ -185,7 +187,9 @@ def test_staircase_takes_both_rows_from_one_network():
 def test_runs_that_differ_in_more_than_the_seed_are_not_pooled():
     other = longtail.changes(TABLE.loc[9], 20) | {"batch_size": 64}
     runs = {"a": of_row(9), "b": made_up("cosine", 1, settings=recipes.RECIPES["apa/cifar10-lt"] | other)}
-    with pytest.raises(ValueError, match="runs of row 9 differ in more than the seed: batch_size is 512 there, 64 here"):
+    with pytest.raises(
+        ValueError, match="runs of row 9 differ in more than the seed: batch_size is 512 there, 64 here"
+    ):
         longtail.staircase(runs, TABLE, 20)
 
 
@@ -228,6 +232,7 @@ def test_networks_are_compared_at_one_setting():
         "ReLU, APA gate without norm": longtail.changes(TABLE.loc[14], 30) | {"activation": "relu"},
         "APA*": {},
         "APA*, Eq. 6": {"lambda_gradient": "paper"},
+        "APA*, per channel": {"per_channel": True},
     }
     runs = {
         f"{name} {seed}": made_up("cosine", seed, settings=recipe | change)
