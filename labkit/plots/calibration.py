@@ -174,7 +174,7 @@ def staircase(table: pd.DataFrame, steps: Sequence[str], title: str | None = Non
     across = dict(title="accuracy, %")
     panels = [
         panel("paper, ImageNet-LT, ResNet-50", left, across, up),
-        panel("ours", right, across, up, say=None if len(ours) else "no stored run"),
+        panel("ours, CIFAR-10-LT, ResNet-32", right, across, up, say=None if len(ours) else "no stored run"),
     ]
     return board(panels, 2, height, title, "y", None, (0.03, 0)).update_layout(margin_l=200)
 
