@@ -69,6 +69,19 @@ def test_training_ends_where_the_loss_is_smallest(ratio):
     assert small > {10: 0.0, 100: 0.4}[ratio]  # a simplex ETF has −0.2
 
 
+def test_the_study_of_a_fixed_etf_without_bias_is_known_in_closed_form():
+    """Means end at their class vectors, so that only the correction, τ ln ratio, tells large from small classes."""
+    heads, ratios, taus = {"plain": ("fixed", {"temperature": 3.0})}, [1, 7], (0.0, 0.25, 0.5)
+    table = minority.study(heads, ratios, 2, 6, (0, 1), noise=0.0, taus=taus, iterations=150)
+    assert len(table) == len(table[["head", "imbalance", "seed", "tau"]].drop_duplicates()) == 2 * 2 * 3
+    bound = 3 * 6 / 5  # temperature · C/(C − 1)
+    assert (table["small_margin"] - bound).abs().max() < 1e-4  # the largest other is a small class too
+    expected = bound - table["tau"] * table["imbalance"].map(math.log)
+    assert (table["large_margin"] - expected).abs().max() < 1e-4
+    assert (table[["overall", "large", "small"]] == 1).all(axis=None)  # no noise: every mean is its own class
+    assert table["loss"].tolist() == pytest.approx([math.log(1 + 5 * math.exp(-bound))] * len(table), rel=1e-5)
+
+
 def test_etf_heads_do_not_fold():
     ends = {head: minority.train(minority.stepped(6, 3, 50), head, 150) for head in ("fixed", "implicit")}
     for end in ends.values():
