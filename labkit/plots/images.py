@@ -2,12 +2,15 @@
 pictures.
 """
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from PIL import Image
 
 from labkit import etf
 from labkit.history import History
@@ -34,6 +37,20 @@ def image_panels(
     """
     panels = [name for name in panels if name != "test_accuracy" or name in history.frame]  # a set may have no test
     return run_panels(history, panels, bounds_of(num_classes, temperature), log_x=False, title=title)
+
+
+def picture(image: Image.Image, title: str | None = None, height: int = 380, kind: str = "png") -> go.Figure:
+    """One picture, as large as the figure allows; `pictures` has several small ones side by side.
+
+    kind: of the file that is kept in the figure, "png", or "jpeg", which is smaller for photographs.
+    """
+    with io.BytesIO() as file:
+        image.save(file, kind)
+        kept = base64.b64encode(file.getvalue()).decode()
+    traces = [dict(type="image", source=f"data:image/{kind};base64,{kept}", hoverinfo="skip")]
+    bare = dict(visible=False, constrain="domain")
+    across, down = dict(range=[-0.5, image.width - 0.5]), dict(range=[image.height - 0.5, -0.5], scaleanchor="x")
+    return board([panel("", traces, bare | across, bare | down)], 1, height, title).update_layout(margin=dict(b=10))
 
 
 def accuracies(paper: pd.DataFrame, ours: pd.DataFrame, title: str | None = None) -> go.Figure:

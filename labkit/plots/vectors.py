@@ -105,6 +105,24 @@ def vectors_3d(groups: Mapping[str, np.ndarray], height: int = 480, title: str |
     return space([sphere(), *arrows(groups)], limit, height, title)
 
 
+def plane(groups: Mapping[str, np.ndarray], title: str | None = None, height: int = 400) -> go.Figure:
+    """Vectors of the plane as lines from the origin: {name: (2, C) array}, up to three groups together.
+
+    One colour for each class, one line style and marker for each group. For pictures that move without WebGL.
+    """
+    traces = []
+    for (name, points), (dash, symbol, width) in zip(groups.items(), _GROUPS):
+        for c, (x, y) in enumerate(points.T):
+            mark = dict(symbol=symbol, size=[0, 11])
+            more = dict(mode="lines+markers", marker=mark, hovertext=f"class {c}", hoverinfo="text")
+            traces.append(line([0, x], [0, y], name, class_colour(c), dash, width / 2, showlegend=False) | more)
+        traces.append(line([None], [None], name, GREY, dash, width / 2, marker=dict(symbol=symbol)))
+    limit = 1.05 * max(1.0, *(np.abs(points).max() for points in groups.values()))
+    axis = dict(range=[-limit, limit], showticklabels=False, zeroline=False, constrain="domain")
+    part = panel("", traces, axis, axis | dict(scaleanchor="x"))
+    return board([part], 1, height, title).update_layout(margin=dict(l=10, r=10, b=10))
+
+
 def features_3d(
     features: torch.Tensor,
     targets: torch.Tensor,

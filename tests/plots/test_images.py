@@ -1,14 +1,17 @@
 """Figures of trainings on images: what is drawn where."""
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from labkit.etf import cosine_margin_bound, cross_entropy_bound
 from labkit.history import History
-from labkit.plots.images import PANELS, accuracies, best_probabilities, head_costs, image_panels, pictures
+from labkit.plots.images import PANELS, accuracies, best_probabilities, head_costs, image_panels, picture, pictures
 from labkit.plots.style import LABELS
 from labkit.studies import tables
 from labkit.vision import build, recipes
@@ -99,6 +102,16 @@ def test_costs_and_pictures():
     assert figure.layout.xaxis.type == "log"
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert np.array_equal(pictures({"a": pixels, "b": pixels}).data[1].z, pixels)
+
+
+def test_a_picture_is_kept_as_it_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8)
+    figure = picture(Image.fromarray(pixels), "title")
+    (trace,) = figure.data
+    kept = Image.open(io.BytesIO(base64.b64decode(trace.source.removeprefix("data:image/png;base64,"))))
+    assert (np.asarray(kept) == pixels).all()
+    assert figure.layout.xaxis.range == (-0.5, 8.5) and figure.layout.yaxis.range == (4.5, -0.5)
+    assert picture(Image.fromarray(pixels), kind="jpeg").data[0].source.startswith("data:image/jpeg;base64,")
 
 
 def test_ours_are_drawn_apart_and_say_what_they_are_of():

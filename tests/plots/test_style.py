@@ -66,6 +66,7 @@ FIGURES = {
     "bound_curve": lambda: plots.ufm.bound_curve(),
     "vectors_3d": lambda: plots.vectors.vectors_3d({"a": etf_3d(), "b": -etf_3d()}, title="title"),
     "features_3d": lambda: plots.vectors.features_3d(etf_3d().T, np.arange(4), etf_3d()),
+    "plane": lambda: plots.vectors.plane({"a": etf_3d()[:2], "b": -etf_3d()[:2]}, "title"),
     "gram": lambda: plots.vectors.gram(torch.from_numpy(etf_3d())),
     "gallery_3d": lambda: plots.vectors.gallery_3d({"a": etf_3d(), "b": -etf_3d()}),
     "lines": lambda: plots.style.lines([1, 2, 3], {"a": [1, 2, 3]}, "x", "y", marks={"here": 2}),
@@ -380,3 +381,17 @@ def test_methods_have_a_colour_each():
 def test_every_stored_method_is_drawn():
     stored = pd.read_parquet(Path(__file__).parents[2] / "data/results/nearest-etf.parquet")
     assert {t.name for t in plots.ddn.costs(stored).data} == set(stored["method"])
+
+
+def test_vectors_of_the_plane_are_drawn_where_they_are():
+    means, near = np.array([[1.0, -0.5], [0.0, 2.0]]), np.array([[0.0, 3.0], [1.0, 0.0]])
+    figure = plots.vectors.plane({"means": means, "near": near})
+    drawn = [trace for trace in figure.data if len(trace.x) == 2]
+    ends = np.array([[trace.x[1], trace.y[1]] for trace in drawn]).T
+    np.testing.assert_allclose(ends, np.hstack([means, near]))
+    assert all(trace.x[0] == trace.y[0] == 0 for trace in drawn)
+    first, second, third, fourth = (trace.line for trace in drawn)
+    assert first.color == third.color != second.color == fourth.color and first.dash == second.dash != third.dash
+    assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["means", "near"]
+    assert figure.layout.xaxis.range == figure.layout.yaxis.range == pytest.approx((-3.15, 3.15))
+    assert figure.layout.yaxis.scaleanchor == "x"
