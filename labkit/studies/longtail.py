@@ -19,7 +19,7 @@ import pandas as pd
 from labkit import calibration, heads
 from labkit.history import differences
 from labkit.studies import rates, tables
-from labkit.vision import build, fields, outputs, recipes
+from labkit.vision import backbones, build, fields, outputs, recipes
 from labkit.vision.outputs import Outputs
 
 DIGITS = recipes.RECIPES["digits"] | {"imbalance": 20, "epochs": 30, "measure_at": 30}  # 119 … 5 training images
@@ -65,6 +65,7 @@ def changes(row: Mapping, epochs: int = 200) -> dict:
         "attention_dropout": recipes.APA["attention_dropout"] if row["dropout"] else 0.0,
         "attention_norm": bool(row["layernorm"]),
         "activation": "aglu" if row["aglu"] else None,
+        "per_channel": False,  # that is Table 7
     } | ({"lambda_gradient": "exact"} if row["apa"] or row["aglu"] else {})
 
 
@@ -95,8 +96,7 @@ def staircase(
     found, same = {row: [] for row in table.index}, {}
     for run in runs.values():
         for row in rows_of(run.settings["run"], table):
-            length = changes(table.loc[row], epochs)["epochs"]
-            asked = {"epochs": length, "imbalance": imbalance, "per_channel": False}
+            asked = {"epochs": changes(table.loc[row], epochs)["epochs"], "imbalance": imbalance}
             if all(run.settings["run"][key] == value for key, value in asked.items()):
                 rest = _what(run, "seed")
                 if same.setdefault(row, rest) != rest:
@@ -145,34 +145,36 @@ def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     return found
 
 
-ATTENTION = ("backbone", "activation", "gate", "attention_norm", "attention_dropout", "lambda_gradient")
-
-
 def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     """The same for runs that differ in nothing but activation, attention and seed; `network` says what they are."""
-    return _largest_set(runs, network, *ATTENTION, "per_channel")
+    free = "backbone", "activation", "gate", "attention_norm", "attention_dropout", "lambda_gradient", "per_channel"
+    return _largest_set(runs, network, *free)
 
 
 def network(run: Outputs) -> str:
     """What is compared of a run's network: "ReLU", "AGLU", "ReLU, SE", "AGLU, SE", "ReLU, APA gate" or "APA*"; an APA
-    gate is named with the layer norm and the dropout that it lacks, λ that is learnt by Eq. 6 with that, and κ and λ of
-    each channel too.
+    gate is named with the norm and dropout that it lacks; λ learnt by Eq. 6 and κ and λ per channel are named too.
     """
     settings = run.settings["run"]
-    learns = settings["activation"] == "aglu" or settings["gate"] == "apa"
-    eq6 = ", Eq. 6" if learns and settings["lambda_gradient"] == "paper" else ""
-    return _network(settings) + eq6 + (", per channel" if settings["per_channel"] else "")
+    name, attention = _parts(settings)
+    if attention == "SE":
+        name += ", SE"
+    elif attention == "APA":
+        if lacking := [part for part in ("norm", "dropout") if not settings[f"attention_{part}"]]:
+            name += f", APA gate without {' and '.join(lacking)}"
+        else:
+            name = "APA*" if name == "AGLU" else f"{name}, APA gate"
+    if settings["lambda_gradient"] == "paper" and not {settings["activation"], settings["gate"]}.isdisjoint(
+        backbones.LEARNT
+    ):
+        name += ", Eq. 6"
+    return name + (", per channel" if settings["per_channel"] else "")
 
 
-def _network(settings):
-    name = "AGLU" if settings["activation"] == "aglu" else "ReLU"
-    if not settings["backbone"].startswith("se_"):
-        return name
-    if settings["gate"] != "apa":
-        return f"{name}, SE"
-    if lacking := [part for part in ("norm", "dropout") if not settings[f"attention_{part}"]]:
-        return f"{name}, APA gate without {' and '.join(lacking)}"
-    return "APA*" if name == "AGLU" else f"{name}, APA gate"
+def _parts(settings):
+    """Activation and channel attention of a network: "ReLU" or "AGLU", and "none", "SE" or "APA"."""
+    attention = ("APA" if settings["gate"] == "apa" else "SE") if settings["backbone"].startswith("se_") else "none"
+    return "AGLU" if settings["activation"] == "aglu" else "ReLU", attention
 
 
 def _largest_set(runs, kind, *free):
@@ -238,16 +240,15 @@ def networks_table(runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.
     """`heads_table` with the columns network (see `network`), activation ("ReLU" or "AGLU"), attention ("none", "SE" or
     "APA"), and entropy_many, entropy_medium and entropy_few, of the attention for the test images of such classes.
     """
-    rows = heads_table(runs, taus)
-    for k, run in enumerate(runs[name] for name in rows["run"]):
-        rows.loc[k, "network"], settings = network(run), run.settings["run"]
-        rows.loc[k, "activation"] = _network(settings | {"backbone": "resnet32"})
-        gate = {"apa": "APA"}.get(settings["gate"], "SE")
-        rows.loc[k, "attention"] = gate if settings["backbone"].startswith("se_") else "none"
-        group = np.array(calibration.groups(run.train_counts))[run.labels]
-        for one in calibration.GROUPS if len(run.entropy) else ():
-            rows.loc[k, f"entropy_{one}"] = run.entropy.numpy()[group == one].mean() if (group == one).any() else np.nan
-    return rows
+    rows = []
+    for name, run in runs.items():
+        activation, attention = _parts(run.settings["run"])
+        row = {"run": name, "network": network(run), "activation": activation, "attention": attention}
+        group, entropy = np.array(calibration.groups(run.train_counts))[run.labels], run.entropy.numpy()
+        for one in calibration.GROUPS:
+            row[f"entropy_{one}"] = entropy[group == one].mean() if len(entropy) and one in group else math.nan
+        rows.append(row)
+    return heads_table(runs, taus).merge(pd.DataFrame(rows), on="run")
 
 
 def by_tau(run: Outputs, taus: Sequence[float], kind: str = "odds") -> pd.DataFrame:

@@ -152,8 +152,8 @@ def network(settings: dict, in_chans: int, side: int) -> nn.Module:
             activation=settings["activation"],
             gate=settings["gate"],
             per_channel=settings["per_channel"],
-            activation_options=_options(settings, "activation", "", settings["lambda_gradient"]),
-            gate_options=_options(settings, "gate", "gate_", "exact"),
+            activation_options=_options(settings, "activation"),
+            gate_options=_options(settings, "gate"),
             **{f"attention_{key}": settings[f"attention_{key}"] for key in ("bias", "norm", "dropout")},
         )
     if settings["start_from"]:
@@ -175,16 +175,19 @@ def _last_stage(model, settings):
     return found[0]
 
 
-def _options(settings, field, kind, gradient):
-    """Options of AGLU or APA; None for what learns neither κ nor λ.
+def _options(settings, field):
+    """Options of the "activation" or the "gate", AGLU or APA; None for what learns neither κ nor λ.
 
-    With the paper's gradient goes the floor of its code, where λ that reaches 0 stays there. Under labkit's floor it
-    comes back, and Eq. 6 drives it up without end: to 600 000 in a first run on CIFAR-10-LT.
+    With the paper's gradient, which its code has for activations and not for gates, goes the floor of its code, where λ
+    that reaches 0 stays there. Under labkit's floor it comes back, and Eq. 6 drives it up without end: to 600 000 in a
+    first run on CIFAR-10-LT.
     """
     if settings[field] not in backbones.LEARNT:
         return None
-    kappa, lam = (tuple(settings[f"{kind}{key}"]) for key in ("kappa", "lam"))
-    floor = "released" if settings["lambda_gradient"] == "paper" else "one-sided"
+    gate, paper = field == "gate", settings["lambda_gradient"] == "paper"
+    kappa, lam = (tuple(settings[f"gate_{key}" if gate else key]) for key in ("kappa", "lam"))
+    gradient = "paper" if paper and not gate else "exact"
+    floor = "released" if paper else "one-sided"
     return dict(kappa_init=kappa, lambda_init=lam, lambda_gradient=gradient, floor=floor)
 
 
