@@ -89,8 +89,8 @@ def staircase(
     runs: Mapping[str, Outputs], table: pd.DataFrame, epochs: int = EPOCHS, imbalance: float = 100
 ) -> pd.DataFrame:
     """Table 8 with our overall accuracy beside it, in percent: columns top1 (the paper's), ours (median over seeds),
-    low, high and seeds; NaN and 0 where there is no run. Rows of one network with and without the correction come from
-    the same weights. epochs: of our runs, where the paper has 200; those of other lengths or imbalance are left out.
+    low, high, seeds and values (of each run); NaN and 0 where there is none. Rows of one network with and without the
+    correction come from the same weights. epochs: of our runs, where the paper has 200; others are left out.
     Raises ValueError where runs of one row differ in more than the seed.
     """
     found, same = {row: [] for row in table.index}, {}
@@ -103,8 +103,8 @@ def staircase(
                     raise ValueError(f"runs of row {row} differ in more than the seed: {differences(same[row], rest)}")
                 logits = calibration.correct_prior(run.logits, run.train_counts, table.loc[row, "pcs"], "odds")
                 found[row].append(100 * (logits.argmax(-1) == run.labels).double().mean().item())
-    ours = {row: [np.median(v), min(v), max(v), len(v)] if v else [math.nan] * 3 + [0] for row, v in found.items()}
-    ours = pd.DataFrame(ours, ["ours", "low", "high", "seeds"]).T.astype({"seeds": int})
+    ours = {row: [np.median(v), min(v), max(v)] if v else [math.nan] * 3 for row, v in found.items()}
+    ours = pd.DataFrame(ours, ["ours", "low", "high"]).T.assign(seeds=pd.Series(found).map(len), values=found)
     return table[["top1"]].join(ours)
 
 

@@ -9,7 +9,9 @@ A best rate at the edge of the list may lie beyond it; `best` says so in a warni
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,8 +98,29 @@ def prediction(values: ArrayLike) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
+def contrast(groups: Mapping[Any, Sequence[float]], one: Any, other: Any) -> tuple[float, float, float]:
+    """The mean of group `one` less that of `other`, and its 95 % interval: (mean, low, high), where groups may have one
+    value each. How far values scatter is pooled over all groups, and taken to be the same in each: Fisher's least
+    significant difference. NaN where one of the two is empty; the interval is NaN where no group has two values.
+
+    >>> runs = {"a": [1.0, 2.0, 3.0], "b": [4.0], "c": [7.0, 9.0]}
+    >>> [round(value, 3) for value in contrast(runs, "b", "a")]
+    [2.0, -2.243, 6.243]
+    """
+    groups = {name: np.asarray(values, dtype=float) for name, values in groups.items()}
+    if not (groups[one].size and groups[other].size):
+        return math.nan, math.nan, math.nan
+    free = sum(values.size - 1 for values in groups.values() if values.size)
+    squares = sum(((values - values.mean()) ** 2).sum() for values in groups.values() if values.size)
+    mean = float(groups[one].mean() - groups[other].mean())
+    if not free:
+        return mean, math.nan, math.nan
+    half = _reach(free + 1, np.sqrt(squares / free * (1 / groups[one].size + 1 / groups[other].size)))
+    return mean, mean - half, mean + half
+
+
 def _reach(n, deviation):
     """The 97.5 % quantile of Student's t for n values, times their standard deviation."""
     from scipy import stats  # takes a while
 
-    return stats.t.ppf(0.975, n - 1) * deviation
+    return float(stats.t.ppf(0.975, n - 1) * deviation)

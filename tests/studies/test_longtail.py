@@ -192,6 +192,7 @@ def test_staircase_takes_both_rows_from_one_network():
     assert found.loc[9, "ours"] == pytest.approx(np.median(by_hand[False])) and found.loc[10, "ours"] == pytest.approx(
         np.median(by_hand[True])
     )
+    assert found.loc[10, "values"] == pytest.approx(by_hand[True]) and found.loc[16, "values"] == []
     assert found.loc[10, "high"] == pytest.approx(max(by_hand[True])) and found.loc[10, "ours"] > found.loc[9, "ours"]
     assert "rows 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16 of Table 8" in longtail.missing(runs, TABLE, 20)
     assert longtail.missing({}, TABLE).startswith("Of no row of Table 8")

@@ -1,7 +1,11 @@
 """The best rate of each head, and what is said of rates at the edge."""
 
+import math
+
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from labkit.history import History
 from labkit.studies import rates
@@ -60,3 +64,19 @@ def test_a_difference_that_is_missing_does_not_count():
     two = pd.Series([1.0, 2.0])
     assert rates.interval(pd.Series([1.0, float("nan"), 2.0])) == rates.interval(two)
     assert rates.interval(two)[1] == pytest.approx(1.5 - 12.706204736 / 2, rel=1e-6)  # t at 1 degree of freedom
+
+
+def test_a_contrast_of_two_groups_is_the_t_test_of_equal_variances():
+    a, b = [1.0, 2.5, 4.0, 2.0], [3.0, 6.0, 5.5]
+    asked = stats.ttest_ind(b, a).confidence_interval(0.95)
+    assert rates.contrast({"a": a, "b": b}, "b", "a")[1:] == pytest.approx((asked.low, asked.high))
+
+
+def test_a_single_run_is_judged_by_the_scatter_of_the_others():
+    """By hand: squares 2 and 2 about the means, 3 degrees of freedom, and the difference of one value and of three."""
+    groups = {"a": [1.0, 2.0, 3.0], "b": [4.0], "c": [7.0, 9.0], "none": []}
+    half = stats.t.ppf(0.975, 3) * math.sqrt(4 / 3 * (1 + 1 / 3))
+    assert rates.contrast(groups, "b", "a") == pytest.approx((2.0, 2 - half, 2 + half))
+    assert np.isnan(rates.contrast(groups, "none", "a")).all()
+    mean, low, high = rates.contrast({"a": [1.0], "b": [2.0]}, "b", "a")
+    assert mean == 1 and math.isnan(low) and math.isnan(high)
