@@ -24,6 +24,7 @@ import filelock
 import pandas as pd
 from tqdm import tqdm
 
+from labkit.history import Store
 from labkit.studies.entries import LIST, Run, read
 from labkit.system import written_whole
 
@@ -37,10 +38,15 @@ def work(run: Run, results: str | Path, runs: str | Path) -> bool:
             store = run.store(results)
             if store.get(run.settings) is not None:
                 return False
-            started, spent = time.time(), _spent(folder)
-            keeper = threading.Thread(target=_keep_time, args=(folder, started, spent), daemon=True)
+            started, file, done = time.time(), _seconds(run, folder), threading.Event()
+            spent = _spent(file)
+            keeper = threading.Thread(target=_keep_time, args=(file, started, spent, done), daemon=True)
             keeper.start()
-            history = run.train(folder)
+            try:
+                history = run.train(folder)
+            finally:
+                done.set()
+                keeper.join()
             history.settings["hours"] = round((spent + time.time() - started) / 3600, 4)
             history.settings["serves"] = run.serves
             if outputs := run.outputs(folder):
@@ -52,20 +58,24 @@ def work(run: Run, results: str | Path, runs: str | Path) -> bool:
         return False
 
 
-def _spent(folder):
-    """Seconds that this run took before it was stopped."""
+def _seconds(run, folder):
+    """The file that says how long this run took: one for its settings, which the list may change."""
+    return folder / f"seconds-{Store(folder).path(run.settings).stem[-8:]}"
+
+
+def _spent(file):
+    """Seconds that a run took before it was stopped."""
     try:
-        return float((folder / "seconds").read_text())
+        return float(file.read_text())
     except (OSError, ValueError):
         return 0.0
 
 
-def _keep_time(folder, started, spent):
+def _keep_time(file, started, spent, done):
     """Write down now and then how long the run has taken; end with the process that started this one."""
     parent = os.getppid()
-    while True:
-        time.sleep(5)
-        (folder / "seconds").write_text(str(spent + time.time() - started))
+    while not done.wait(5):
+        file.write_text(str(spent + time.time() - started))
         if os.getppid() != parent:
             os._exit(1)
 
@@ -79,7 +89,7 @@ def status(todo: Sequence[Run], results: str | Path, runs: str | Path) -> pd.Dat
             {"entry": run.entry, "done": 0, "begun": 0, "missing": 0, "hours": 0.0, "left": 0.0, "serves": run.serves},
         )
         history = run.store(results).get(run.settings)
-        spent = _spent(run.folder(runs)) / 3600
+        spent = _spent(_seconds(run, run.folder(runs))) / 3600
         row["done" if history else "begun" if spent else "missing"] += 1
         row["hours"] += history.settings.get("hours", 0.0) if history else spent
         row["left"] += 0.0 if history else max(run.hours - spent, 0.0)

@@ -134,15 +134,9 @@ def _what(run, *without):
 def heads_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     """The runs that differ in nothing but their head, its temperature, options and learning rate, and the seed: of
     several such sets the one with the most heads, and then the most runs; {} where no two heads can be compared.
-    Raises ValueError where one head has runs at several rates.
+    Raises ValueError where the runs of one head have several rates, temperatures or options of its own.
     """
-    found = _largest_set(runs, lambda run: run.settings["head"], "head", "temperature", "head_options", "lr")
-    at = {}
-    for run in found.values():
-        at.setdefault(run.settings["head"], set()).add(run.settings["run"]["lr"])
-    if several := {head: sorted(tried) for head, tried in at.items() if len(tried) > 1}:
-        raise ValueError(f"a head is compared at one learning rate, its own best; got {several}")
-    return found
+    return _largest_set(runs, lambda run: run.settings["head"], "head", "temperature", "head_options", "lr")
 
 
 def networks_of_one_setting(runs: Mapping[str, Outputs]) -> dict[str, Outputs]:
@@ -187,7 +181,17 @@ def _largest_set(runs, kind, *free):
         mine[name] = run
     kinds = lambda found: len({kind(run) for run in found.values()})
     most = max((found for _, found in sets), key=lambda found: (kinds(found), len(found)), default={})
-    return most if kinds(most) > 1 else {}
+    if kinds(most) < 2:
+        return {}
+    firsts = {}
+    for run in most.values():
+        settings = run.settings["run"]
+        own = {key: settings[key] for key in free} | {
+            "head_options": fields.options_of_head(settings, settings["head"])
+        }
+        if (first := firsts.setdefault(kind(run), own)) != own:
+            raise ValueError(f"runs of {kind(run)!r} differ in more than the seed: {differences(first, own)}")
+    return most
 
 
 def digits(
@@ -253,12 +257,8 @@ def networks_table(runs: Mapping[str, Outputs], taus: Sequence[float] = (0.0, 1.
 
 def by_tau(run: Outputs, taus: Sequence[float], kind: str = "odds") -> pd.DataFrame:
     """Accuracy of one run against τ: columns tau, overall, many, medium, few."""
-    found = [
-        calibration.group_accuracy(
-            calibration.correct_prior(run.logits, run.train_counts, t, kind), run.labels, run.train_counts
-        )
-        for t in taus
-    ]
+    corrected = lambda tau: calibration.correct_prior(run.logits, run.train_counts, tau, kind)
+    found = [calibration.group_accuracy(corrected(tau), run.labels, run.train_counts) for tau in taus]
     return pd.DataFrame(found).assign(tau=list(taus))
 
 

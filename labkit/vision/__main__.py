@@ -20,6 +20,7 @@ from labkit.vision.fields import CHOICES, FIELDS, check
 from labkit.vision.recipes import RECIPES
 from labkit.vision.training import processes
 
+SAID = {"head_options": 'such as {"fixed": {"frame": "haar"}}; other options of the recipe stay as they are'}
 SHOWN = ("accuracy", "test_accuracy", "loss", "nc1")
 
 
@@ -54,9 +55,9 @@ def parser():
     for name, default in FIELDS.items():
         if name != "head":
             many = isinstance(default, list) or name in ("mean", "std", "measure_at")
-            choices = ", ".join(str(choice).lower() for choice in CHOICES.get(name, ())) or None
+            said = ", ".join(str(choice).lower() for choice in CHOICES.get(name, ())) or SAID.get(name)
             options = {"nargs": "+"} if many else {}
-            options |= {"type": value_of, "metavar": "VALUE", "default": argparse.SUPPRESS, "help": choices}
+            options |= {"type": value_of, "metavar": "VALUE", "default": argparse.SUPPRESS, "help": said}
             fields.add_argument(f"--{name.replace('_', '-')}", **options)
     return made
 
@@ -76,7 +77,12 @@ def chosen(arguments=None):
             checks.integer("seed", seed, 0)
         if arguments.threads is not None:
             checks.integer("threads", arguments.threads, 1)
-        return arguments, check(RECIPES[arguments.recipe] | changes)
+        recipe = RECIPES[arguments.recipe]
+        check(recipe | changes)
+        if "head_options" in changes:  # one option that is named leaves the others of the recipe as they are
+            own = recipe["head_options"]
+            changes["head_options"] = own | {h: own.get(h, {}) | more for h, more in changes["head_options"].items()}
+        return arguments, recipe | changes
     except ValueError as error:
         made.error(str(error))
 

@@ -213,11 +213,22 @@ SAMPLERS = {
 }
 
 
-def repeated(sampler: Callable, repeats: int) -> Callable:
-    """Each image `repeats` times on end, and as many in all as before: repeated augmentation (Hoffer et al. 2020)."""
+def repeated(sampler: Callable, repeats: int, batch_size: int) -> Callable:
+    """Each image `repeats` times in a batch, and as many draws in all as before: repeated augmentation (Hoffer et al.
+    2020).
+
+    A batch has all its images once, then all of them once more, and so on: an image is mixed with the one before it,
+    which has to be another one. (In the released code each of four processes has one of four copies.)
+    """
     if repeats == 1:
         return sampler
-    return lambda labels, generator: sampler(labels, generator).repeat_interleave(repeats)[: len(labels)]
+
+    def order(labels, generator):
+        place = torch.arange(len(labels))
+        copies = (place // batch_size * repeats + place % repeats).argsort(stable=True)  # by batch, and then by copy
+        return sampler(labels, generator).repeat_interleave(repeats)[: len(labels)][copies]
+
+    return order
 
 
 def _generator(*key):

@@ -102,8 +102,7 @@ def make(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = network(settings, *shape)
-        known = settings["head_options"]
-        options = known.get(head, known.get(heads.VARIANTS[head].head, {}))
+        options = fields.options_of_head(settings, head)
         classes = len(train.images.classes)
         module = heads.make(head, backbone.num_features, classes, settings["temperature"], **options)
     return trainer.Trainer(

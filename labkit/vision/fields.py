@@ -89,6 +89,12 @@ RANGES = {  # other numbers: from the first to the second, the first excluded wh
     "weight_decay": (0, math.inf), "norm_weight_decay": (0, math.inf), "bias_weight_decay": (0, math.inf),
 }  # fmt: skip
 
+WITHOUT_EFFECT = {  # (field, value): fields that have no effect with it, which are as in FIELDS, or 0
+    ("backbone", SMALL): ("stem", "activation", "gate", "attention_norm", "attention_dropout", "per_channel"),
+    ("optimizer", "agd"): ("weight_decay", "norm_weight_decay", "bias_weight_decay", "momentum"),
+    ("optimizer", "adamw"): ("momentum",),
+}
+
 
 def check(settings: dict) -> dict:
     """The settings, if they are complete and possible; ValueError, which names the field and the value, otherwise.
@@ -127,8 +133,10 @@ def check(settings: dict) -> dict:
     epochs = [] if at is None else [at] if isinstance(at, int) else at
     if not all(isinstance(epoch, int) and epoch >= 0 for epoch in epochs):
         raise ValueError(f"measure_at must be None, a number of epochs or a list of epochs, got {at!r}")
-    if settings["optimizer"] == "agd" and settings["weight_decay"]:
-        raise ValueError(f"AGD has no weight decay, got weight_decay={settings['weight_decay']!r}")
+    for (field, value), keys in WITHOUT_EFFECT.items():
+        changed = [f"{key}={settings[key]!r}" for key in keys if settings[key] not in (FIELDS[key], 0)]
+        if settings[field] == value and changed:
+            raise ValueError(f"with {field}={value!r} there is no effect of {', '.join(changed)}")
     for head in settings["head"]:
         checks.one_of("head", head, tuple(heads.VARIANTS))
     options = settings["head_options"]
@@ -137,3 +145,13 @@ def check(settings: dict) -> dict:
     for head in options:
         checks.one_of("a head of head_options", head, tuple(heads.VARIANTS))
     return dict(settings)
+
+
+def options_of_head(settings: dict, head: str) -> dict:
+    """The options of a head by these settings: its own, or else those of the head that it is a variant of.
+
+    >>> options_of_head(FIELDS | {"head_options": {"fixed": {"bias": "batch_mean"}}}, "fixed_haar")
+    {'bias': 'batch_mean'}
+    """
+    known = settings["head_options"]
+    return known.get(head, known.get(heads.VARIANTS[head].head, {}))

@@ -117,15 +117,17 @@ def of(trainer: Trainer) -> Outputs:
             hook.remove()
     features, logits, labels = torch.cat(features).cpu(), torch.cat(logits), torch.cat(labels)
     checks.finite("logits", logits)
+    back = trainer.test.indices(0).argsort()  # from the order of the batches to that of the set
+    features, logits, labels = features[back], logits[back], labels[back]
     shown = torch.cat([(labels == c).nonzero()[:PICTURES, 0] for c in labels.unique()])
-    cams = _cams(trainer, shown)
+    cams = _cams(trainer, shown, logits.argmax(-1))
     classes = logits.shape[-1]
     return Outputs(
         logits=logits,
         labels=labels,
         train_counts=torch.bincount(trainer.train.all_labels, minlength=classes),
         weight=trainer.head.weight.detach().float().cpu(),
-        entropy=torch.cat(entropy).cpu() if entropy else torch.empty(0, dtype=torch.float64),
+        entropy=torch.cat(entropy).cpu()[back] if entropy else torch.empty(0, dtype=torch.float64),
         cams=cams,
         shown=shown,
         measures={
@@ -142,18 +144,18 @@ def _nc1(features, labels, classes):
     return metrics.nc1(features, labels, classes).item() if len(labels.unique()) == classes else math.nan
 
 
-def _cams(trainer, shown):
-    """Grad-CAM maps of these test images, without mixed precision."""
-    wanted, start, maps = set(shown.tolist()), 0, {}
+def _cams(trainer, shown, guesses):
+    """Grad-CAM maps of these test images, of the classes that were guessed, without mixed precision."""
+    wanted, order, maps = set(shown.tolist()), trainer.test.indices(0).tolist(), {}
     for images, _ in trainer.test.epoch(0):
-        here = [k for k in range(len(images)) if start + k in wanted]
-        if here:
+        indices, order = order[: len(images)], order[len(images) :]
+        if here := [k for k, index in enumerate(indices) if index in wanted]:
+            these = [indices[k] for k in here]
             try:
-                found, _ = grad_cam(trainer.backbone, trainer.head, images[here])
+                found, _ = grad_cam(trainer.backbone, trainer.head, images[here], guesses[these].to(images.device))
             except TypeError:  # a network without maps
                 return torch.empty(0, 1, 1)
-            maps |= {start + k: one.float().cpu() for k, one in zip(here, found)}
-        start += len(images)
+            maps |= dict(zip(these, found.float().cpu()))
     return torch.stack([maps[k] for k in shown.tolist()])
 
 
@@ -179,15 +181,15 @@ def grad_cam(backbone: nn.Module, head: nn.Module, images: torch.Tensor, classes
 
     backbone: a ResNet of `backbones.create`, whose last maps A (n, K, h, w) `forward_features` gives. head: of
     labkit.heads. Both are put into evaluation mode. classes: (n,), c of each image; None is the class that is guessed.
-    Raises TypeError for a backbone without maps.
+    Raises TypeError for a backbone without maps, or with maps that have their channels elsewhere, as Swin's.
     """
     if not hasattr(backbone, "forward_features"):
         raise TypeError(f"Grad-CAM needs a network with maps, such as a ResNet; got a {type(backbone).__name__}")
     backbone.eval(), head.eval()
     with torch.no_grad():
         maps = backbone.forward_features(images)
-    if maps.ndim != 4:
-        raise TypeError(f"Grad-CAM needs maps (n, channels, height, width), got {tuple(maps.shape)}")
+    if maps.ndim != 4 or maps.shape[1] != getattr(backbone, "num_features", maps.shape[1]):
+        raise TypeError(f"Grad-CAM needs maps (n, features, height, width), got {tuple(maps.shape)}")
     with torch.enable_grad():
         maps = maps.detach().requires_grad_()
         logits = head(backbone.forward_head(maps, pre_logits=True))

@@ -13,6 +13,7 @@ from labkit.vision.augment import Cutout, Flip, Normalise, PaddedCrop, Rotation,
 CLEAN_BATCH = 500
 WORKERS = 8  # that read pictures from files
 BILINEAR = v2.InterpolationMode.BILINEAR
+POLICY_STEPS = ("autoaugment", "randaugment")
 POLICIES = {name: getattr(v2.AutoAugmentPolicy, name.upper()) for name in ("cifar10", "imagenet")}
 
 
@@ -60,6 +61,10 @@ def batches_of(settings: dict, seed: int, root: str | Path | None, download: boo
             train, *test = (part.resized(settings["side"]) for part in (train, *test))
         train = train.to(here["device"])
     norm = _normalise(settings, train)
+    if in_memory and train.white != 255 and any(name.startswith(POLICY_STEPS) for name in settings["augmentation"]):
+        raise ValueError(
+            f"autoaugment and randaugment take white for 255, and that of {settings['data']!r} is {train.white}"
+        )
 
     def batched(part, names, size, **options):
         steps, pictures = _steps(names, norm, None if in_memory else settings["side"])
@@ -68,16 +73,19 @@ def batches_of(settings: dict, seed: int, root: str | Path | None, download: boo
         picture = v2.Compose([v2.PILToTensor(), *pictures])
         return batches.FileBatches(part, size, picture=picture, workers=WORKERS, transforms=steps, **options, **here)
 
-    order = batches.repeated(batches.SAMPLERS[settings["sampler"]], settings["repeats"])
+    order = batches.repeated(batches.SAMPLERS[settings["sampler"]], settings["repeats"], settings["batch_size"])
     augmented, plain = settings["augmentation"], settings["evaluation"]
     mix = _mix(settings, len(train.classes))
     shuffled = batched(train, augmented, settings["batch_size"], mix=mix, order=order, seed=seed)
     measured = plain if settings["measured_on"] == "clean" else augmented
     # The released code measures augmented images in the batches that it trains on. A bias that is the mean of a batch
     # would take the class itself away where batches are read in the order of a set that is sorted by class.
-    order = "sequential" if settings["measured_on"] == "clean" else "shuffled"
+    named = settings["head"] if isinstance(settings["head"], list) else [settings["head"]]
+    follows = [fields.options_of_head(settings, head).get("bias") == "batch_mean" for head in named]
+    in_turn = "shuffled" if any(follows) else "sequential"
+    order = in_turn if settings["measured_on"] == "clean" else "shuffled"
     clean = batched(train, measured, CLEAN_BATCH, order=order, seed=seed)
-    test = [batched(part, plain, CLEAN_BATCH, order="sequential", seed=seed) for part in test]
+    test = [batched(part, plain, CLEAN_BATCH, order=in_turn, seed=seed) for part in test]
     channels = 3 if not in_memory or "rgb" in augmented else train.images.shape[1]
     side = train.images.shape[-1] if in_memory else settings["side"]
     return shuffled, clean, test[0] if test else None, (channels, side), train.title

@@ -56,6 +56,7 @@ APA = FIELDS | {
     "warmup": 3,  # [A], not in [S]
     "mixup": 0.2,
 }
+# Weights start as timm draws them, and not as in [A resnet_cifar.py:126]; docs/differences.md says by how much.
 CIFAR_LT = APA | {
     **CIFAR,  # also for CIFAR-100 [A imbalanced_dataset.py:184]
     "imbalance": 100,  # and 10, 50; class sizes as in [A], whose generator draws other images
@@ -200,7 +201,7 @@ RECIPES = {
         "learnt": "last-stage",
         "kappa": [0.0, 1.0],  # of what is learnt, drawn anew [A train.py:172]; [S] says loaded
         "gate_kappa": [0.0, 1.0],
-        "head_options": {"cosine": {"learn_temperature": True}},  # in [A] its root is learnt, from 5 on
+        "head_options": {"cosine": {"learn_temperature": True}},  # in [A] its root, from 5 on; docs/differences.md
         "temperature": 25.0,
         "lr": 0.1,
         "weight_decay": 5e-5,

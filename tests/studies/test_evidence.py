@@ -74,6 +74,20 @@ def test_what_is_missing_is_made_once_and_damage_is_named(place, capsys):
         assert evidence.main([*arguments(place), "--status"]) == 0
 
 
+def test_a_run_with_other_settings_does_not_inherit_the_time_of_the_one_before(place):
+    """The list changes while a run is under way: what the old one took is not the new one's."""
+    _, old = evidence.read(place / "list.toml")
+    (place / "list.toml").write_text(LIST.format(epochs=1))
+    _, new = evidence.read(place / "list.toml")
+    old.folder(place / "runs").mkdir(parents=True)
+    evidence._seconds(old, old.folder(place / "runs")).write_text("7200")
+    assert new.folder(place / "runs") == old.folder(place / "runs")
+    status = lambda run: evidence.status([run], place / "results", place / "runs").iloc[0]
+    assert (status(old)["begun"], status(old)["hours"], status(new)["begun"]) == (1, 2.0, 0)
+    assert evidence.work(new, place / "results", place / "runs")
+    assert History.load(place / "results/digits/fixed-seed-1.parquet").settings["hours"] < 1
+
+
 def test_vary_gives_a_run_for_each_row_and_its_settings(tmp_path):
     """Rows change the settings of the entry, and tell the files of the runs apart."""
     entry = LIST.format(epochs=2).replace("[[runs]]", "", 1).split("[[runs]]")[1]

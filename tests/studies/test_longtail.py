@@ -229,8 +229,16 @@ def test_heads_are_compared_at_one_setting():
     others = {"x": made_up("implicit", 0, settings={"epochs": 7}), "y": made_up("cosine", 0, settings={"epochs": 9})}
     assert longtail.heads_of_one_setting(others | heads) == heads
     assert longtail.heads_of_one_setting(others) == {} and longtail.heads_of_one_setting({}) == {}
-    with pytest.raises(ValueError, match=r"at one learning rate, its own best; got \{'fixed': \[0.3, 0.6\]\}"):
-        longtail.heads_of_one_setting(heads | {"twice": made_up("fixed", 2, settings={"temperature": 5.0, "lr": 0.6})})
+    fixed = {"temperature": 5.0, "lr": 0.3}
+    of_others = made_up("fixed", 2, settings=fixed | {"head_options": {"implicit": {"alpha": 0.1}}})  # not its own
+    assert len(longtail.heads_of_one_setting(heads | {"more": of_others})) == 5
+    for change, message in (
+        ({"lr": 0.6}, "lr is 0.3 there, 0.6 here"),
+        ({"temperature": 20.0}, "temperature is 5.0 there, 20.0 here"),
+        ({"head_options": {"fixed": {"frame": "haar"}}}, "frame is 'missing' there, 'haar' here"),
+    ):
+        with pytest.raises(ValueError, match=f"runs of 'fixed' differ in more than the seed: {message}"):
+            longtail.heads_of_one_setting(heads | {"other": made_up("fixed", 2, settings=fixed | change)})
 
 
 def test_networks_are_compared_at_one_setting():
@@ -265,6 +273,9 @@ def test_networks_are_compared_at_one_setting():
         for row, name in ((9, "ReLU"), (11, "ReLU, SE"), (15, "ReLU, APA gate"), (16, "APA*"), (0, "APA*, Eq. 6"))
     }
     assert found == {9: [9, 10], 11: [11, 12], 15: [15], 16: [16], 0: []}
+    normed = made_up("cosine", 2, settings=recipe | changes["ReLU, SE"] | {"attention_norm": True})
+    with pytest.raises(ValueError, match="runs of 'ReLU, SE' differ .*: attention_norm is False there, True here"):
+        longtail.networks_of_one_setting(runs | {"normed": normed})
 
 
 def test_the_networks_table_says_what_a_network_has_and_splits_its_entropy():

@@ -83,9 +83,14 @@ def test_a_bias_of_the_batch_does_not_depend_on_the_order_of_the_images(monkeypa
         in_order = lambda *what: (images := whole(*what))[order(images.labels)]
         monkeypatch.setattr(data, "load", in_order)
         pipelines._load.cache_clear()
-        found.append(build.run(settings, "fixed").final()["accuracy"].item())
+        found.append(build.run(settings, "fixed").final()[["accuracy", "test_accuracy"]].min(axis=1).item())
     pipelines._load.cache_clear()
-    assert min(found) > 0.95
+    assert min(found) > 0.9
+
+
+def test_policies_for_white_at_255_are_refused_elsewhere():
+    with pytest.raises(ValueError, match="take white for 255, and that of 'digits' is 16"):
+        build.make(DIGITS | {"augmentation": ["randaugment:9", "normalise"]}, "fixed")
 
 
 def test_a_finished_run_is_of_the_images_that_it_was_made_with(tmp_path, monkeypatch):
@@ -212,6 +217,15 @@ def test_every_field_can_be_changed_and_is_kept(tmp_path):
     assert history.settings["precision"] == "bf16" and history.settings["steps"] == 5  # of 500 images
     assert history.frame["iteration"].tolist() == [0, 2]
     assert history.frame["lr"].tolist() == pytest.approx([0.005, 0.0])
+
+
+def test_an_option_of_a_head_leaves_the_recipes_others_as_they_are():
+    words = ["--recipe", "guiding/cifar10", "--folder", "x", "--head-options", '{"implicit": {"delta": 0.01}}']
+    assert __main__.chosen(words)[1]["head_options"] == {
+        "standard": {"start": "released"},
+        "fixed": {"bias": "batch_mean"},
+        "implicit": {"eval_bias": "last", "delta": 0.01},
+    }
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):

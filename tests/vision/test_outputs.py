@@ -6,7 +6,7 @@ import torch
 
 from labkit import metrics
 from labkit.studies import networks
-from labkit.vision import build, outputs, recipes
+from labkit.vision import build, data, outputs, recipes
 from labkit.vision.outputs import Outputs
 from labkit.vision.training.classifier import NoHead
 
@@ -30,6 +30,20 @@ def test_outputs_are_what_the_run_measured(head):
     assert kept.measures["test_nc1"] == pytest.approx(metrics.nc1(features, kept.labels, 10).item(), rel=1e-6)
     unit = features / features.norm(dim=-1, keepdim=True)
     assert kept.measures["test_nc1_normalised"] == pytest.approx(metrics.nc1(unit, kept.labels, 10).item(), rel=1e-4)
+
+
+def test_a_head_whose_batches_are_shuffled_has_its_outputs_in_the_order_of_the_set():
+    """The bias of the batch is another one for a few images, so maps are of the classes that the logits say."""
+    changes = {"backbone": "resnet10_half", "count": 60, "epochs": 1, "imbalance": None, "measure_at": []}
+    run = build.make(TAILED | changes | {"head_options": {"fixed": {"bias": "batch_mean"}}}, "fixed")
+    run.run()
+    kept = outputs.of(run)
+    assert run.test.order == "shuffled" and torch.equal(kept.labels, data.load("digits", "test", count=60).labels)
+    images = torch.cat([x for x, _ in run.test.epoch(0)])[run.test.indices(0).argsort()]
+    with torch.no_grad():
+        torch.testing.assert_close(kept.logits, run.head(run.backbone(images)), rtol=1e-4, atol=1e-4)
+    maps, _ = outputs.grad_cam(run.backbone, run.head, images[kept.shown], kept.logits.argmax(-1)[kept.shown])
+    torch.testing.assert_close(kept.cams, maps, rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_in_a_folder_leaves_its_outputs(tmp_path):

@@ -59,5 +59,8 @@ def test_what_has_no_maps_is_refused():
     with pytest.raises(TypeError, match="needs a network with maps, such as a ResNet; got a Linear"):
         outputs.grad_cam(torch.nn.Linear(2, 2), heads.make("cosine", 2, 2), torch.zeros(1, 2))
     vit = backbones.create("vit_tiny", features_only=True, stem="cifar", image_size=32)
-    with pytest.raises(TypeError, match=r"needs maps \(n, channels, height, width\), got \(1, 65, 192\)"):
+    with pytest.raises(TypeError, match=r"needs maps \(n, features, height, width\), got \(1, 65, 192\)"):
         outputs.grad_cam(vit, heads.make("cosine", 192, 2), torch.zeros(1, 3, 32, 32))
+    swin = backbones.create("swin_mini", stem="cifar", image_size=32)  # maps (n, height, width, channels)
+    with pytest.raises(TypeError, match="needs maps .*, got"):
+        outputs.grad_cam(swin, heads.make("cosine", 128, 10), torch.zeros(1, 3, 32, 32))

@@ -279,8 +279,19 @@ def test_samplers():
     torch.testing.assert_close(
         labels[draw("repeat-factor")].bincount() / 10_000, expected / expected.sum(), atol=0.02, rtol=0
     )
-    four = repeated(SAMPLERS["shuffled"], 4)(labels, torch.Generator().manual_seed(0))
-    assert len(four) == 10_000 and len(four.unique()) == 2500 and (four.view(-1, 4).diff(dim=1) == 0).all()
+
+
+def test_repeated_images_come_together_and_are_mixed_with_others():
+    """Of 10 000 draws in batches of 1024, the last of 784: a quarter of each are the images, in four rounds."""
+    labels = torch.zeros(10_000, dtype=torch.int64)
+    four = repeated(SAMPLERS["shuffled"], 4, 1024)(labels, torch.Generator().manual_seed(0))
+    assert len(four) == 10_000 and len(four.unique()) == 2500
+    for batch in four.split(1024):
+        rounds = batch.view(4, -1)
+        assert (rounds == rounds[0]).all() and len(rounds[0].unique()) == len(batch) // 4
+        assert (batch != batch.roll(1)).all()  # MixUp's partner of each
+    alone = repeated(SAMPLERS["shuffled"], 3, 8)(labels[:20], torch.Generator().manual_seed(0))  # 8 is no multiple of 3
+    assert alone.bincount(minlength=20).sort().values.tolist() == [0] * 13 + [2] + [3] * 6
 
 
 def test_epochs_that_are_measured():
@@ -299,7 +310,21 @@ def test_epochs_that_are_measured():
         ({"side": 2.5}, "side must be a whole number of at least 1, or None, got 2.5"),
         ({"side": True}, "side must be a whole number"),
         ({"compile": "no"}, "compile must be True or False, got 'no'"),
-        ({"optimizer": "agd", "weight_decay": 5e-4}, "AGD has no weight decay, got weight_decay=0.0005"),
+        ({"optimizer": "agd", "weight_decay": 5e-4}, "with optimizer='agd' there is no effect of weight_decay=0.0005"),
+        (
+            {"optimizer": "agd", "norm_weight_decay": 0.1, "bias_weight_decay": 0.1, "weight_decay": 0.0},
+            "no effect of norm_weight_decay=0.1, bias_weight_decay=0.1",
+        ),
+        (
+            {"optimizer": "agd", "momentum": 0.5, "weight_decay": 0},
+            "with optimizer='agd' there is no effect of momentum",
+        ),
+        ({"optimizer": "adamw", "momentum": 0.5}, "with optimizer='adamw' there is no effect of momentum=0.5"),
+        (
+            {"activation": "aglu", "stem": "imagenet", "per_channel": True},
+            "with backbone='small' there is no effect of stem='imagenet', activation='aglu', per_channel=True",
+        ),
+        ({"attention_norm": True}, "with backbone='small' there is no effect of attention_norm=True"),
         ({"head": ["linear"]}, "head must be one of 'standard', 'fixed', 'implicit', .*; got 'linear'"),
         ({"rate": 1}, "missing: none, unknown: rate"),
         ({"std": [0.5]}, r"mean and std go together, got mean=None and std=\[0.5\]"),  # was ignored
