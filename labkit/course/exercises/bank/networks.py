@@ -112,7 +112,7 @@ EXERCISES = (
     Exercise(
         name="channels",
         notebook="08",
-        stub="def my_channels(gates):\n    return None  # your code here: gates (…, C) to (…)",
+        stub="def my_channels(gates):\n    return None  # your code here: gates (…, K) to (…)",
         solution=my_channels,
         inputs=_gates,
         mistakes=(
@@ -126,15 +126,15 @@ EXERCISES = (
             (_entropy, "the entropy itself: take its exponential"),
             (
                 lambda t: _entropy(t) / math.log(t.shape[-1]),
-                "the entropy as a share; C to the power of it is asked for",
+                "the entropy as a share; K to the power of it is asked for",
             ),
             (
                 lambda t: torch.exp(_entropy(t) / math.log(t.shape[-1])),
-                "exp of E, which is already divided by ln C: H = E ln C",
+                "exp of E, which is already divided by ln K: H = E ln K",
             ),
             (
                 lambda t: t.shape[-1] * _entropy(t) / math.log(t.shape[-1]),
-                "C times E; C to the power of E is asked for",
+                "K times E; K to the power of E is asked for",
             ),
             (lambda t: 2 ** _entropy(t), "2 to the power of an entropy in natural logarithms: take exp"),
             (
@@ -157,7 +157,7 @@ EXERCISES = (
                 "a softmax is not what makes gates a distribution: divide by their sum",
             ),
         ),
-        sizes=lambda t: {"C": t.shape[-1]},
+        sizes=lambda t: {"K": t.shape[-1]},
     ),
     Exercise(
         name="failing-start",
