@@ -5,8 +5,7 @@
     create("se_resnet50", activation="aglu", gate="apa", attention_norm=True, attention_dropout=0.1)    the paper's APA*
 
 ResNet: He et al. 2016; ResNeXt: Xie et al. 2017; channel attention (se_): Hu et al. 2018; VGG: Simonyan & Zisserman
-    2015;
-ViT: Dosovitskiy et al. 2021; Swin: Liu et al. 2021.
+2015; ViT: Dosovitskiy et al. 2021; Swin: Liu et al. 2021.
 """
 
 from functools import partial
@@ -42,7 +41,7 @@ TRANSFORMERS = {
     "swin_tiny": ("swin_tiny_patch4_window7_224", SWIN, dict(depths=(2, 2, 6, 2))),
 }
 NAMES = (*RESNETS, *(f"se_{name}" for name in RESNETS), "vgg13", *TRANSFORMERS)
-STEMS = ("imagenet", "cifar")
+STEMS, INITS = ("imagenet", "cifar"), ("timm", "released")
 ACTIVATIONS = {"relu": partial(nn.ReLU, inplace=True), "gelu": nn.GELU, "silu": nn.SiLU, "aglu": AGLU}
 GATES = {"sigmoid": nn.Sigmoid, "apa": APA}
 LEARNT = ("aglu", "apa")
@@ -65,6 +64,7 @@ def create(
     attention_bias: bool = True,
     attention_norm: bool = False,
     attention_dropout: float = 0.0,
+    init: str = "timm",
 ) -> nn.Module:
     """The network `name`, one of NAMES, for images (N, in_chans, height, width).
 
@@ -78,8 +78,7 @@ def create(
         Swin        patches of 4 pixels, windows of 7×7       patches of 2 pixels, windows of 4×4
         The code released with the guiding paper has the ImageNet stem on images of 32 pixels.
     image_size: side of the images. ViT and Swin are built for one size, 224 where none is given, a multiple of the
-        patch
-        (Swin: of 8 patches). The others take any size; VGG needs 32 pixels.
+        patch (Swin: of 8 patches). The others take any size; VGG needs 32 pixels.
     affine: False for batch norms without scale and shift and layers without bias: then all weights are matrices and
         convolutions, as `optim.AGD` needs (κ and λ excepted). Not for ViT and Swin.
     activation: "relu", "gelu", "silu" or "aglu", each layer with a module of its own; None leaves the network's own,
@@ -93,6 +92,10 @@ def create(
     attention_norm, attention_dropout: layer norm before, and dropout after, the two layers of channel attention (Table
         8 of the supplement; their places are those of the released code).
 
+    init: how a ResNet's weights are drawn. "timm": convolutions, and the two layers of channel attention, normal with
+        variance 2/fan_out. "released", as in the activation paper's code: of ResNet-32 all of them with 2/fan_in; of
+        larger ones channel attention uniform on ±1/√fan_in.
+
     The rest is as timm has it, for instance that Swin drops paths while it trains (rate 0.1), except that no residual
     branch of a ResNet starts at zero, and that convolutions leave out what meets only padding (`CroppedConv2d`).
     At one seed, all weights are the same whatever the activation and the gate. Raises ValueError for a name,
@@ -102,14 +105,15 @@ def create(
     checks.one_of("activation", activation, (None, *ACTIVATIONS))
     checks.one_of("gate", gate, (None, *GATES))
     checks.one_of("stem", stem, (None, *STEMS))
+    checks.one_of("init", init, INITS)
+    if init == "released" and name.removeprefix("se_") not in RESNETS:
+        raise ValueError(f"init='released' is for ResNets, got {name!r}")
     if num_classes != 0:
         checks.classes(num_classes)
         if features_only:
             raise ValueError(f"features_only=True is for a network without classifier, got num_classes={num_classes}")
     if name in TRANSFORMERS and (per_channel or not affine):
-        raise ValueError(
-            f"per_channel and affine=False need channels in dimension 1 and batch norm; {name!r} has neither"
-        )
+        raise ValueError(f"per_channel and affine=False need batch norm and channels second; {name!r} has neither")
     if not name.startswith("se_") and (gate or attention_norm or attention_dropout):
         raise ValueError(
             f"gate, attention_norm and attention_dropout are for channel attention, which {name!r} has not; "
@@ -134,6 +138,8 @@ def create(
         _check_image_size(name, image_size)
         stem = stem or ("cifar" if name.endswith("resnet32") else "imagenet")
         model = _resnet(name, stem, num_classes, in_chans, affine, attention_bias)
+        if init == "released":
+            _draw_as_released(model, name)
 
     for attention in [m for m in model.modules() if isinstance(m, SEModule)]:
         if attention_norm:  # with one group, and one pixel, group norm is layer norm over the channels
@@ -148,13 +154,11 @@ def create(
 
 
 def parameters_by_depth(model: nn.Module) -> pd.DataFrame:
-    """The learnt κ and λ of a network, as drawn in Figure 1 of the supplement: a DataFrame, one row for each AGLU and
-    APA.
+    """The learnt κ and λ of a network, as drawn in Figure 1 of the supplement: a row for each AGLU and APA.
 
     layer: 1, 2, … from the input to the output, counted for each kind by itself; name: the module's name in the model;
-        kind:
-    "activation" (AGLU) or "gate" (APA); kappa, lam: their values (λ as it is used, at its floor or above), means over
-    the channels where there is one for each.
+    kind: "activation" (AGLU) or "gate" (APA); kappa, lam: their values (λ as it is used, at its floor or above), means
+    over the channels where there is one for each.
     The order is that of model.modules(), which in the networks made here is the order of the forward pass.
     """
     rows, depth = [], {"activation": 0, "gate": 0}
@@ -221,9 +225,7 @@ class VGG13(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """Every second pixel, and zeros for the channels that come in: option A of He et al. (2016), whose ResNet-32 has
-    it.
-    """
+    """Every second pixel, and zeros for the channels that come in: option A of He et al. (2016), as in ResNet-32."""
 
     def forward(self, x: Tensor):
         half = x.shape[1] // 2
@@ -236,8 +238,7 @@ def _resnet(name, stem, num_classes, in_chans, affine, attention_bias):
     width = spec.get("channels", [64])[0]
     attention = {}
     if name.startswith("se_"):
-        # Squeezed to a sixteenth of the channels, as in Hu et al.; of 16 channels to a quarter, as in the released
-        # code.
+        # Squeezed to a sixteenth of the channels, as in Hu et al.; in ResNet-32 to a quarter, as in the released code.
         ratio = 1 / 4 if small else 1 / 16
         attention = dict(attn_layer=partial(SEModule, rd_ratio=ratio, rd_divisor=1, bias=affine and attention_bias))
     model = ResNet(
@@ -269,6 +270,15 @@ def _resnet(name, stem, num_classes, in_chans, affine, attention_bias):
     return model
 
 
+def _draw_as_released(model, name):
+    """Weights as in the activation paper's code; timm has drawn the convolutions of larger ResNets as it does."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d) and name.endswith("resnet32"):
+            nn.init.kaiming_normal_(layer.weight)
+        elif path.endswith((".fc1", ".fc2")):
+            layer.reset_parameters()  # uniform on ±1/√fan_in
+
+
 def _transformer(name, stem, image_size, num_classes, in_chans):
     timm_name, stems, changes = TRANSFORMERS[name]
     image_size = 224 if image_size is None else image_size
@@ -282,12 +292,8 @@ def _transformer(name, stem, image_size, num_classes, in_chans):
 def _check_image_size(name, image_size, smallest=1, multiple=1):
     if image_size is None:
         return
-    if (
-        isinstance(image_size, bool)
-        or not isinstance(image_size, int)
-        or image_size < smallest
-        or image_size % multiple
-    ):
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if not whole or image_size < smallest or image_size % multiple:
         wanted = f"a multiple of {multiple}" if multiple > 1 else f"at least {smallest}"
         raise ValueError(f"image_size of {name} must be an integer and {wanted}, got {image_size!r}")
 

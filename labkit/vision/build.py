@@ -146,6 +146,7 @@ def network(settings: dict, in_chans: int, side: int) -> nn.Module:
             features_only=True,
             in_chans=in_chans,
             stem=settings["stem"],
+            init=settings["init"],
             affine=not agd,
             image_size=side if settings["backbone"] in backbones.TRANSFORMERS else None,
             activation=settings["activation"],

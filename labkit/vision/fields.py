@@ -33,6 +33,7 @@ FIELDS = {
     "repeats": 1,  # how often an image comes in a batch, each time augmented anew; an epoch has N draws all the same
     "backbone": SMALL,
     "stem": None,  # None is the network's own
+    "init": "timm",  # how a ResNet's weights are drawn; "released": as by the activation paper's code
     "activation": None,  # None is the network's own
     "gate": None,
     "attention_bias": True,  # of the two layers of channel attention
@@ -71,6 +72,7 @@ CHOICES = {
     "sampler": tuple(batches.SAMPLERS),
     "backbone": (SMALL, *backbones.NAMES),
     "stem": (None, *backbones.STEMS),
+    "init": backbones.INITS,
     "activation": (None, *backbones.ACTIVATIONS),
     "gate": (None, *backbones.GATES),
     "lambda_gradient": ("exact", "paper"),
@@ -90,7 +92,7 @@ RANGES = {  # other numbers: from the first to the second, the first excluded wh
 }  # fmt: skip
 
 WITHOUT_EFFECT = {  # (field, value): fields that have no effect with it, which are as in FIELDS, or 0
-    ("backbone", SMALL): ("stem", "activation", "gate", "attention_norm", "attention_dropout", "per_channel"),
+    ("backbone", SMALL): ("stem", "init", "activation", "gate", "attention_norm", "attention_dropout", "per_channel"),
     ("optimizer", "agd"): ("weight_decay", "norm_weight_decay", "bias_weight_decay", "momentum"),
     ("optimizer", "adamw"): ("momentum",),
 }

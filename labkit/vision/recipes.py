@@ -41,6 +41,7 @@ GUIDING = FIELDS | {
 FLIP_CROP = ["flip", "crop:4", "normalise"]
 
 APA = FIELDS | {
+    "init": "released",  # [A resnet_cifar.py:126, resnet_pytorch.py:323]
     "activation": "aglu",  # with "gate", norm and dropout this is APA* of [S Table 8]
     "gate": "apa",
     "attention_bias": False,  # [A resnet_pytorch.py:535]
@@ -56,7 +57,6 @@ APA = FIELDS | {
     "warmup": 3,  # [A], not in [S]
     "mixup": 0.2,
 }
-# Weights start as timm draws them, and not as in [A resnet_cifar.py:126]; docs/differences.md says by how much.
 CIFAR_LT = APA | {
     **CIFAR,  # also for CIFAR-100 [A imbalanced_dataset.py:184]
     "imbalance": 100,  # and 10, 50; class sizes as in [A], whose generator draws other images

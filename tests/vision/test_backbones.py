@@ -288,6 +288,25 @@ def test_nothing_is_downloaded(monkeypatch):
             backbones.create(name)
 
 
+@pytest.mark.parametrize(
+    "name, layers",
+    [  # standard deviations by √(2/fan) of normal weights, and of uniform ones on ±1/√fan_in, 1/√(3 fan_in)
+        ("se_resnet32", {"conv1": (2 / 27) ** 0.5, "layer2.0.conv1": (2 / 144) ** 0.5, "layer3.4.se.fc1": (2 / 64) ** 0.5,
+                         "layer3.4.se.fc2": (2 / 16) ** 0.5}),
+        ("se_resnet50", {"conv1": (2 / 3136) ** 0.5, "layer1.0.conv2": (2 / 576) ** 0.5, "layer4.2.se.fc1": 6144**-0.5,
+                         "layer4.2.se.fc2": 384**-0.5}),
+    ],
+)  # fmt: skip
+def test_weights_are_drawn_as_released(name, layers):
+    """The numbers that the released code's networks have, by what they are drawn from."""
+    torch.manual_seed(0)
+    model = backbones.create(name, init="released", gate="apa", attention_norm=True)
+    for path, deviation in layers.items():
+        layer = model.get_submodule(path)
+        weight = (layer[1] if isinstance(layer, torch.nn.Sequential) else layer).weight
+        assert weight.std().item() == pytest.approx(deviation, rel=4 / weight.numel() ** 0.5), path
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +319,8 @@ def test_nothing_is_downloaded(monkeypatch):
         (dict(gate="apa"), "'resnet18' has not"),
         (dict(attention_norm=True), "'resnet18' has not"),
         (dict(attention_dropout=0.1), "'resnet18' has not"),
+        (dict(init="he"), "init must be one of 'timm', 'released'; got 'he'"),
+        (dict(name="vgg13", init="released"), "init='released' is for ResNets, got 'vgg13'"),
         (dict(stem="mnist"), "stem must be one of .*got 'mnist'"),
         (dict(name="vgg13", stem="cifar"), "vgg13 has no stem to choose, got stem='cifar'"),
         (dict(num_classes=1), "num_classes must be an integer of at least 2, got 1"),

@@ -29,8 +29,8 @@ GUIDING = dict(
 )  # fmt: skip
 CROP = dict(augmentation=["flip", "crop:4", "normalise"])
 APA_STAR = dict(
-    activation="aglu", gate="apa", attention_bias=False, attention_norm=True, attention_dropout=0.1, kappa=[0.8, 1.2],
-    lambda_gradient="paper", head=["cosine"], temperature=16.0, lr=0.2, schedule="cosine-by-epoch", warmup=3, mixup=0.2,
+    init="released", activation="aglu", gate="apa", attention_bias=False, attention_norm=True, attention_dropout=0.1,
+    kappa=[0.8, 1.2], lambda_gradient="paper", head=["cosine"], temperature=16.0, lr=0.2, schedule="cosine-by-epoch", warmup=3, mixup=0.2,
 )  # fmt: skip
 LONG_TAIL = APA_STAR | CIFAR | dict(
     imbalance=100, augmentation=["crop:4", "flip", "autoaugment:cifar10", "cutout:16", "normalise"],
