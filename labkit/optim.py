@@ -62,6 +62,9 @@ class AGD(torch.optim.Optimizer):
         self.batch_dims = batch_dims
         super().__init__(params, dict(gain=gain))
 
+    def __getstate__(self):  # of a copy: torch keeps no attribute but its own
+        return super().__getstate__() | {"batch_dims": self.batch_dims}
+
     def add_param_group(self, param_group: dict):
         """One more group of layers; η is that of all groups together, and so changes."""
         super().add_param_group(param_group)
@@ -73,10 +76,8 @@ class AGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
         """Take one step; returns the closure's loss where one is given. Parameters without gradient stand still."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         found = [(p, group["gain"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
         layers = [p for p, _ in found]
         if not layers:

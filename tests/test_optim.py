@@ -1,6 +1,8 @@
 """AGD against its formula, written layer by layer and kernel position by kernel position."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -130,6 +132,17 @@ def test_closure():
 
     assert AGD([p]).step(closure).item() == pytest.approx(start.square().sum().item())
     assert not torch.equal(p, start)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_steps_as_the_original_does(again):
+    layer = torch.nn.Linear(4, 3, bias=False)
+    layer.weight = torch.nn.Parameter(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)))
+    pair = layer, AGD([layer.weight], batch_dims=1)
+    for one, optimizer in (twin := again(pair), pair):
+        one.weight.grad = torch.ones(2, 3, 4)
+        optimizer.step()
+    assert torch.equal(twin[0].weight, layer.weight)
 
 
 def test_it_minimises():
