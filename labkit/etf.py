@@ -142,7 +142,7 @@ def frame_of(
     dim: int, num_classes: int, kind: str = "canonical", generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """A frame to start from, shape (d, C): `canonical_frame` or `haar_frame`; in d = C−1 dimensions V Qᵀ, where V is
-    such a frame of d columns and Q is `simplex_basis`.
+    such a frame of d columns and Q is `simplex_basis`. In float32 where the default is half precision.
 
     >>> frame_of(2, 3).T @ frame_of(2, 3)  # I − 11ᵀ/C
     tensor([[ 0.6667, -0.3333, -0.3333],
@@ -151,12 +151,11 @@ def frame_of(
     """
     checks.one_of("frame", kind, ("canonical", "haar"))
     small = dim == num_classes - 1
-    columns = dim if small else num_classes
+    columns, wide = dim if small else num_classes, torch.promote_types(torch.get_default_dtype(), torch.float32)
+    v = torch.eye(dim, columns, dtype=wide)
     if kind == "haar":
-        v = haar_frame(dim, columns, generator) if columns > 1 else torch.randn(1, 1, generator=generator).sign()
-    else:
-        v = torch.eye(dim, columns)
-    return v @ simplex_basis(num_classes).mT if small else v
+        v = haar_frame(dim, columns, generator, wide) if columns > 1 else torch.randn(1, 1, generator=generator).sign()
+    return v.to(wide) @ simplex_basis(num_classes, wide).mT if small else v
 
 
 def check_frame(name: str, frame: torch.Tensor, only_etf: bool = False):

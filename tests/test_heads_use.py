@@ -325,6 +325,21 @@ def test_a_head_that_is_made_where_half_precision_is_the_default_is_wide_all_the
     torch.testing.assert_close(head.weight, wanted.weight, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dim", [C - 1, D])
+@pytest.mark.parametrize("frame", ["canonical", "haar"])
+@pytest.mark.parametrize("name", ["fixed", "implicit"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_etf_that_is_made_where_half_precision_is_the_default_has_the_angles_of_one(name, frame, dim, dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        weight = make(name, dim, C, frame=frame).weight.double()
+    finally:
+        torch.set_default_dtype(before)
+    simplex = (C * torch.eye(C, dtype=torch.float64) - 1) / (C - 1)
+    torch.testing.assert_close(weight @ weight.mT, simplex, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_loops_need_not_know_the_head(name):
     """To gather micro-batches, to average a model's weights, and to export it."""

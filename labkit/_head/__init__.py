@@ -195,8 +195,8 @@ class Head(nn.Module):
         checks.classes(self.num_classes, self.dim, smallest_dim=self.num_classes - 1)
         checks.one_of("frame", kind, ("canonical", "haar"))
         if kind == "canonical":
-            return etf.frame_of(self.dim, self.num_classes).to(wide())
-        return self._draw(generators, lambda g: etf.frame_of(self.dim, self.num_classes, kind, g).to(wide()))
+            return etf.frame_of(self.dim, self.num_classes)
+        return self._draw(generators, lambda g: etf.frame_of(self.dim, self.num_classes, kind, g))
 
     def extra_repr(self):
         tau = torch.as_tensor(self.temperature).mean().item()
