@@ -43,10 +43,9 @@ def ring(num_classes: int) -> torch.Tensor:
     """
     checks.classes(num_classes)
     place = 2 * math.pi * torch.arange(num_classes, dtype=torch.float64) / num_classes
-    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)][
-        : num_classes - 1
-    ]
-    return math.sqrt(num_classes / (num_classes - 1)) * torch.nn.functional.normalize(torch.stack(waves), dim=-1)
+    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)]
+    waves = torch.nn.functional.normalize(torch.stack(waves[: num_classes - 1]), dim=-1)
+    return math.sqrt(num_classes / (num_classes - 1)) * waves
 
 
 def canonical_frame(
@@ -110,9 +109,8 @@ def simplex_etf(
     checks.classes(num_classes, dim, smallest_dim=num_classes - 1)
     if frame is None:
         if dim == num_classes - 1:
-            return (
-                math.sqrt(num_classes / (num_classes - 1)) * simplex_basis(num_classes, dtype, device).mT.contiguous()
-            )
+            basis = simplex_basis(num_classes, dtype, device)
+            return math.sqrt(num_classes / dim) * basis.mT.contiguous()
         frame = canonical_frame(dim or num_classes, num_classes, dtype, device)
     else:
         checks.floating("frame", frame)

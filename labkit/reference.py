@@ -92,9 +92,8 @@ def proposition1_vjp(
     """
     d, C = means.shape
     h, u_prox, u, y = (t.detach().double() for t in (means, prox, U, grad_U))
-    eye = torch.eye(C, dtype=torch.float64, device=means.device)
+    eye, row_identity = (torch.eye(n, dtype=torch.float64, device=means.device) for n in (C, d))
     p = eye - 1 / C
-    row_identity = torch.eye(d, dtype=torch.float64, device=means.device)
 
     gradient = 2 / (C - 1) * u @ p - 2 / math.sqrt(C - 1) * h @ p + delta * (u - u_prox)
     sigma = (gradient.mT @ u + u.mT @ gradient) / 2

@@ -95,8 +95,7 @@ def collapse(read: Callable, head: torch.nn.Module, *, keep: int = KEEP, margins
         them.
 
     Sums are in float64, and equal `labkit.metrics` on the same features to rounding; nc1 is NaN where `metrics.nc1` is.
-    Raises ValueError for a class
-    without a sample, and its subclass checks.NotFinite for features that are not finite.
+    Raises ValueError for a class without a sample, and checks.NotFinite, one too, for features that are not finite.
     """
     weight = head.weight.double()
     num_classes = len(weight)
