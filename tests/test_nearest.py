@@ -425,6 +425,16 @@ def test_start_frame_of_rank_deficient_means(rank):
     assert (u * means).sum().item() == pytest.approx(torch.linalg.svdvals(means).sum().item(), rel=1e-8)
 
 
+@pytest.mark.parametrize("d, C, unseen", [(9, 6, 2), (6, 6, 3), (9, 6, 5), (80, 70, 4), (9, 6, 0), (80, 70, 0)])
+def test_start_frame_is_the_limit_of_small_delta_where_some_classes_are_unseen(d, C, unseen):
+    means, start = unit_means(d, C), haar(d, C)
+    means[:, :unseen] = means[:, unseen:].mean(-1, keepdim=True)
+    u = start_frame(means, start)
+    assert orthonormality_error(u) < 1e-12
+    away = [torch.linalg.matrix_norm(nearest_etf(means, start, delta) - u).item() for delta in (1e-5, 1e-6)]
+    assert away[0] < 0.02 and away[1] < max(0.11 * away[0], 1e-9)  # it goes to zero with δ
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
 def test_start_frame_of_equal_means_is_start(value):
     # 0.1 is not a binary fraction: centring leaves rounding noise, which is no direction.

@@ -218,6 +218,11 @@ def polar_factor(b):
     return None
 
 
+def of_many(b):
+    """`polar_factor` of a matrix of many columns, where values can be looked at; None otherwise."""
+    return polar_factor(b) if b.shape[-1] >= MANY_CLASSES and not transformed() else None
+
+
 def polynomial(gram, out, a, c, e=0.0):
     """a·I + c·G + e·G² of G (…, C, C), in `out`."""
     if e:
