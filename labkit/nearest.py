@@ -70,6 +70,7 @@ def _solve(means, prox, delta, determined):
     b = centred(means.double()) * (2 / math.sqrt(C - 1))
     if prox is not None:
         b = b + prox.detach().double() * float(delta)
+    b = _polar.scaled(b)
     if d >= C and not determined:
         return _polar.Polar.apply(b, single)[0].to(means.dtype)
     basis = etf.simplex_basis(C, torch.float64, means.device)
@@ -103,7 +104,7 @@ def start_frame(means: torch.Tensor, start: torch.Tensor | None = None) -> torch
     if start is None:
         start = etf.frame_of(d, C)
     with torch.no_grad():
-        wide, start = means.double(), start.to(means.device, torch.float64)
+        wide, start = _polar.scaled(means.double()), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
         rounding = min(50 * torch.finfo(means.dtype).eps, 0.01) * torch.linalg.matrix_norm(wide)
         left, right = _known(wide @ basis, rounding.unsqueeze(-1))

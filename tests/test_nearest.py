@@ -444,6 +444,41 @@ def test_start_frame_of_equal_means_is_start(value):
     )
 
 
+@pytest.mark.parametrize("power, dtype", [(-19, torch.float32), (30, torch.float32), (-30, torch.float32)])
+@pytest.mark.parametrize("d, C", [(9, 6), (128, 100)])
+@pytest.mark.parametrize("delta", [0, 1e-3])
+def test_the_scale_of_the_means_is_no_matter_in_float32(power, dtype, d, C, delta):
+    means = unit_means(d, C).float()
+    scale = 2.0 ** round(power * math.log2(10))  # exact in binary
+    weigh = {} if delta == 0 else {"prox": haar(d, C)}
+    found = nearest_etf(means * scale, **weigh, delta=delta * scale or 0)
+    torch.testing.assert_close(found, nearest_etf(means.double(), **weigh, delta=delta).float(), rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("power", [-600, -200, 200, 515, 600])
+@pytest.mark.parametrize("d, C, unseen", [(9, 6, 0), (5, 6, 0), (80, 70, 0), (9, 6, 2)])
+def test_the_scale_of_the_means_is_no_matter_in_float64(power, d, C, unseen):
+    means, scale = unit_means(d, C), 2.0**power
+    means[:, :unseen] = means[:, unseen:].mean(-1, keepdim=True)
+    start = haar(d, C) if d >= C else etf.frame_of(d, C).double()
+    assert torch.equal(means, means * scale / scale)
+    torch.testing.assert_close(start_frame(means * scale, start), start_frame(means, start), rtol=0, atol=1e-10)
+    found = []
+    for factor in (1.0, scale):
+        x = (means * factor).requires_grad_()
+        u = nearest_etf(x, start, 0.1 * factor)
+        found.append((u.detach(), torch.autograd.grad(u, x, torch.ones_like(u).tril())[0] * factor))
+    for ours, wanted in zip(found[1], found[0]):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-8)
+
+
+def test_gradcheck_of_large_means():
+    means = 1e3 * unit_means(6, 4, batch=(2,))
+    function = lambda x: nearest_etf(x, haar(6, 4), 10.0)
+    assert torch.autograd.gradcheck(function, means.requires_grad_(), eps=1e-4, atol=1e-8)
+    assert torch.autograd.gradgradcheck(function, means, eps=1e-4, atol=1e-8)
+
+
 def test_no_prox_is_the_start_frame():
     means = unit_means(9, 6)
     assert torch.equal(nearest_etf(means), nearest_etf(means, start_frame(means)))
