@@ -141,6 +141,40 @@ def test_e_to_the_minus_kappa_z_may_overflow(dtype):
     assert z.grad.item() == pytest.approx(true / 1e3, rel=1e-5)
 
 
+@FUNCTIONS
+@DTYPES
+@pytest.mark.parametrize("how", [gradients, by_vmap, one_by_one])
+def test_gradients_where_e_to_the_minus_kappa_z_is_next_to_nothing(function, dtype, how):
+    """It was held at 2^−96 in float32, which a large z² made 50."""
+    z = [1e4, 1e8, 1e12, 1e15, 1e18]
+    rows = [(x, kz / x, lam) for x in z for kz in (60, 66, 67, 70, 80, 630) for lam in (1e-8, 0.5, 1.0, 10.0)]
+    rows += [(1e15, 1.0, 1.0), (3e18, 1.0, 0.1)]
+    point = torch.tensor(rows, dtype=torch.float64).to(dtype).unbind(1)
+    for row, *found in zip(zip(*(t.tolist() for t in point)), *(t.tolist() for t in how(function, *point))):
+        _, wanted = exact(*row, gated=function is aglu)
+        for name, value, terms in zip(("value", "z", "kappa", "lam"), found, wanted):
+            # κz is rounded before the power is taken, and powers below the smallest normal number are lost.
+            near = torch.finfo(dtype).eps * (row[0] * row[1] + 500)
+            assert value == pytest.approx(float(sum(terms)), rel=near, abs=row[0] ** 2 * torch.finfo(dtype).tiny), (
+                row,
+                name,
+            )
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("numbers", [30, 300_000])
+def test_large_numbers_among_others_do_not_enter_the_sums(function, channels, half, numbers):
+    z = torch.randn(numbers // 3, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16 if half else None)
+    pair = [torch.full(() if channels is None else (channels,), x, requires_grad=True) for x in (1.0, 0.5)]
+    large = torch.cat([z, torch.full((1, 3), 1e15, dtype=z.dtype)])
+    # Of κ and λ they add nothing at all.
+    found, wanted = (torch.autograd.grad(function(x, *pair).float().sum(), pair) for x in (large, z))
+    for ours, theirs in zip(found, wanted):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3 if half else 1e-4, atol=1e-4)
+
+
 @DTYPES
 def test_infinite_z(dtype):
     assert apa(torch.tensor([-math.inf, math.inf], dtype=dtype), 1.0, 0.5).tolist() == [0, 1]

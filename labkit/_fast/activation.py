@@ -137,7 +137,7 @@ class ByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, kappa, lam, gated, paper):
         ctx.constants = adaptive.constants(z, along(kappa, z), along(lam, z))
-        out, kept = adaptive.value_by_blocks(z, kappa.dtype, ctx.constants, gated, any(ctx.needs_input_grad))
+        out, ctx.held, kept = adaptive.value_by_blocks(z, kappa.dtype, ctx.constants, gated, any(ctx.needs_input_grad))
         ctx.save_for_backward(z, kappa, lam, kept)
         ctx.gated, ctx.paper = gated, paper
         return out
@@ -149,7 +149,9 @@ class ByBlocks(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain(grad):
             found = slopes(grad, z, along(kappa, z), along(lam, z), needs, gated, paper, 1.0)
         else:
-            found = adaptive.gradients_by_blocks(grad, z, kappa.dtype, ctx.constants, needs, gated, paper, kept)
+            found = adaptive.gradients_by_blocks(
+                grad, z, kappa.dtype, ctx.constants, needs, gated, paper, ctx.held, kept
+            )
         of_z, *others = found
         return of_z, *(g if g is None else g.view_as(t) for g, t in zip(others, (kappa, lam))), None, None
 
