@@ -278,10 +278,12 @@ def test_ignored_rows_have_logits_but_no_part_in_the_means(fused):
     same(state(one), state(two), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
+@pytest.mark.parametrize("dtype", [getattr(torch, f"{u}int{n}") for u in ("", "u") for n in (8, 16, 32, 64)])
 def test_labels_of_any_integer_dtype(dtype):
     one, two = (make("implicit", D, C) for _ in range(2))
     z, targets = batch_of(0, dtype=torch.float32)
+    assert torch.equal(one(z, targets), two(z, targets.to(dtype)))
+    targets[0], one.ignore_index, two.ignore_index = 100, 100, 100
     assert torch.equal(one(z, targets), two(z, targets.to(dtype)))
 
 

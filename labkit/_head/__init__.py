@@ -179,7 +179,8 @@ class Head(nn.Module):
             some = ignored is not None and targets.numel() > 0 and bool(ignored.any())
             if some and bool(ignored.all()):
                 raise ValueError(f"targets must hold at least one label, got only ignore_index={self.ignore_index}")
-            checks.labels(targets.masked_fill(ignored, 0) if some else targets, C, shape)
+            filled = targets.long() if some and str(targets.dtype).startswith("torch.uint") else targets
+            checks.labels(filled.masked_fill(ignored, 0) if some else filled, C, shape)
             if len(shape) > len(self.batch_shape) + 1 and targets.shape != shape:
                 raise ValueError(f"targets must have shape {tuple(shape)}, got {tuple(targets.shape)}")
             if not some:
