@@ -55,9 +55,8 @@ def correct_prior(logits: Tensor, counts: Sequence[int] | Tensor, tau: float = 1
     checks.not_negative("tau", tau)
     offset = prior_offset(counts, kind)
     if logits.shape[-1:] != offset.shape:
-        raise ValueError(
-            f"logits must have one number for each of the {len(offset)} classes, got {tuple(logits.shape)}"
-        )
+        shape = tuple(logits.shape)
+        raise ValueError(f"logits must have one number for each of the {len(offset)} classes, got {shape}")
     return logits + (tau * offset).to(logits)
 
 

@@ -116,10 +116,8 @@ def simplex_etf(
         checks.floating("frame", frame)
         expected = (frame.shape[-2] if dim is None and frame.ndim > 1 else dim, num_classes)
         if tuple(frame.shape[-2:]) != expected or frame.shape[-2] < num_classes - 1:
-            raise ValueError(
-                f"frame must have shape (…, d, {num_classes}) with d ≥ {num_classes - 1}"
-                f"{'' if dim is None else f' and d = {dim}'}, got {tuple(frame.shape)}"
-            )
+            wanted = f"(…, d, {num_classes}) with d ≥ {num_classes - 1}" + ("" if dim is None else f" and d = {dim}")
+            raise ValueError(f"frame must have shape {wanted}, got {tuple(frame.shape)}")
         check_frame("frame", frame, only_etf=True)
         frame = frame.to(dtype=dtype or frame.dtype, device=device or frame.device)
     return of_frame(frame)

@@ -152,13 +152,9 @@ def _check_means(means):
 
 def _check_prox(prox, means):
     checks.floating("prox", prox)
-    if (
-        prox.ndim > means.ndim
-        or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1]))
-        or prox.shape[-2:] != means.shape[-2:]
-    ):
-        raise ValueError(
-            f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}"
-        )
+    fits = prox.ndim <= means.ndim and prox.shape[-2:] == means.shape[-2:]
+    if not fits or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1])):
+        shape = tuple(means.shape)
+        raise ValueError(f"prox must have the shape of means, {shape}, or broadcast to it, got {tuple(prox.shape)}")
     checks.finite("prox", prox)
     etf.check_frame("prox", prox)
