@@ -69,6 +69,19 @@ def test_objective_is_never_above_that_of_the_trust_region(C, kind):
     assert value <= theirs + 1e-12
 
 
+def test_the_references_without_a_prox():
+    means = unit_means(7, 4)
+    found = reference.trust_region(means, None, 0)
+    torch.testing.assert_close(etf.of_frame(found), etf.of_frame(nearest_etf(means, delta=0)), rtol=0, atol=1e-8)
+    value = (means - etf.of_frame(found) / math.sqrt(4)).square().sum()
+    assert reference.objective(means, None, 0, found).item() == pytest.approx(value.item(), abs=1e-12)
+    for call in (reference.trust_region, reference.objective, lambda *a: reference.proposition1_vjp(*a, found)):
+        with pytest.raises(ValueError, match=r"delta=0.1 there must be a prox"):
+            call(means, None, 0.1, found)
+    with pytest.raises(ValueError, match="delta must be a finite number above 0"):  # G has no inverse
+        reference.proposition1_vjp(means, None, 0, found, found)
+
+
 @pytest.mark.parametrize("delta", [1e-4, 1e-2, 1.0, 1e3])
 def test_solution_is_the_polar_factor(delta):
     # orthogonal Procrustes, by numpy's SVD
