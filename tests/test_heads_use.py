@@ -519,6 +519,15 @@ def test_rows_are_back_at_unit_length_when_they_are_read(read):
     assert torch.equal(kept, head.weight)  # to read twice is to read once
 
 
+@pytest.mark.parametrize("dim, num_classes", [(12, 5), (5, 5), (5, 12)])
+def test_the_rows_of_the_released_start(dim, num_classes):
+    lengths = LinearHead(dim, num_classes, start="released").weight.detach().double().norm(dim=-1)
+    if dim >= num_classes:
+        torch.testing.assert_close(lengths, torch.full_like(lengths, (num_classes / dim) ** 0.5), rtol=1e-5, atol=0)
+    else:
+        assert lengths.square().mean().item() == pytest.approx(1, rel=1e-5) and lengths.std() > 0.01
+
+
 def test_the_released_start_lasts_one_step():
     head, (z, targets) = LinearHead(D, C, start="released"), batch_of(0, dtype=torch.float32)
     lengths = lambda: head.weight.detach().norm(dim=-1)
