@@ -183,7 +183,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         """−W μ_G with the running global mean, shape (…, C); None for a head without bias."""
         if not self.follows:
             return None
-        return -(self.weight @ self.class_means.global_mean.unsqueeze(-1)).squeeze(-1)
+        return -(self.weight * self.class_means.global_mean.unsqueeze(-2)).sum(-1)
 
     def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         if not self.training:
