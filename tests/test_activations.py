@@ -6,6 +6,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from mpmath import mp, mpf
@@ -422,6 +423,15 @@ def test_lambda_that_vanishes_in_the_dtype():
 
 
 @FUNCTIONS
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, np.uint8])
+def test_numbers_of_numpy_are_as_good_as_pythons(function, kind):
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(function(z, kind(2), kind(1)), function(z, 2.0, 1.0))
+    with pytest.raises(ValueError, match="lam must be positive"):
+        function(z, 1.0, kind(0))
+
+
+@FUNCTIONS
 def test_bad_arguments(function):
     for z, kind in ((torch.arange(3), "int64"), (torch.ones(2, dtype=torch.bool), "bool"), ([1.0], "list")):
         with pytest.raises(TypeError, match=f"z must be a floating-point tensor, got .*{kind}"):
@@ -430,12 +440,16 @@ def test_bad_arguments(function):
     for name, pair in (("kappa", (torch.ones(4), 1.0)), ("lam", (1.0, torch.ones(4)))):
         with pytest.raises(ValueError, match=rf"{name} has 4 channels, but z of shape \(2, 3, 4\) has 3"):
             function(z, *pair)
+    with pytest.raises(ValueError, match=r"kappa has 5 channels, but z of shape \(2, 3, 4\) has 4"):
+        function(z, torch.ones(5), 1.0, channel_dim=-1)
+    with pytest.raises(ValueError, match=r"\(N, …, C\), \(C,\); got kappa of shape \(3, 1\), z of shape \(2, 3, 4\)"):
+        function(z, torch.ones(3, 1), 1.0, channel_dim=-1)
     with pytest.raises(ValueError, match=r"kappa of shape \(3, 1\)"):
         function(z, torch.ones(3, 1), 1.0)
     with pytest.raises(ValueError, match=r"z of shape \(3,\)"):
         function(torch.randn(3), 1.0, torch.ones(3))
     with pytest.raises(ValueError, match="lambda_gradient must be one of 'exact', 'paper'; got 'true'"):
         function(z, 1.0, 1.0, lambda_gradient="true")
-    for pair, name in ((("1", 1.0), "kappa"), ((1.0, [1.0]), "lam"), ((1.0, True), "lam")):
+    for pair, name in ((("1", 1.0), "kappa"), ((1.0, [1.0]), "lam"), ((1.0, True), "lam"), ((np.True_, 1.0), "kappa")):
         with pytest.raises(TypeError, match=f"{name} must be a number or a tensor, got"):
             function(z, *pair)
