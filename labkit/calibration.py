@@ -55,9 +55,8 @@ def correct_prior(logits: Tensor, counts: Sequence[int] | Tensor, tau: float = 1
     checks.not_negative("tau", tau)
     offset = prior_offset(counts, kind)
     if logits.shape[-1:] != offset.shape:
-        raise ValueError(
-            f"logits must have one number for each of the {len(offset)} classes, got {tuple(logits.shape)}"
-        )
+        shape = tuple(logits.shape)
+        raise ValueError(f"logits must have one number for each of the {len(offset)} classes, got {shape}")
     return logits + (tau * offset).to(logits)
 
 
@@ -83,8 +82,9 @@ def recall(guesses: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     checks.labels(guesses, num_classes, guesses.shape)
     checks.labels(labels, num_classes, guesses.shape)
-    right = torch.bincount(labels[guesses == labels].long(), minlength=num_classes).double()
-    return right / torch.bincount(labels.long(), minlength=num_classes).double()
+    guesses, labels = guesses.long(), labels.long()
+    right = torch.bincount(labels[guesses == labels], minlength=num_classes).double()
+    return right / torch.bincount(labels, minlength=num_classes).double()
 
 
 def group_accuracy(
@@ -105,7 +105,7 @@ def group_accuracy(
         raise ValueError(f"counts must have one number for each of the {logits.shape[-1]} classes, got {len(named)}")
     shares = recall(guesses, labels, logits.shape[-1]).cpu().numpy()
     parts = {group: float(shares[named == group].mean()) if group in named else float("nan") for group in GROUPS}
-    return {"overall": (guesses == labels).double().mean().item(), **parts}
+    return {"overall": (guesses == labels.long()).double().mean().item(), **parts}
 
 
 def reliability(logits: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> pd.DataFrame:
@@ -136,7 +136,7 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool
     samples = torch.bincount(place, minlength=bins)
     table = {"low": edges[:-1], "high": edges[1:], "samples": samples.numpy()}
     table |= {"confidence": (sums(confidence) / samples).numpy()}
-    return pd.DataFrame(table | {"accuracy": (sums(guesses == labels.cpu()) / samples).numpy()})
+    return pd.DataFrame(table | {"accuracy": (sums(guesses == labels.cpu().long()) / samples).numpy()})
 
 
 def errors(table: pd.DataFrame) -> dict[str, float]:

@@ -43,10 +43,9 @@ def ring(num_classes: int) -> torch.Tensor:
     """
     checks.classes(num_classes)
     place = 2 * math.pi * torch.arange(num_classes, dtype=torch.float64) / num_classes
-    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)][
-        : num_classes - 1
-    ]
-    return math.sqrt(num_classes / (num_classes - 1)) * torch.nn.functional.normalize(torch.stack(waves), dim=-1)
+    waves = [wave(k * place) for k in range(1, num_classes // 2 + 1) for wave in (torch.cos, torch.sin)]
+    waves = torch.nn.functional.normalize(torch.stack(waves[: num_classes - 1]), dim=-1)
+    return math.sqrt(num_classes / (num_classes - 1)) * waves
 
 
 def canonical_frame(
@@ -110,18 +109,15 @@ def simplex_etf(
     checks.classes(num_classes, dim, smallest_dim=num_classes - 1)
     if frame is None:
         if dim == num_classes - 1:
-            return (
-                math.sqrt(num_classes / (num_classes - 1)) * simplex_basis(num_classes, dtype, device).mT.contiguous()
-            )
+            basis = simplex_basis(num_classes, dtype, device)
+            return math.sqrt(num_classes / dim) * basis.mT.contiguous()
         frame = canonical_frame(dim or num_classes, num_classes, dtype, device)
     else:
         checks.floating("frame", frame)
         expected = (frame.shape[-2] if dim is None and frame.ndim > 1 else dim, num_classes)
         if tuple(frame.shape[-2:]) != expected or frame.shape[-2] < num_classes - 1:
-            raise ValueError(
-                f"frame must have shape (…, d, {num_classes}) with d ≥ {num_classes - 1}"
-                f"{'' if dim is None else f' and d = {dim}'}, got {tuple(frame.shape)}"
-            )
+            wanted = f"(…, d, {num_classes}) with d ≥ {num_classes - 1}" + ("" if dim is None else f" and d = {dim}")
+            raise ValueError(f"frame must have shape {wanted}, got {tuple(frame.shape)}")
         check_frame("frame", frame, only_etf=True)
         frame = frame.to(dtype=dtype or frame.dtype, device=device or frame.device)
     return of_frame(frame)
@@ -142,7 +138,7 @@ def frame_of(
     dim: int, num_classes: int, kind: str = "canonical", generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """A frame to start from, shape (d, C): `canonical_frame` or `haar_frame`; in d = C−1 dimensions V Qᵀ, where V is
-    such a frame of d columns and Q is `simplex_basis`.
+    such a frame of d columns and Q is `simplex_basis`. In float32 where the default is half precision.
 
     >>> frame_of(2, 3).T @ frame_of(2, 3)  # I − 11ᵀ/C
     tensor([[ 0.6667, -0.3333, -0.3333],
@@ -151,12 +147,11 @@ def frame_of(
     """
     checks.one_of("frame", kind, ("canonical", "haar"))
     small = dim == num_classes - 1
-    columns = dim if small else num_classes
+    columns, wide = dim if small else num_classes, torch.promote_types(torch.get_default_dtype(), torch.float32)
+    v = torch.eye(dim, columns, dtype=wide)
     if kind == "haar":
-        v = haar_frame(dim, columns, generator) if columns > 1 else torch.randn(1, 1, generator=generator).sign()
-    else:
-        v = torch.eye(dim, columns)
-    return v @ simplex_basis(num_classes).mT if small else v
+        v = haar_frame(dim, columns, generator, wide) if columns > 1 else torch.randn(1, 1, generator=generator).sign()
+    return v.to(wide) @ simplex_basis(num_classes, wide).mT if small else v
 
 
 def check_frame(name: str, frame: torch.Tensor, only_etf: bool = False):

@@ -32,8 +32,8 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
 
     normalized: False leaves features and weights at the lengths they have, h = z (Figure 17 of the guiding paper); the
         temperature then plays no role, and the cross entropy has no lower bound but 0.
-    start: "unit" for rows of unit length; "released" for rows √(C/d) times as long until the first step, as the guiding
-        paper's code has them with AGD.
+    start: "unit" for rows of unit length; "released" for √(C/d) times an orthogonal matrix until the first step, as the
+        guiding paper's code has with AGD: rows of length √(C/d); for C > d of unequal ones, their mean square 1.
 
     >>> LinearHead(64, 10).weight.norm(dim=-1).mean().round(decimals=4).item()
     1.0
@@ -183,7 +183,7 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
         """−W μ_G with the running global mean, shape (…, C); None for a head without bias."""
         if not self.follows:
             return None
-        return -(self.weight @ self.class_means.global_mean.unsqueeze(-1)).squeeze(-1)
+        return -(self.weight * self.class_means.global_mean.unsqueeze(-2)).sum(-1)
 
     def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
         if not self.training:

@@ -107,11 +107,9 @@ class History:
         """
         histories = list(histories)
         columns = [{} for _ in histories] if columns is None else list(columns)
-        names = [
-            name
-            for name in dict.fromkeys(name for one in columns for name in one)
-            if name in always or any(one.get(name, np.nan) != columns[0].get(name, np.nan) for one in columns)
-        ]
+        differs = lambda name: any(one.get(name, np.nan) != columns[0].get(name, np.nan) for one in columns)
+        names = dict.fromkeys(name for one in columns for name in one)
+        names = [name for name in names if name in always or differs(name)]
         frames, margins = ([], [])
         for history, one in zip(histories, columns):
             for table, tables in ((history.frame, frames), (history.margins, margins)):

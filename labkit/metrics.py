@@ -54,7 +54,7 @@ def _means(features, targets, num_classes, means):
     if means is None:
         if num_classes is None:
             checks.labels(targets, math.inf, features.shape[:-1])
-            num_classes = int(targets.max()) + 1
+            num_classes = int(targets.long().max()) + 1
         return class_means(features, targets, num_classes)
     checks.labels(targets, means[0].shape[-2], features.shape[:-1])
     checks.finite("features", features)

@@ -70,6 +70,7 @@ def _solve(means, prox, delta, determined):
     b = centred(means.double()) * (2 / math.sqrt(C - 1))
     if prox is not None:
         b = b + prox.detach().double() * float(delta)
+    b = _polar.scaled(b)
     if d >= C and not determined:
         return _polar.Polar.apply(b, single)[0].to(means.dtype)
     basis = etf.simplex_basis(C, torch.float64, means.device)
@@ -89,9 +90,9 @@ def start_frame(means: torch.Tensor, start: torch.Tensor | None = None) -> torch
 
     means: (…, d, C) as above. start: orthonormal frame (…, d, C), canonical when omitted. Returns (…, d, C), detached.
 
-    Without δ only V = UQ is determined, V = polar(H̃Q) with Q the basis of the zero-sum vectors; the last direction of
-    U, along 1/√C, is free. The limit δ → 0 of the proximal problem picks the part of start·1/√C orthogonal to V. With
-    d = C−1 there is no such direction, and the result is VQᵀ.
+    With the singular value decomposition H̃P = K Σ Rᵀ only U R = K is determined. Orthogonal to R, the direction 1/√C
+    among others, the limit δ → 0 of the proximal problem takes the polar factor of (I − KKᵀ)·start. With d = C−1 the
+    direction 1/√C plays no part, and the result is VQᵀ, with V orthonormal and Q the basis of the zero-sum vectors.
 
     >>> start_frame(torch.tensor([[2.0, -2.0], [0.0, 0.0]])).abs()  # V = (1, 0)ᵀ; the free direction is (0, 1)ᵀ
     tensor([[0.7071, 0.7071],
@@ -103,28 +104,31 @@ def start_frame(means: torch.Tensor, start: torch.Tensor | None = None) -> torch
     if start is None:
         start = etf.frame_of(d, C)
     with torch.no_grad():
-        wide, start = means.double(), start.to(means.device, torch.float64)
+        wide, start = _polar.scaled(means.double()), start.to(means.device, torch.float64)
         basis = etf.simplex_basis(C, torch.float64, means.device)
         rounding = min(50 * torch.finfo(means.dtype).eps, 0.01) * torch.linalg.matrix_norm(wide)
-        v = _completed_polar(wide @ basis, start @ basis, rounding.unsqueeze(-1))
+        left, right = _known(wide @ basis, rounding.unsqueeze(-1))
         if d == C - 1:
-            return (v @ basis.mT).to(means.dtype)
-        last = start.sum(-1, keepdim=True) / math.sqrt(C)
-        last = last - v @ (v.mT @ last)
-        # Along 1/√C the start frame is free to follow `start`, unless that lies in the span of V.
-        return _completed_polar(v @ basis.mT + last / math.sqrt(C), start, 1e-10).to(means.dtype)
+            return (_completed(left, right, start @ basis) @ basis.mT).to(means.dtype)
+        return _completed(left, right @ basis.mT, start).to(means.dtype)
 
 
-def _completed_polar(matrix, aim, rounding):
-    """Polar factor of a matrix (…, d, k) in directions where it is more than `rounding` (…, 1), of `aim` in others."""
-    many = matrix.shape[-1] >= _polar.MANY_CLASSES and not _polar.transformed()
-    if many and (found := _polar.polar_factor(matrix)):
-        return found[0]
+def _known(matrix, rounding):
+    """K (…, d, k) and Rᵀ (…, k, k) of K Σ Rᵀ, zero where Σ is at most `rounding` (…, 1); or K Rᵀ and I, as quickly."""
+    if found := _polar.of_many(matrix):
+        return found[0], torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
     known = (singular > rounding).to(matrix.dtype)
-    left, right = left * known.unsqueeze(-2), right * known.unsqueeze(-1)
+    return left * known.unsqueeze(-2), right * known.unsqueeze(-1)
+
+
+def _completed(left, right, aim):
+    """K Rᵀ + the polar factor of (I − KKᵀ)·aim·(I − RRᵀ)."""
     rest = aim - (aim @ right.mT) @ right
-    left, _, right = torch.linalg.svd(left @ right + rest - left @ (left.mT @ rest), full_matrices=False)
+    matrix = left @ right + rest - left @ (left.mT @ rest)
+    if found := _polar.of_many(matrix):
+        return found[0]
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     return left @ right
 
 
@@ -148,13 +152,9 @@ def _check_means(means):
 
 def _check_prox(prox, means):
     checks.floating("prox", prox)
-    if (
-        prox.ndim > means.ndim
-        or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1]))
-        or prox.shape[-2:] != means.shape[-2:]
-    ):
-        raise ValueError(
-            f"prox must have the shape of means, {tuple(means.shape)}, or broadcast to it, got {tuple(prox.shape)}"
-        )
+    fits = prox.ndim <= means.ndim and prox.shape[-2:] == means.shape[-2:]
+    if not fits or any(a not in (1, b) for a, b in zip(prox.shape[:-2][::-1], means.shape[:-2][::-1])):
+        shape = tuple(means.shape)
+        raise ValueError(f"prox must have the shape of means, {shape}, or broadcast to it, got {tuple(prox.shape)}")
     checks.finite("prox", prox)
     etf.check_frame("prox", prox)

@@ -62,6 +62,9 @@ class AGD(torch.optim.Optimizer):
         self.batch_dims = batch_dims
         super().__init__(params, dict(gain=gain))
 
+    def __getstate__(self):  # of a copy: torch keeps no attribute but its own
+        return super().__getstate__() | {"batch_dims": self.batch_dims}
+
     def add_param_group(self, param_group: dict):
         """One more group of layers; η is that of all groups together, and so changes."""
         super().add_param_group(param_group)
@@ -73,10 +76,8 @@ class AGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
         """Take one step; returns the closure's loss where one is given. Parameters without gradient stand still."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         found = [(p, group["gain"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
         layers = [p for p, _ in found]
         if not layers:
@@ -86,14 +87,14 @@ class AGD(torch.optim.Optimizer):
         # Of kernels the norm over `in` comes first: over both dimensions at once takes four to eight times as long.
         norm = torch.linalg.vector_norm
         rows = [p.grad if p.ndim == b + 2 else norm(p.grad, dim=b + 1, keepdim=True) for p in layers]
-        norms = [norm(row, dim=(b, b + 1), keepdim=True) for row in rows]
+        norms = [norm(r, dim=(b, b + 1), keepdim=True, dtype=torch.promote_types(r.dtype, torch.float32)) for r in rows]
         # (…, 1, 1, positions) -> (…): the sum over kernel positions, one number for each run
         total = sum(s * n.flatten(b).sum(-1) for s, n in zip(scales, norms)) / len(layers)
-        eta = torch.log((1 + torch.sqrt(1 + 4 * total)) / 2)
+        eta = torch.log1p(2 * total / (1 + torch.sqrt(1 + 4 * total)))  # as written above a small G would be lost
         for (p, gain), s, n in zip(found, scales, norms):
             step = eta.reshape(eta.shape + (1,) * (p.ndim - b)) * (-gain * s / len(layers))
-            # A gradient whose squares may underflow counts as zero and moves nothing: one of at most 1e-15 in float32.
-            shortest = 1e4 * math.sqrt(torch.finfo(torch.promote_types(n.dtype, torch.float32)).tiny)
+            # A gradient whose squares may underflow counts as zero: a norm of at most 1e-15, or 1e-150 in float64.
+            shortest = 1e4 * math.sqrt(torch.finfo(n.dtype).tiny)
             p.addcmul_(p.grad, step / n.masked_fill(n <= shortest, math.inf))
         return loss
 

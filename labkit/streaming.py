@@ -37,8 +37,16 @@ class NeuralCollapse:
         self.counts = self.centres = self.squares = self.scatter = 0  # (…, C), (…, C, d), (…, C), (…, d, d)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Take in a batch, of any size and with any classes."""
+        """Take in a batch of features of one size, with any samples and classes; one without samples changes nothing.
+
+        Raises ValueError for another size than before, and what `metrics.class_means` raises; nothing has changed then.
+        """
         checks.floating("features", features)
+        size = lambda rows: (*rows.shape[:-2], "N", *rows.shape[-1:])
+        if not isinstance(self.counts, int) and size(features) != (known := size(self.centres)):
+            raise ValueError(f"features must have shape {known} as before, got {tuple(features.shape)}")
+        if isinstance(targets, Tensor) and targets.numel() == features.shape[:-1].numel() == 0:
+            return
         checks.labels(targets, self.num_classes, features.shape[:-1])
         checks.finite("features", features)
         h = features.detach().double()
@@ -95,8 +103,7 @@ def collapse(read: Callable, head: torch.nn.Module, *, keep: int = KEEP, margins
         them.
 
     Sums are in float64, and equal `labkit.metrics` on the same features to rounding; nc1 is NaN where `metrics.nc1` is.
-    Raises ValueError for a class
-    without a sample, and its subclass checks.NotFinite for features that are not finite.
+    Raises ValueError for a class without a sample, and checks.NotFinite, one too, for features that are not finite.
     """
     weight = head.weight.double()
     num_classes = len(weight)

@@ -83,9 +83,8 @@ def import_torchvision() -> ModuleType:
                 raise
             for name in ("nms", "qnms"):  # those that its Python files refer to while they are imported
                 if not hasattr(torch.ops.torchvision, name):
-                    torch.library.define(
-                        f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                    )
+                    schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                    torch.library.define(f"torchvision::{name}", schema)
             for name in [name for name in sys.modules if name.startswith("torchvision.")]:
                 del sys.modules[name]  # half-imported
             import torchvision

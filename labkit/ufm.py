@@ -107,10 +107,8 @@ class Trainer:
     """A UFM and a head in training, one run for each seed, all in one batch. `train_ufm` drives it; so can a widget.
 
     Arguments and errors as in `train_ufm`. Attributes: iteration (steps taken so far), head, features (S, N, d),
-    targets (N,).
-    AGD takes the N×d features for one layer whatever the batch. A sample outside the batch has a gradient of zero, and
-    as AGD keeps no momentum it stands still; the length of the step, which is that of the whole matrix, falls to those
-    inside.
+    targets (N,). AGD takes the N×d features for one layer whatever the batch. A sample outside the batch has a gradient
+    of zero, and as AGD keeps no momentum it stands still; the step, as long as for the whole matrix, falls to the rest.
 
     >>> trainer = Trainer(UFM(3, 12, 4), "fixed")
     >>> trainer.step()
@@ -150,19 +148,16 @@ class Trainer:
             "batch_size": batch_size,
             **{key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()},
         }
-        # Features first, then the head, then batches, from one generator a seed: all heads start from the same
-        # features.
+        # Features first, then the head, then batches, from one generator a seed: heads start from the same features.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds]
         features = torch.stack([spec.features(g) for g in generators])
-        self.head = heads.make(head, spec.dim, spec.num_classes, temperature, generators=generators, **options).to(
-            device
-        )
+        made = heads.make(head, spec.dim, spec.num_classes, temperature, generators=generators, **options)
+        self.head = made.to(device)
         self.features = torch.nn.Parameter(features.to(device))
         self.targets = spec.targets().to(device)
         self.batch_size, self._generators, self._rows_of_batch = batch_size, generators, None
         self.optimizer = AGD([self.features, *self.head.parameters()], gain=gain, batch_dims=1)
-        self.iteration = 0
-        self._rows, self._margins = [], None
+        self.iteration, self._rows, self._margins = 0, [], None
 
     def batch(self):
         """What the next step will see: features (S, B, d), a part of the parameter, and targets (S, B)."""
@@ -170,9 +165,8 @@ class Trainer:
         if self.batch_size is None:
             return self.features, self.targets.expand(S, n)
         if self._rows_of_batch is None:  # (S, B), without repeats; each seed's from its own generator
-            self._rows_of_batch = torch.stack(
-                [torch.randperm(n, generator=g)[: self.batch_size] for g in self._generators]
-            )
+            drawn = [torch.randperm(n, generator=g)[: self.batch_size] for g in self._generators]
+            self._rows_of_batch = torch.stack(drawn)
         rows = self._rows_of_batch.to(self.device)
         numbered = rows + n * torch.arange(S, device=self.device).unsqueeze(-1)
         features = self.features.flatten(0, 1).index_select(0, numbered.flatten())
@@ -208,10 +202,8 @@ class Trainer:
         logits = logits.double()
         loss = F.cross_entropy(logits.mT, targets.expand(logits.shape[:-1]), reduction="none").mean(-1)
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(
-                f"the loss of the {self.head_name} head is {loss.tolist()} at iteration "
-                f"{self.iteration}, seeds {self.seeds}"
-            )
+            where = f"at iteration {self.iteration}, seeds {self.seeds}"
+            raise FloatingPointError(f"the loss of the {self.head_name} head is {loss.tolist()} {where}")
         h, weight = head.normalize(self.features).double(), head.weight
         means, global_mean = both = metrics.class_means(h, targets, self.spec.num_classes)
         margins = metrics.cosine_margins(weight, h, targets, both)
@@ -232,9 +224,8 @@ class Trainer:
     def log(self):
         """Measure the present state and keep it as one row for each seed."""
         values, self._margins = self.measure()
-        self._rows.append(
-            pd.DataFrame({"head": self.head_name, "seed": self.seeds, "iteration": self.iteration, **values})
-        )
+        names = {"head": self.head_name, "seed": self.seeds, "iteration": self.iteration}
+        self._rows.append(pd.DataFrame(names | values))
 
     def history(self):
         """What was logged so far, as a History; the margins are those of the last log."""
@@ -259,9 +250,8 @@ def train_ufm(
     """Train a UFM with cross entropy and AGD, all seeds in one batch, as in Section 4 of Markou et al. 2024.
 
     spec: a `UFM`. head: a name in `heads.VARIANTS`; options: of that head, such as delta=1e-2 for "implicit".
-    temperature: τ. gain: of AGD.
+    temperature: τ. gain: of AGD. progress: a tqdm bar on stderr.
     log_at: iterations to measure at, iteration t being the state after t steps; `log_points(iterations)` when omitted.
-    progress: a tqdm bar on stderr.
     batch_size: samples in a step, drawn without repeats and anew each time from the seed's own generator; all when
         None. With batches too, measures are of all samples, with the classifier that a step on all samples would use.
 

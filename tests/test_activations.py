@@ -6,6 +6,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from mpmath import mp, mpf
@@ -139,6 +140,40 @@ def test_e_to_the_minus_kappa_z_may_overflow(dtype):
     out.backward()
     assert out.item() == pytest.approx(true, rel=1e-5)
     assert z.grad.item() == pytest.approx(true / 1e3, rel=1e-5)
+
+
+@FUNCTIONS
+@DTYPES
+@pytest.mark.parametrize("how", [gradients, by_vmap, one_by_one])
+def test_gradients_where_e_to_the_minus_kappa_z_is_next_to_nothing(function, dtype, how):
+    """It was held at 2^−96 in float32, which a large z² made 50."""
+    z = [1e4, 1e8, 1e12, 1e15, 1e18]
+    rows = [(x, kz / x, lam) for x in z for kz in (60, 66, 67, 70, 80, 630) for lam in (1e-8, 0.5, 1.0, 10.0)]
+    rows += [(1e15, 1.0, 1.0), (3e18, 1.0, 0.1)]
+    point = torch.tensor(rows, dtype=torch.float64).to(dtype).unbind(1)
+    for row, *found in zip(zip(*(t.tolist() for t in point)), *(t.tolist() for t in how(function, *point))):
+        _, wanted = exact(*row, gated=function is aglu)
+        for name, value, terms in zip(("value", "z", "kappa", "lam"), found, wanted):
+            # κz is rounded before the power is taken, and powers below the smallest normal number are lost.
+            near = torch.finfo(dtype).eps * (row[0] * row[1] + 500)
+            assert value == pytest.approx(float(sum(terms)), rel=near, abs=row[0] ** 2 * torch.finfo(dtype).tiny), (
+                row,
+                name,
+            )
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("numbers", [30, 300_000])
+def test_large_numbers_among_others_do_not_enter_the_sums(function, channels, half, numbers):
+    z = torch.randn(numbers // 3, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16 if half else None)
+    pair = [torch.full(() if channels is None else (channels,), x, requires_grad=True) for x in (1.0, 0.5)]
+    large = torch.cat([z, torch.full((1, 3), 1e15, dtype=z.dtype)])
+    # Of κ and λ they add nothing at all.
+    found, wanted = (torch.autograd.grad(function(x, *pair).float().sum(), pair) for x in (large, z))
+    for ours, theirs in zip(found, wanted):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3 if half else 1e-4, atol=1e-4)
 
 
 @DTYPES
@@ -388,6 +423,15 @@ def test_lambda_that_vanishes_in_the_dtype():
 
 
 @FUNCTIONS
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, np.uint8])
+def test_numbers_of_numpy_are_as_good_as_pythons(function, kind):
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(function(z, kind(2), kind(1)), function(z, 2.0, 1.0))
+    with pytest.raises(ValueError, match="lam must be positive"):
+        function(z, 1.0, kind(0))
+
+
+@FUNCTIONS
 def test_bad_arguments(function):
     for z, kind in ((torch.arange(3), "int64"), (torch.ones(2, dtype=torch.bool), "bool"), ([1.0], "list")):
         with pytest.raises(TypeError, match=f"z must be a floating-point tensor, got .*{kind}"):
@@ -396,12 +440,16 @@ def test_bad_arguments(function):
     for name, pair in (("kappa", (torch.ones(4), 1.0)), ("lam", (1.0, torch.ones(4)))):
         with pytest.raises(ValueError, match=rf"{name} has 4 channels, but z of shape \(2, 3, 4\) has 3"):
             function(z, *pair)
+    with pytest.raises(ValueError, match=r"kappa has 5 channels, but z of shape \(2, 3, 4\) has 4"):
+        function(z, torch.ones(5), 1.0, channel_dim=-1)
+    with pytest.raises(ValueError, match=r"\(N, …, C\), \(C,\); got kappa of shape \(3, 1\), z of shape \(2, 3, 4\)"):
+        function(z, torch.ones(3, 1), 1.0, channel_dim=-1)
     with pytest.raises(ValueError, match=r"kappa of shape \(3, 1\)"):
         function(z, torch.ones(3, 1), 1.0)
     with pytest.raises(ValueError, match=r"z of shape \(3,\)"):
         function(torch.randn(3), 1.0, torch.ones(3))
     with pytest.raises(ValueError, match="lambda_gradient must be one of 'exact', 'paper'; got 'true'"):
         function(z, 1.0, 1.0, lambda_gradient="true")
-    for pair, name in ((("1", 1.0), "kappa"), ((1.0, [1.0]), "lam"), ((1.0, True), "lam")):
+    for pair, name in ((("1", 1.0), "kappa"), ((1.0, [1.0]), "lam"), ((1.0, True), "lam"), ((np.True_, 1.0), "kappa")):
         with pytest.raises(TypeError, match=f"{name} must be a number or a tensor, got"):
             function(z, *pair)

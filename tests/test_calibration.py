@@ -136,6 +136,21 @@ def test_errors_equal_a_sum_written_out(equal_mass):
     assert found["mce"] == pytest.approx(max(gap for _, gap in gaps), rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "uint64"])
+def test_labels_of_any_integer_dtype(kind):
+    logits, labels = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    other, guesses = labels.to(getattr(torch, kind)), logits.argmax(-1)
+    learnt = logits + torch.nn.functional.one_hot(labels, 4)
+    for call in (
+        lambda y: calibration.recall(guesses, y, 4).tolist(),
+        lambda y: calibration.recall(y, guesses, 4).tolist(),
+        lambda y: calibration.group_accuracy(logits, y, [200, 150, 15, 10]),
+        lambda y: calibration.reliability(logits, y).to_csv(),
+        lambda y: calibration.best_temperature(learnt, y),
+    ):
+        assert str(call(other)) == str(call(labels))
+
+
 def test_bins_of_equal_mass():
     logits, labels = samples(n=200)
     table = calibration.reliability(logits, labels, 8, equal_mass=True)

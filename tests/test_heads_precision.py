@@ -49,6 +49,26 @@ def test_float64_features_on_a_float32_head(name):
     torch.testing.assert_close(logits.float(), single)
 
 
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("averaged", [False, True])
+def test_weight_and_bias_that_are_read_under_autocast_have_their_digits(name, averaged):
+    torch.manual_seed(0)
+    head = HEADS[name](D, C)
+    head(torch.randn(N, D) + 1, torch.arange(N) % C)
+    if averaged and name == "implicit":  # its frame then has to be made orthonormal again
+        head.frame.add_(torch.linalg.qr(torch.randn(D, C))[0]).div_(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        weight, bias = head.weight, head.bias
+    assert torch.equal(weight, head.weight) and weight.dtype == torch.float32
+    assert (bias is None and head.bias is None) or (bias.dtype == torch.float32 and torch.equal(bias, head.bias))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_weight_and_bias_can_be_read_without_data(name):
+    head = HEADS[name](D, C).to("meta")
+    assert head.weight.shape == (C, D) and (head.bias is None or head.bias.shape == (C,))
+
+
 @pytest.mark.parametrize("cast", [lambda m: m.to(torch.bfloat16), lambda m: m.half()])
 @pytest.mark.parametrize("name", HEADS)
 def test_a_model_in_half_precision_has_its_head_in_float32(name, cast):

@@ -278,10 +278,12 @@ def test_ignored_rows_have_logits_but_no_part_in_the_means(fused):
     same(state(one), state(two), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
+@pytest.mark.parametrize("dtype", [getattr(torch, f"{u}int{n}") for u in ("", "u") for n in (8, 16, 32, 64)])
 def test_labels_of_any_integer_dtype(dtype):
     one, two = (make("implicit", D, C) for _ in range(2))
     z, targets = batch_of(0, dtype=torch.float32)
+    assert torch.equal(one(z, targets), two(z, targets.to(dtype)))
+    targets[0], one.ignore_index, two.ignore_index = 100, 100, 100
     assert torch.equal(one(z, targets), two(z, targets.to(dtype)))
 
 
@@ -323,6 +325,21 @@ def test_a_head_that_is_made_where_half_precision_is_the_default_is_wide_all_the
         torch.set_default_dtype(before)
     assert {value.dtype for value in head.state_dict().values() if value.is_floating_point()} == {torch.float32}
     torch.testing.assert_close(head.weight, wanted.weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [C - 1, D])
+@pytest.mark.parametrize("frame", ["canonical", "haar"])
+@pytest.mark.parametrize("name", ["fixed", "implicit"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_etf_that_is_made_where_half_precision_is_the_default_has_the_angles_of_one(name, frame, dim, dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        weight = make(name, dim, C, frame=frame).weight.double()
+    finally:
+        torch.set_default_dtype(before)
+    simplex = (C * torch.eye(C, dtype=torch.float64) - 1) / (C - 1)
+    torch.testing.assert_close(weight @ weight.mT, simplex, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -500,6 +517,15 @@ def test_rows_are_back_at_unit_length_when_they_are_read(read):
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(C), rtol=1e-4, atol=1e-4)
     kept = head.weight.detach().clone()
     assert torch.equal(kept, head.weight)  # to read twice is to read once
+
+
+@pytest.mark.parametrize("dim, num_classes", [(12, 5), (5, 5), (5, 12)])
+def test_the_rows_of_the_released_start(dim, num_classes):
+    lengths = LinearHead(dim, num_classes, start="released").weight.detach().double().norm(dim=-1)
+    if dim >= num_classes:
+        torch.testing.assert_close(lengths, torch.full_like(lengths, (num_classes / dim) ** 0.5), rtol=1e-5, atol=0)
+    else:
+        assert lengths.square().mean().item() == pytest.approx(1, rel=1e-5) and lengths.std() > 0.01
 
 
 def test_the_released_start_lasts_one_step():

@@ -284,7 +284,7 @@ def test_nc1_takes_the_true_rank_at_once_and_in_batches(case):
     assert measures.compute()["nc1"].item() == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [getattr(torch, f"{u}int{bits}") for u in ("", "u") for bits in (8, 16, 32, 64)])
 @pytest.mark.parametrize("own_labels", [False, True])
 def test_labels_of_any_integer_dtype_batched_and_not(dtype, own_labels):
     h, y = clustered(10, 6, 60, "both", batch=(2, 3))

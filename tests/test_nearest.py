@@ -69,6 +69,19 @@ def test_objective_is_never_above_that_of_the_trust_region(C, kind):
     assert value <= theirs + 1e-12
 
 
+def test_the_references_without_a_prox():
+    means = unit_means(7, 4)
+    found = reference.trust_region(means, None, 0)
+    torch.testing.assert_close(etf.of_frame(found), etf.of_frame(nearest_etf(means, delta=0)), rtol=0, atol=1e-8)
+    value = (means - etf.of_frame(found) / math.sqrt(4)).square().sum()
+    assert reference.objective(means, None, 0, found).item() == pytest.approx(value.item(), abs=1e-12)
+    for call in (reference.trust_region, reference.objective, lambda *a: reference.proposition1_vjp(*a, found)):
+        with pytest.raises(ValueError, match=r"delta=0.1 there must be a prox"):
+            call(means, None, 0.1, found)
+    with pytest.raises(ValueError, match="delta must be a finite number above 0"):  # G has no inverse
+        reference.proposition1_vjp(means, None, 0, found, found)
+
+
 @pytest.mark.parametrize("delta", [1e-4, 1e-2, 1.0, 1e3])
 def test_solution_is_the_polar_factor(delta):
     # orthogonal Procrustes, by numpy's SVD
@@ -425,6 +438,16 @@ def test_start_frame_of_rank_deficient_means(rank):
     assert (u * means).sum().item() == pytest.approx(torch.linalg.svdvals(means).sum().item(), rel=1e-8)
 
 
+@pytest.mark.parametrize("d, C, unseen", [(9, 6, 2), (6, 6, 3), (9, 6, 5), (80, 70, 4), (9, 6, 0), (80, 70, 0)])
+def test_start_frame_is_the_limit_of_small_delta_where_some_classes_are_unseen(d, C, unseen):
+    means, start = unit_means(d, C), haar(d, C)
+    means[:, :unseen] = means[:, unseen:].mean(-1, keepdim=True)
+    u = start_frame(means, start)
+    assert orthonormality_error(u) < 1e-12
+    away = [torch.linalg.matrix_norm(nearest_etf(means, start, delta) - u).item() for delta in (1e-5, 1e-6)]
+    assert away[0] < 0.02 and away[1] < max(0.11 * away[0], 1e-9)  # it goes to zero with δ
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
 def test_start_frame_of_equal_means_is_start(value):
     # 0.1 is not a binary fraction: centring leaves rounding noise, which is no direction.
@@ -432,6 +455,41 @@ def test_start_frame_of_equal_means_is_start(value):
     torch.testing.assert_close(
         start_frame(torch.full((9, 6), value, dtype=torch.float64), start), start, rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("power, dtype", [(-19, torch.float32), (30, torch.float32), (-30, torch.float32)])
+@pytest.mark.parametrize("d, C", [(9, 6), (128, 100)])
+@pytest.mark.parametrize("delta", [0, 1e-3])
+def test_the_scale_of_the_means_is_no_matter_in_float32(power, dtype, d, C, delta):
+    means = unit_means(d, C).float()
+    scale = 2.0 ** round(power * math.log2(10))  # exact in binary
+    weigh = {} if delta == 0 else {"prox": haar(d, C)}
+    found = nearest_etf(means * scale, **weigh, delta=delta * scale or 0)
+    torch.testing.assert_close(found, nearest_etf(means.double(), **weigh, delta=delta).float(), rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("power", [-600, -200, 200, 515, 600])
+@pytest.mark.parametrize("d, C, unseen", [(9, 6, 0), (5, 6, 0), (80, 70, 0), (9, 6, 2)])
+def test_the_scale_of_the_means_is_no_matter_in_float64(power, d, C, unseen):
+    means, scale = unit_means(d, C), 2.0**power
+    means[:, :unseen] = means[:, unseen:].mean(-1, keepdim=True)
+    start = haar(d, C) if d >= C else etf.frame_of(d, C).double()
+    assert torch.equal(means, means * scale / scale)
+    torch.testing.assert_close(start_frame(means * scale, start), start_frame(means, start), rtol=0, atol=1e-10)
+    found = []
+    for factor in (1.0, scale):
+        x = (means * factor).requires_grad_()
+        u = nearest_etf(x, start, 0.1 * factor)
+        found.append((u.detach(), torch.autograd.grad(u, x, torch.ones_like(u).tril())[0] * factor))
+    for ours, wanted in zip(found[1], found[0]):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-8)
+
+
+def test_gradcheck_of_large_means():
+    means = 1e3 * unit_means(6, 4, batch=(2,))
+    function = lambda x: nearest_etf(x, haar(6, 4), 10.0)
+    assert torch.autograd.gradcheck(function, means.requires_grad_(), eps=1e-4, atol=1e-8)
+    assert torch.autograd.gradgradcheck(function, means, eps=1e-4, atol=1e-8)
 
 
 def test_no_prox_is_the_start_frame():

@@ -1,6 +1,9 @@
 """AGD against its formula, written layer by layer and kernel position by kernel position."""
 
+import copy
 import math
+import pickle
+from decimal import Decimal
 
 import pytest
 import torch
@@ -75,6 +78,17 @@ def test_runs_beside_each_other_are_separate_optimisers(shapes):
             torch.testing.assert_close(q[i], p, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype, rel", [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize("G", [1e-14, 1e-10, 1e-7, 1e-6, 1e-4, 1.0, 1e4])
+def test_the_step_has_its_digits_where_the_gradient_is_small(dtype, rel, G):
+    """η is near G there, and log((1 + √(1 + 4G))/2) in float32 is 0."""
+    p = torch.nn.Parameter(torch.zeros(2, 2, dtype=dtype))
+    p.grad = torch.diag(torch.tensor([G, 0.0])).to(dtype)
+    AGD([p], gain=1.0).step()
+    root = Decimal(1 + 4 * Decimal(p.grad[0, 0].item())).sqrt()
+    assert -p[0, 0].item() == pytest.approx(float(((1 + root) / 2).ln()), rel=rel, abs=0)
+
+
 def test_zero_gradient_moves_nothing():
     parameters = layers((5, 3), (4, 3, 2, 2))
     before = [p.detach().clone() for p in parameters]
@@ -130,6 +144,17 @@ def test_closure():
 
     assert AGD([p]).step(closure).item() == pytest.approx(start.square().sum().item())
     assert not torch.equal(p, start)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_steps_as_the_original_does(again):
+    layer = torch.nn.Linear(4, 3, bias=False)
+    layer.weight = torch.nn.Parameter(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)))
+    pair = layer, AGD([layer.weight], batch_dims=1)
+    for one, optimizer in (twin := again(pair), pair):
+        one.weight.grad = torch.ones(2, 3, 4)
+        optimizer.step()
+    assert torch.equal(twin[0].weight, layer.weight)
 
 
 def test_it_minimises():

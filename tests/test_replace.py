@@ -153,6 +153,58 @@ def test_what_an_activation_changes_in_place_is_changed():
     assert model.act.kappa.grad is not None and model.act.kappa.grad != 0
 
 
+class Uses(nn.Module):
+    """x plus what a function makes of 2x."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        y = 2 * x
+        return self.function(y) + y
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in nn.modules.activation.__all__ if k not in ("MultiheadAttention", "Softmax2d")]
+)
+def test_every_activation_of_torch_is_found_as_a_function(kind):
+    name = {"LeakyReLU": "leaky_relu", "LogSoftmax": "log_softmax"}.get(kind, kind.lower())
+    more = {"threshold": (0.0, 0.0), "prelu": (torch.tensor([0.2]),)}
+    more = more.get(name, (1,) if ("soft" in name and "max" in name) or name == "softmin" else ())
+    found = 0
+    for place in (F, torch, torch.special, torch.Tensor):
+        for inplace in ("", "_"):
+            if hasattr(place, name + inplace):
+                function = getattr(place, name + inplace)
+                call = lambda y, f=function: f(y, *more)
+                if place is torch.Tensor:
+                    call = lambda y, n=name + inplace: getattr(y, n)(*more)
+                x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+                model = activations.replace(Uses(call), getattr(nn, kind), lambda: AGLU((1, 1), (1, 1)))
+                silu = 2 * x * torch.sigmoid(2 * x)
+                torch.testing.assert_close(model(x), silu + (silu if inplace else 2 * x))
+                found += 1
+    assert found > 0
+
+
+@pytest.mark.parametrize(
+    "call, kind, inplace",
+    [
+        (lambda y: F.elu(y, 1.0), nn.ELU, False),
+        (lambda y: F.elu(y, 1.0, True), nn.ELU, True),
+        (lambda y: F.rrelu(y, 0.1, 0.3, True), nn.RReLU, False),
+        (lambda y: F.hardtanh(y, -1, 1), nn.Hardtanh, False),
+        (lambda y: F.relu6(y, inplace=True), nn.ReLU6, True),
+    ],
+)
+def test_what_is_in_place_is_told_by_its_argument(call, kind, inplace):
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    silu = 2 * x * torch.sigmoid(2 * x)
+    model = activations.replace(Uses(call), kind, lambda: AGLU((1, 1), (1, 1)))
+    torch.testing.assert_close(model(x), silu + (silu if inplace else 2 * x))
+
+
 def test_one_module_in_several_places():
     shared = nn.ReLU()
     model = activations.replace(nn.Sequential(nn.Linear(3, 3), shared, nn.Linear(3, 3), shared))

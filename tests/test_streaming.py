@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import labkit
 from labkit import checks, metrics, streaming
 from labkit.heads import HEADS, ImplicitETFHead
 
@@ -113,3 +114,34 @@ def test_nothing_moves_in_an_implicit_head():
     assert isinstance(head, ImplicitETFHead) and all(
         torch.equal(before[name], v) for name, v in head.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("kind", [streaming.NeuralCollapse, labkit.NeuralCollapse])
+def test_a_batch_of_another_size_is_refused_and_an_empty_one_changes_nothing(kind):
+    features, labels = samples()
+    measures, wanted = kind(C), kind(C)
+    for part in (slice(0, 100), slice(100, N)):
+        wanted.update(features[part], labels[part])
+        measures.update(features[part], labels[part])
+        with pytest.raises(ValueError, match=rf"\('N', {D}\).*\(9, 1\)"):
+            measures.update(features[:9, :1], labels[:9])
+        measures.update(features[:0], labels[:0])
+    found, expected = measures.compute(), wanted.compute()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_an_empty_first_batch_is_none():
+    features, labels = samples()
+    measures = labkit.NeuralCollapse(C)
+    assert all(value.isnan() for value in measures(features[:0], labels[:0]).values())
+    with pytest.raises(ValueError, match="before the first update"):
+        measures.compute()
+    measures.update(features, labels)
+    torch.testing.assert_close(measures.compute()["nc1"], metrics.nc1(features, labels))
+
+
+def test_runs_beside_each_other_stay_as_many():
+    measures = streaming.NeuralCollapse(C)
+    measures.update(*samples())
+    with pytest.raises(ValueError, match=r"\('N', 12\).*\(2, 203, 12\)"):
+        measures.update(samples()[0].expand(2, N, D), samples()[1])

@@ -303,6 +303,6 @@ def test_ufm_10_is_the_stored_run(head):
     stored = stored[stored["iteration"] <= 317].reset_index(drop=True)
     frame = train_ufm(UFM_10, head, 317, log_at=stored["iteration"]).frame
     assert (frame["iteration"] == stored["iteration"]).all()
-    rounding = 1e-7 if torch.__version__ >= "2.7" else 2e-7  # torch 2.6 is 1.2e-7 away
-    np.testing.assert_allclose(frame["loss"], stored["loss"], rtol=0, atol=rounding)
+    # The runs were stored with η from log((1 + √(1 + 4G))/2), which is rounded elsewhere than log1p: up to 1.5e-7 away.
+    np.testing.assert_allclose(frame["loss"], stored["loss"], rtol=0, atol=3e-7)
     assert ((frame["accuracy"] == 1) == (stored["accuracy"] == 1)).all()

@@ -1,5 +1,7 @@
 """APA and AGLU as steps of autograd. The arithmetic is in `adaptive`."""
 
+from numbers import Real
+
 import torch
 
 from labkit import checks
@@ -18,17 +20,21 @@ def activate(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor, gated: boo
     return Activation.apply(z, kappa, lam, gated, paper, 1.0)
 
 
-def checked(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1):
-    """`activate` with arguments as the public functions take them; check: whether to look at the values of λ."""
+def checked(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1, given_as=None):
+    """`activate` with arguments as the public functions take them; check: whether to look at the values of λ.
+
+    given_as: the shape of z that errors name, where its channels have been moved.
+    """
     checks.floating("z", z)
     checks.one_of("channel_dim", channel_dim, (1, -1))
     if channel_dim == -1 and z.ndim > 2:
-        return checked(z.movedim(-1, 1), kappa, lam, gated, lambda_gradient, check).movedim(1, -1)
+        moved = checked(z.movedim(-1, 1), kappa, lam, gated, lambda_gradient, check, given_as=tuple(z.shape))
+        return moved.movedim(1, -1)
     checks.one_of("lambda_gradient", lambda_gradient, ("exact", "paper"))
     dtype = working_dtype(z)
-    given, kappa, lam = lam, like("kappa", kappa, z, dtype), like("lam", lam, z, dtype)
+    given, kappa, lam = lam, like("kappa", kappa, z, dtype, given_as), like("lam", lam, z, dtype, given_as)
     if check and not traced():
-        values = given.tolist() if isinstance(given, torch.Tensor) else given
+        values = given.tolist() if hasattr(given, "tolist") else given  # of torch or NumPy
         limits = torch.finfo(dtype)
         least, most = limits.tiny, limits.max
         for value in values if isinstance(values, list) else [values]:
@@ -37,22 +43,24 @@ def checked(z, kappa, lam, gated, lambda_gradient, check=True, channel_dim=1):
     return activate(z, kappa, lam, gated, lambda_gradient == "paper")
 
 
-def like(name, value, z, dtype):
+def like(name, value, z, dtype, given_as=None):
     """κ or λ as a tensor of shape () or (C,), once it is known to fit z."""
     if not isinstance(value, torch.Tensor):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
         return torch.full((), value, dtype=dtype, device=z.device)
     value = value.to(z.device, dtype)
     if value.ndim == 0:
         return value
+    shape = tuple(z.shape) if given_as is None else given_as
     if value.ndim > 1 or z.ndim < 2:
         raise ValueError(
-            f"{name} must be a number, or a tensor of shape () or, for z of shape (N, C, …), (C,); "
-            f"got {name} of shape {tuple(value.shape)}, z of shape {tuple(z.shape)}"
+            f"{name} must be a number, or a tensor of shape () or, for z of shape "
+            f"{'(N, C, …)' if given_as is None else '(N, …, C)'}, (C,); "
+            f"got {name} of shape {tuple(value.shape)}, z of shape {shape}"
         )
     if not torch.jit.is_tracing() and len(value) != z.shape[1]:
-        raise ValueError(f"{name} has {len(value)} channels, but z of shape {tuple(z.shape)} has {z.shape[1]}")
+        raise ValueError(f"{name} has {len(value)} channels, but z of shape {shape} has {z.shape[1]}")
     return value
 
 
@@ -137,7 +145,7 @@ class ByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, kappa, lam, gated, paper):
         ctx.constants = adaptive.constants(z, along(kappa, z), along(lam, z))
-        out, kept = adaptive.value_by_blocks(z, kappa.dtype, ctx.constants, gated, any(ctx.needs_input_grad))
+        out, ctx.held, kept = adaptive.value_by_blocks(z, kappa.dtype, ctx.constants, gated, any(ctx.needs_input_grad))
         ctx.save_for_backward(z, kappa, lam, kept)
         ctx.gated, ctx.paper = gated, paper
         return out
@@ -149,7 +157,9 @@ class ByBlocks(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain(grad):
             found = slopes(grad, z, along(kappa, z), along(lam, z), needs, gated, paper, 1.0)
         else:
-            found = adaptive.gradients_by_blocks(grad, z, kappa.dtype, ctx.constants, needs, gated, paper, kept)
+            found = adaptive.gradients_by_blocks(
+                grad, z, kappa.dtype, ctx.constants, needs, gated, paper, ctx.held, kept
+            )
         of_z, *others = found
         return of_z, *(g if g is None else g.view_as(t) for g, t in zip(others, (kappa, lam))), None, None
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import torch
 
+from labkit._fast.layout import layout
+
 # --- the plain form -----------------------------------------------------------------------------------------------
 
 # Where −κz exceeds this, E is held there and what is missing is added to s = ln(1 + u), which is ln λ − κz to the last
@@ -111,32 +113,32 @@ def constants(z: torch.Tensor, kappa: torch.Tensor, lam: torch.Tensor) -> tuple:
 
 
 def value_by_blocks(z: torch.Tensor, dtype: torch.dtype, constants: tuple, gated: bool, keep: bool) -> tuple:
-    """As `value` with power 1, for z that is not empty, computed in dtype; and, if the gradients are to have it, s in
-    the order of z's memory. For z of a half type it is None: it would be twice as large as z.
+    """As `value` with power 1, for z that is not empty, computed in dtype; what `_logarithm` returned; and, if the
+    gradients are to have it, s in the order of z's memory. For z of a half type it is None: twice as large as z.
     """
     if z.numel() <= BLOCK:
         return _value_at_once(z, dtype, *constants, gated, keep)
-    flat, restored, (_, lam, _, slope, rate) = _layout(z, constants)
+    flat, restored, (_, lam, _, slope, rate) = layout(z, constants)
     flat_z = flat(z)
     out = torch.empty_like(flat_z)
     kept = torch.empty_like(flat_z) if keep and z.dtype == dtype else None
-    wanted = (z.dtype != dtype) + (kept is None)
+    wanted, held = (z.dtype != dtype) + (kept is None), False
     for room, out_b, s, z_b, slope_b, lam_b, rate_b in _blocks(wanted, dtype, out, kept, flat_z, slope, lam, rate):
         z_b, eta = z_b.to(dtype), out_b if z.dtype == dtype else room[0]
-        s = _logarithm(z_b, slope_b, lam_b, eta, room[-1] if s is None else s)
+        held |= _logarithm(z_b, slope_b, lam_b, eta, s := room[-1] if s is None else s)
         torch.exp2(_times(s, rate_b, eta), out=eta)
         if gated:
             torch.mul(eta, z_b, out=out_b)
         elif eta is not out_b:
             out_b.copy_(eta)
-    return restored(out), kept
+    return restored(out), held, kept
 
 
-def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, paper: bool, kept: torch.Tensor | None):
-    """As `gradients` with power 1, for z that is not empty; kept is the s of `value_by_blocks`."""
+def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, paper: bool, held: bool, kept):
+    """As `gradients` with power 1, for z that is not empty; held and kept are those of `value_by_blocks`."""
     if z.numel() <= BLOCK:
-        return _gradients_at_once(grad, z, *constants, needs, gated, paper, kept)
-    flat, restored, (kappa, lam, inverse, slope, rate) = _layout(z, constants)
+        return _gradients_at_once(grad, z, *constants, needs, gated, paper, held, kept)
+    flat, restored, (kappa, lam, inverse, slope, rate) = layout(z, constants)
     channels = isinstance(lam, torch.Tensor)
     flat_z = flat(z)
     of_z = torch.empty_like(flat_z)
@@ -153,12 +155,14 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
         slope_b, lam_b, rate_b, share = numbers
         z_b = z_b.to(dtype)
         if s is None:
-            s = _logarithm(z_b, slope_b, lam_b, v, *more)
+            _logarithm(z_b, slope_b, lam_b, v, s := more[0])
             v.div_(torch.add(MINUS_ONE[dtype], v, alpha=-1, out=p))  # −u/(1+u), from u
         else:
             torch.expm1(torch.neg(s, out=v), out=v)
         torch.exp2(_plus(shift, s, rate_b, p), out=p).mul_(grad_b)  # 2^k·η times what came back to it
         torch.mul(torch.mul(p, z_b, out=w) if gated else p, v, out=w)
+        if held:
+            _without_the_hold(w, z_b, slope_b)
         if needs[0]:
             _times(_plus(p, w, share, p, -1) if gated else _times(w, share, p), back if gated else -back, of_z_b)
         if needs[1]:
@@ -183,16 +187,16 @@ def gradients_by_blocks(grad, z, dtype, constants: tuple, needs, gated: bool, pa
 def _value_at_once(z, dtype, kappa, lam, inverse, slope, rate, gated, keep):
     wide = z.to(dtype)
     s = torch.empty_like(wide)
-    _logarithm(wide, slope, lam, s, s)
+    held = _logarithm(wide, slope, lam, s, s)
     eta = torch.exp2(s * rate)
-    return (eta.mul_(wide) if gated else eta).to(z.dtype), s if keep and z.dtype == dtype else None
+    return (eta.mul_(wide) if gated else eta).to(z.dtype), held, s if keep and z.dtype == dtype else None
 
 
-def _gradients_at_once(grad, z, kappa, lam, inverse, slope, rate, needs, gated, paper, s):
+def _gradients_at_once(grad, z, kappa, lam, inverse, slope, rate, needs, gated, paper, held, s):
     dtype, wide = lam.dtype, z.to(lam.dtype)
     if s is None:
-        v = torch.empty_like(wide)
-        s = _logarithm(wide, slope, lam, v, torch.empty_like(wide))
+        v, s = torch.empty_like(wide), torch.empty_like(wide)
+        _logarithm(wide, slope, lam, v, s)
         v.div_(torch.add(MINUS_ONE[dtype], v, alpha=-1))  # −u/(1+u), from u
     else:
         v = s.neg().expm1_()
@@ -200,6 +204,8 @@ def _gradients_at_once(grad, z, kappa, lam, inverse, slope, rate, needs, gated, 
     back, minus, half = (_number(x * 2.0**-power, dtype) for x in (1.0, -1.0, -0.5))
     p = (s * rate).add_(_number(power, dtype)).exp2_().mul_(grad)  # 2^k·η times what came back
     w = (p * wide).mul_(v) if gated else p * v
+    if held:
+        _without_the_hold(w, wide, slope)
     of_z = of_kappa = of_lam = None
     if needs[0]:
         share = kappa * inverse
@@ -239,7 +245,7 @@ def _shift(least):
 
 
 def _logarithm(z, slope, lam, e, s):
-    """Write s, and u to e, which may be s itself. z may be of a half type."""
+    """Write s, and u to e, which may be s itself; z may be of a half type. Returns whether an E was held from below."""
     low, high, *_ = RANGES[e.dtype]
     least, most = torch.aminmax(_times(z, slope, e))
     outside = not (low <= least.item() and most.item() <= high)
@@ -247,7 +253,14 @@ def _logarithm(z, slope, lam, e, s):
         beyond = torch.relu(e - high).mul_(math.log(2))
         e.clamp_(low, high)
     torch.log1p(_times(torch.exp2(e, out=e), lam, e), out=s)
-    return s.add_(beyond) if outside else s  # to ln u, which s is to the last digit
+    if outside:
+        s.add_(beyond)  # to ln u, which s is to the last digit
+    return not low <= least.item()
+
+
+def _without_the_hold(w, z, slope):
+    """Multiply w, which has a factor q = E to the last digit where E was held from below, by what E lacks there."""
+    w.mul_((z * slope).sub_(RANGES[w.dtype][0]).clamp_(max=0).exp2_())
 
 
 def _times(array, factor, out):
@@ -272,23 +285,6 @@ def _sum(a, b, of_channels, room):
         return torch.dot(a, b).item()
     of_channels += torch.mul(a, b, out=room).sum((0, 2), keepdim=True)
     return 0.0
-
-
-def _layout(z, constants):
-    """Two functions: one takes a tensor of z's shape to (numbers,) or (before, C, after), with the numbers in the order
-    of z's memory; the other takes a new one of these to z's shape. And the constants to go with them.
-    """
-    per_channel = isinstance(constants[0], torch.Tensor)
-    if per_channel:
-        constants = [t.view(1, -1, 1) if t.ndim else t for t in constants]
-    if z.is_contiguous():
-        shape = (-1, z.shape[1], math.prod(z.shape[2:])) if per_channel else (-1,)
-        return lambda t: t.reshape(shape), lambda t: t.view(z.shape), constants
-    order = sorted(range(z.ndim), key=z.stride, reverse=True)
-    sizes, at = [z.shape[d] for d in order], order.index(1) if per_channel else 0
-    shape = (math.prod(sizes[:at]), sizes[at], math.prod(sizes[at + 1 :])) if per_channel else (-1,)
-    inverse = sorted(range(z.ndim), key=order.__getitem__)
-    return lambda t: t.permute(order).reshape(shape), lambda t: t.view(sizes).permute(inverse), constants
 
 
 def _blocks(count: int, dtype: torch.dtype, first, *others) -> Iterator[tuple]:

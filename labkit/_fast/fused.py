@@ -92,8 +92,13 @@ class SphereSums(torch.autograd.Function):
         *batch, n, d = z.shape
         of_class = torch.nn.functional.pad(grad_sums, (0, 0, 0, 1)).reshape(-1, grad_sums.shape[-2] + 1, d)
         labels = labels.reshape(-1, n)
-        if torch.is_grad_enabled():
+        batched = any(map(torch._C._functorch.is_legacy_batchedtensor, (grad, grad_sums)))  # with is_grads_batched
+        if torch.is_grad_enabled() or batched:
             indirect = torch.stack([rows[label] for rows, label in zip(of_class, labels)]).view(z.shape)
+            if not torch.is_grad_enabled():
+                out = grad + indirect * radius
+                along = (z * out).sum(-1, keepdim=True) * (radius / ctx.temperature).square()
+                return out - z * along, None, None, None, None
             grad_h = grad / radius.masked_fill(radius == 0, 1) + indirect
             return *_again(z * radius_of(z, ctx.temperature), [z], grad_h), None, None, None, None
         # grad was made for this call alone, by `Logits`, so that it can become the result.

@@ -42,6 +42,15 @@ def transformed():
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def scaled(b):
+    """B over its largest entry in size: of the same polar factor, and its squares neither overflow nor underflow.
+
+    The divisor is a constant for the gradient, which is that of B all the same, since the factor ignores it.
+    """
+    largest = torch.linalg.vector_norm(b.detach(), math.inf, dim=(-2, -1), keepdim=True)
+    return b / largest.masked_fill(largest == 0, 1)
+
+
 class Polar(torch.autograd.Function):
     """U (…, d, C) of B (…, d, C) in float64, then what its gradient needs; differentiable any number of times.
 
@@ -216,6 +225,11 @@ def polar_factor(b):
             return x, condition
         torch.matmul(x.mT, x, out=gram)
     return None
+
+
+def of_many(b):
+    """`polar_factor` of a matrix of many columns, where values can be looked at; None otherwise."""
+    return polar_factor(b) if b.shape[-1] >= MANY_CLASSES and not transformed() else None
 
 
 def polynomial(gram, out, a, c, e=0.0):

@@ -179,7 +179,8 @@ class Head(nn.Module):
             some = ignored is not None and targets.numel() > 0 and bool(ignored.any())
             if some and bool(ignored.all()):
                 raise ValueError(f"targets must hold at least one label, got only ignore_index={self.ignore_index}")
-            checks.labels(targets.masked_fill(ignored, 0) if some else targets, C, shape)
+            filled = targets.long() if some and str(targets.dtype).startswith("torch.uint") else targets
+            checks.labels(filled.masked_fill(ignored, 0) if some else filled, C, shape)
             if len(shape) > len(self.batch_shape) + 1 and targets.shape != shape:
                 raise ValueError(f"targets must have shape {tuple(shape)}, got {tuple(targets.shape)}")
             if not some:
@@ -195,8 +196,8 @@ class Head(nn.Module):
         checks.classes(self.num_classes, self.dim, smallest_dim=self.num_classes - 1)
         checks.one_of("frame", kind, ("canonical", "haar"))
         if kind == "canonical":
-            return etf.frame_of(self.dim, self.num_classes).to(wide())
-        return self._draw(generators, lambda g: etf.frame_of(self.dim, self.num_classes, kind, g).to(wide()))
+            return etf.frame_of(self.dim, self.num_classes)
+        return self._draw(generators, lambda g: etf.frame_of(self.dim, self.num_classes, kind, g))
 
     def extra_repr(self):
         tau = torch.as_tensor(self.temperature).mean().item()

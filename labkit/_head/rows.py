@@ -31,6 +31,11 @@ def orthonormal(frame: torch.Tensor) -> torch.Tensor:
     rank = min(frame.shape[-2:])
     if not bool(((frame.square().sum((-2, -1)) / rank - 1).abs() > 1e-4).any()):
         return frame
+    return _polar_factor(frame)
+
+
+@polar.full_precision
+def _polar_factor(frame):
     u, _, vh = torch.linalg.svd(frame, full_matrices=False)
     return u @ vh
 

@@ -75,7 +75,10 @@ class Steps:
             if self._gathering:
                 raise RuntimeError("gather() is for heads that are not compiled: compile the network before the head")
             return sums, counts
-        checks.finite("features", sums)
+        try:
+            checks.finite("features", sums)
+        except checks.NotFinite:  # whose counts would be those of the sums
+            raise checks.NotFinite("features must be finite, but some are NaN or infinite") from None
         again = torch._C._current_graph_task_id() != -1
         begun = bool(self._begun) and (again or self._gathering)
         if begun:

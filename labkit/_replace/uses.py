@@ -8,16 +8,35 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-# What a forward pass may call in place of a module.
+# What a forward pass may call in place of a module; a name is that of a method of tensors.
 FUNCTIONS = {
     nn.ReLU: (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
+    nn.ReLU6: (F.relu6,),
+    nn.LeakyReLU: (F.leaky_relu, F.leaky_relu_),
+    nn.RReLU: (F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_),
+    nn.PReLU: (F.prelu, torch.prelu, "prelu"),
+    nn.Threshold: (F.threshold, F.threshold_, torch.threshold, torch.threshold_),
+    nn.ELU: (F.elu, F.elu_),
+    nn.SELU: (F.selu, F.selu_, torch.selu, torch.selu_),
+    nn.CELU: (F.celu, F.celu_, torch.celu, torch.celu_),
     nn.GELU: (F.gelu,),
     nn.SiLU: (F.silu,),
-    nn.Sigmoid: (F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"),
+    nn.Mish: (F.mish,),
+    nn.Sigmoid: (F.sigmoid, torch.sigmoid, torch.sigmoid_, torch.special.expit, "sigmoid", "sigmoid_"),
+    nn.LogSigmoid: (F.logsigmoid,),
     nn.Tanh: (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"),
-    nn.LeakyReLU: (F.leaky_relu, F.leaky_relu_),
-    nn.ELU: (F.elu, F.elu_),
+    nn.Tanhshrink: (F.tanhshrink,),
+    nn.Softplus: (F.softplus,),
+    nn.Softsign: (F.softsign,),
+    nn.Softshrink: (F.softshrink,),
+    nn.Hardtanh: (F.hardtanh, F.hardtanh_, F.relu6),  # nn.ReLU6 is a Hardtanh too
+    nn.Hardsigmoid: (F.hardsigmoid,),
     nn.Hardswish: (F.hardswish,),
+    nn.Hardshrink: (F.hardshrink, torch.hardshrink, "hardshrink"),
+    nn.GLU: (F.glu,),
+    nn.Softmax: (F.softmax, torch.softmax, torch.special.softmax, "softmax"),
+    nn.Softmin: (F.softmin,),
+    nn.LogSoftmax: (F.log_softmax, torch.log_softmax, torch.special.log_softmax, "log_softmax"),
 }
 
 
@@ -84,8 +103,10 @@ def _in_place(node, module):
     """Whether a use changes what comes into it, as nn.ReLU(inplace=True), F.relu(x, True) and x.relu_() do."""
     if module is not None:
         return getattr(module, "inplace", False)
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.endswith("_") or node.kwargs.get("inplace", False) or True in node.args[1:]
+    method = isinstance(node.target, str)
+    if method or not inspect.isfunction(node.target):  # of torch's own, which have no such argument
+        return (node.target if method else node.target.__name__).endswith("_")
+    return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace", False) is True
 
 
 def _input(node):

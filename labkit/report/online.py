@@ -43,7 +43,7 @@ class NeuralCollapse(streaming.NeuralCollapse):
         self._own = None
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Take in a batch: features (N, d) of any floating dtype, labels (N,)."""
+        """Take in a batch: features (N, d) of any floating dtype, labels (N,); d as before, and N may be 0."""
         if self._own is not None:
             raise RuntimeError("the sums are those of all processes since sync(): call unsync() before update()")
         if features.ndim != 2:
@@ -55,9 +55,9 @@ class NeuralCollapse(streaming.NeuralCollapse):
         self.update(features, targets)
         alone = type(self)(self.num_classes, self.centre)
         alone.update(features, targets)
-        if (alone.counts == 0).any():
+        if isinstance(alone.counts, int) or (alone.counts == 0).any():
             names = measures.of_one_pass(self.num_classes, features.shape[-1], weight is not None)
-            return {name: alone.counts.new_tensor(math.nan) for name in names}
+            return {name: features.new_tensor(math.nan, dtype=torch.float64) for name in names}
         return alone._measured(weight, bias)
 
     __call__ = forward

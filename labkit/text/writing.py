@@ -16,13 +16,13 @@ def following(
     """So many tokens after the given ones, each with the probabilities (vocabulary,) out of which it was drawn.
 
     temperature: of the softmax; 0 takes the likeliest token each time. What is beyond the model's context is forgotten.
-    The probabilities yielded are the model's own, at temperature 1.
+    The probabilities yielded are the model's own, at temperature 1. The model is in evaluation mode while it computes,
+    and each of its modules in the mode it was in between tokens and afterwards.
     """
     checks.not_negative("temperature", temperature)
     checks.integer("count", count, 0)
     if not tokens:
         raise ValueError("there must be at least one token to go on from")
-    model.eval()
     device = next(iter([*model.parameters(), *model.buffers()])).device
     generator, tokens, positions = (
         torch.Generator().manual_seed(seed),
@@ -31,13 +31,22 @@ def following(
     )
     for _ in range(count):
         seen = torch.tensor([tokens if positions is None else tokens[-positions:]], device=device)
-        logits = model(seen).logits[0, -1].double().cpu()
+        logits = _in_evaluation(model, seen)[0, -1].double().cpu()
         if temperature:
             token = int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
         else:
             token = int(logits.argmax())
         tokens.append(token)
         yield token, logits.softmax(-1)
+
+
+def _in_evaluation(model, tokens):
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        return model.eval()(tokens).logits
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def write(

@@ -153,6 +153,18 @@ def test_a_bigram_model_counts_pairs():
     assert model.cross_entropy(text) == pytest.approx(loss.item(), rel=1e-6)
     with pytest.raises(ValueError, match="0 … 1"):
         Bigram(text, 2)
+    with pytest.raises(ValueError, match="two tokens or more, got 1"):
+        model.cross_entropy(text[:1])
+
+
+def test_a_bigram_model_has_no_row_of_nan():
+    table = Bigram(np.array([0, 1, 0]), 2, added=0).table
+    assert table.exp().tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(ValueError, match=r"no token follows token 1.*added=0\.0"):
+        Bigram(np.array([0, 0, 1]), 3, added=0.0)
+    for added in (-0.5, np.nan):
+        with pytest.raises(ValueError, match="added must be a finite number of at least 0"):
+            Bigram(np.array([0, 1, 0]), 2, added=added)
 
 
 def test_the_example_is_shakespeare_or_what_every_python_has(tmp_path):

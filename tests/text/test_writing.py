@@ -39,3 +39,24 @@ def test_text_in_text_out_and_the_same_again():
         write(model, vocabulary, "", 5)
     with pytest.raises(ValueError, match="no 'z'"):
         write(model, vocabulary, "z", 5)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_module_is_left_in_the_mode_it_was_in(fails):
+    model, seen = Bigram(np.array([0, 1, 0, 1, 0]), 2), []
+    model.inner = torch.nn.Dropout()  # beside the model, in another mode
+    model.register_forward_pre_hook(lambda module, _: seen.append((module.training, module.inner.training)))
+    model.train(), model.inner.eval()
+    vocabulary = corpora.Characters("ab")
+    if fails:
+        with pytest.raises(IndexError):
+            list(following(model, [7], 3))
+    else:
+        for _ in following(model, [0], 3):
+            assert model.training and not model.inner.training
+        model.eval(), model.inner.train()
+        write(model, vocabulary, "a", 2)
+        assert not model.training and model.inner.training
+        model.train(), model.inner.eval()
+    assert model.training and not model.inner.training
+    assert set(seen) == {(False, False)}
