@@ -136,6 +136,8 @@ def test_torchrun_of_the_command_line(tmp_path):
     )
     assert len(re.findall(r"digits-small-implicit-3-\w+: accuracy", shown)) == 1  # one process speaks
     assert __main__.main([*arguments, "--folder", str(tmp_path / "one")]) == 0
-    one, two = (History.load(next((tmp_path / folder).glob(f"*/{HISTORY}"))).frame for folder in ("one", "two"))
+    runs = [History.load(next((tmp_path / folder).glob(f"*/{HISTORY}"))) for folder in ("one", "two")]
+    assert [run.settings["processes"] for run in runs] == [1, 2]
+    one, two = (run.frame for run in runs)
     np.testing.assert_allclose(two["batch_loss"], one["batch_loss"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(two["nc1"], one["nc1"], rtol=1e-3)
