@@ -135,7 +135,7 @@ def test_imagenet_comes_from_folders(tmp_path, monkeypatch):
             folder.mkdir(parents=True)
             for i, size in enumerate([(260, 300), (400, 240)]):
                 Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    settings = recipes.RECIPES["guiding/imagenet"] | {"measured_on": "clean"}
+    settings = recipes.RECIPES["guiding/imagenet"] | {"measured_on": "clean", "head": ["implicit"]}
     train, clean, test, shape, title = pipelines.batches_of(settings, 0, tmp_path, False, CPU)
     for batches in (train, clean, test):
         ((images, labels),) = batches.epoch(0)

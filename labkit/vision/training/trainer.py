@@ -116,7 +116,6 @@ class Trainer:
                 "label_smoothing": label_smoothing,
                 "measure_at": None if measure_at is None else sorted(map(int, measure_at)),
                 "precision": self.on.mixed_precision,
-                "processes": self.on.num_processes,  # each has a share of a batch, and batch norms see no more
                 "optimizer": optimizers.described(optimizer),
                 **(settings or {}),
             }
@@ -189,7 +188,8 @@ class Trainer:
     def history(self) -> History:
         """What was measured so far, as a History. Its column lr is the rate that the next step would have."""
         margins = None if self.margins is None else sample_margins(self.name, [self.seed], [self.margins])
-        return History(pd.DataFrame(self.rows), {**self.settings, **provenance(self.on.device)}, margins)
+        here = {"processes": self.on.num_processes} | provenance(self.on.device)  # batch norms see the share of one
+        return History(pd.DataFrame(self.rows), self.settings | here, margins)
 
     # --- an epoch ---
 
