@@ -129,6 +129,29 @@ def compared(frame: pd.DataFrame, measure: str, head: str = "implicit") -> pd.Da
     return pd.concat(tables, ignore_index=True)
 
 
+def ranges_compared(frame: pd.DataFrame, sizes: Sequence[str], head: str = "implicit") -> pd.DataFrame:
+    """At every logged iteration from 1 on and size: whether the loss of `head` has the smaller range over seeds,
+    relative to its median, than that of another of MAIN.
+
+    A table with size, iteration, other and answer: True, False, or None where they differ by less than ROUNDING.
+    """
+    mine = frame[frame["size"].isin(sizes) & frame["head"].isin(MAIN) & (frame["iteration"] >= 1)]
+    by = mine.groupby(["size", "iteration", "head"])["loss"]
+    ranges = ((by.max() - by.min()) / by.median()).unstack().reindex(columns=MAIN).dropna()
+    tables = []
+    for other in (h for h in MAIN if h != head):
+        tie = (ranges[head] - ranges[other]).abs() <= ROUNDING["loss"]
+        answers = (ranges[head] < ranges[other]).astype(object).where(~tie, None)
+        tables.append(answers.rename("answer").reset_index().assign(other=other))
+    return pd.concat(tables, ignore_index=True)
+
+
+def where_not(found: pd.DataFrame) -> str:
+    """Where answers are no, in words: of each size the first and the last iteration. Empty where there are none."""
+    no = sorted(found[found["answer"].eq(False)].groupby("size")["iteration"], key=lambda pair: classes_of(pair[0]))
+    return ", ".join(f"{size} from step {steps.min()} to {steps.max()}" for size, steps in no)
+
+
 def not_after(frame: pd.DataFrame, iteration: int) -> pd.DataFrame:
     """The last row of each run that is not after an iteration."""
     early = frame[frame["iteration"] <= iteration]

@@ -31,10 +31,12 @@ from labkit.studies.ufms.answers import (
     pairs,
     percent,
     points_apart,
+    ranges_compared,
     runs_of,
     spreads,
     steps_to,
     verdict,
+    where_not,
 )
 from labkit.studies.ufms.documents import markdown, renew
 from labkit.ufm import classes_of
@@ -195,14 +197,9 @@ def _bound(frame, sizes):
 
 def _collapse(frame, sizes):
     found = pd.concat([compared(frame, m).assign(measure=m) for m in ("nc1", "nc3")])
-    no = found[found["answer"].eq(False)]
-    nc1 = no[(no["measure"] == "nc1") & (no["other"] == "standard")]
-    dips = [
-        f"{s} from step {rows['iteration'].min()} to {rows['iteration'].max()}"
-        for s, rows in sorted(nc1.groupby("size"), key=lambda pair: classes_of(pair[0]))
-    ]
+    dips = where_not(found[(found["measure"] == "nc1") & (found["other"] == "standard")])
     against = "; ".join(f"against the {other} head {counted(a)}" for other, a in found.groupby("other")["answer"])
-    below = f". The standard head's NC1 is the smaller one in {', '.join(dips)}" if dips else ""
+    below = f". The standard head's NC1 is the smaller one in {dips}" if dips else ""
     return Row(
         "the implicit ETF is best at reaching collapse",
         "Section 4, Figure 2",
@@ -218,24 +215,17 @@ def _collapse(frame, sizes):
 def _variability(frame, sizes):
     seeds = frame.groupby(["size", "head"])["seed"].nunique()
     several = [s for s in sizes if min(seeds[s, h] for h in MAIN) > 2]  # a range of one or two seeds says little
-    answers = []
-    for size in several:
-        mine = frame[(frame["size"] == size) & frame["head"].isin(MAIN) & (frame["iteration"] >= 1)]
-        by = mine.groupby(["iteration", "head"])["loss"]
-        ranges = ((by.max() - by.min()) / by.median()).unstack()[MAIN].dropna()
-        for other in ("standard", "fixed"):
-            decided = (ranges["implicit"] - ranges[other]).abs() > ROUNDING["loss"]
-            smaller = ranges["implicit"] < ranges[other]
-            answers += [bool(s) if d else None for s, d in zip(smaller, decided)]
+    found = ranges_compared(frame, several)
+    wider = where_not(found)
     return Row(
         "the implicit ETF varies least between runs",
         "Section 4",
         "smaller range of the loss over seeds, relative to its median, than each of the other two, at every logged "
         "iteration and size with more than two seeds; open where they differ by rounding",
         runs_of(frame, several, MAIN) if several else "no size has more than two seeds",
-        f"{counted(answers)}; {', '.join(several) or 'no size'}",
+        counted(found["answer"]) + (f". Not the smallest one in {wider}" if wider else ""),
         f"a range over few seeds is itself uncertain; {NOT_SWEPT}",
-        verdict(answers),
+        verdict(found["answer"]),
     )
 
 

@@ -126,6 +126,18 @@ def test_a_crossing_in_the_middle_is_seen_though_both_ends_are_right():
     assert row["measured"].endswith("NC1 is the smaller one in UFM-100 from step 10 to 13")
 
 
+def test_a_range_that_is_not_the_smallest_is_named_with_its_steps():
+    made = {"standard": dict(steps=5, jitter=0.01), "fixed": dict(steps=2, jitter=0.02), "implicit": dict(steps=1)}
+    frame = pd.concat(runs(h, s, **kw) for s in ("UFM-10", "UFM-100") for h, kw in made.items())
+    late = (frame["size"] == "UFM-100") & (frame["head"] == "implicit") & frame["iteration"].isin([3, 4, 5])
+    frame.loc[late, "loss"] *= (
+        1 + 0.015 * frame.loc[late, "seed"]
+    )  # wider than the standard head's, not the fixed one's
+    row = claims.claims(frame).iloc[5]
+    assert row["measured"] == "53 yes, 3 no, 0 open. Not the smallest one in UFM-100 from step 3 to 5"
+    assert row["verdict"] == IN_PART
+
+
 def test_differences_at_rounding_are_ties():
     tiny = {name: {s: dict(shape=lambda t, k=k: k * 1e-14) for s in ("UFM-10", "UFM-100")} for k, name in
             enumerate(("standard", "fixed", "implicit"), 1)}  # fmt: skip
@@ -158,7 +170,11 @@ def test_a_size_with_two_seeds_has_no_say_in_ranges():
     made = pd.concat(runs(h, s, **kw) for s in ("UFM-10", "UFM-100") for h, kw in one.items())
     few = (made["size"] == "UFM-100") & (made["head"] == "fixed") & (made["seed"] > 1)
     row = claims.claims(made[~few]).iloc[5]
-    assert row["measured"] == "28 yes, 0 no, 0 open; UFM-10" and row["verdict"] == HOLDS
+    assert (
+        row["measured"] == "28 yes, 0 no, 0 open"
+        and row["runs"] == "9 runs; seeds: 3 of UFM-10"
+        and row["verdict"] == HOLDS
+    )
     alone = claims.claims(made[made["seed"] == 0]).iloc[5]
     assert alone["verdict"] == UNKNOWN and alone["runs"] == "no size has more than two seeds"
 
@@ -174,6 +190,8 @@ def test_the_documentation_shows_the_tables_of_the_stored_runs():
     assert set(found) == {"claims", "control", "ddn"} and all(found.values())
     table = claims.claims(sweep.load(ROOT / "data/results/ufm").frame)
     assert set(table["verdict"]) <= set(VERDICTS) and all(word in found["claims"] for word in set(table["verdict"]))
+    changed = text.split("## What changed")[1].split("##")[0].strip().splitlines()[2:]
+    assert [line.split("|")[3].strip() for line in changed] == table["verdict"].tolist()
 
 
 def test_a_table_is_put_in_its_place_and_nowhere_else():
