@@ -1,5 +1,6 @@
 """What a claim asks of runs: steps until something holds, pairs of sizes, heads against each other; and the verdict."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -150,6 +151,14 @@ def where_not(found: pd.DataFrame) -> str:
     """Where answers are no, in words: of each size the first and the last iteration. Empty where there are none."""
     no = sorted(found[found["answer"].eq(False)].groupby("size")["iteration"], key=lambda pair: classes_of(pair[0]))
     return ", ".join(f"{size} from step {steps.min()} to {steps.max()}" for size, steps in no)
+
+
+def three_alone(frame: pd.DataFrame, size: str) -> str:
+    """In how many choices of three of its seeds `ranges_compared` has a no, in words: "4 of 10"."""
+    mine = frame[(frame["size"] == size) & frame["head"].isin(MAIN)]
+    choices = list(itertools.combinations(sorted(mine["seed"].unique()), 3))
+    broken = [ranges_compared(mine[mine["seed"].isin(three)], [size])["answer"].eq(False).any() for three in choices]
+    return f"{sum(broken)} of {len(choices)}"
 
 
 def not_after(frame: pd.DataFrame, iteration: int) -> pd.DataFrame:

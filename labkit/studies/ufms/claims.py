@@ -35,6 +35,7 @@ from labkit.studies.ufms.answers import (
     runs_of,
     spreads,
     steps_to,
+    three_alone,
     verdict,
     where_not,
 )
@@ -217,13 +218,16 @@ def _variability(frame, sizes):
     several = [s for s in sizes if min(seeds[s, h] for h in MAIN) > 2]  # a range of one or two seeds says little
     found = ranges_compared(frame, several)
     wider = where_not(found)
+    alone = ", ".join(three_alone(frame, s) for s in several)
     return Row(
         "the implicit ETF varies least between runs",
         "Section 4",
         "smaller range of the loss over seeds, relative to its median, than each of the other two, at every logged "
         "iteration and size with more than two seeds; open where they differ by rounding",
         runs_of(frame, several, MAIN) if several else "no size has more than two seeds",
-        counted(found["answer"]) + (f". Not the smallest one in {wider}" if wider else ""),
+        counted(found["answer"])
+        + (f". Not the smallest one in {wider}" if wider else "")
+        + (f". Of the choices of three seeds at {' / '.join(several)}, {alone} have a no" if several else ""),
         f"a range over few seeds is itself uncertain; {NOT_SWEPT}",
         verdict(found["answer"]),
     )

@@ -9,7 +9,7 @@ import pytest
 from labkit import etf
 from labkit.history import History
 from labkit.studies.ufms import claims, documents, sweep
-from labkit.studies.ufms.answers import HOLDS, IN_PART, NOT, UNKNOWN, VERDICTS, first, steps_to, verdict
+from labkit.studies.ufms.answers import HOLDS, IN_PART, NOT, UNKNOWN, VERDICTS, first, steps_to, three_alone, verdict
 
 ROOT = Path(__file__).resolve().parents[3]
 TIMES = [0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 50, 100, 800, 2000]
@@ -132,10 +132,24 @@ def test_a_range_that_is_not_the_smallest_is_named_with_its_steps():
     late = (frame["size"] == "UFM-100") & (frame["head"] == "implicit") & frame["iteration"].isin([3, 4, 5])
     frame.loc[late, "loss"] *= (
         1 + 0.015 * frame.loc[late, "seed"]
-    )  # wider than the standard head's, not the fixed one's
+    )  # more than the standard head's, less than the other's
     row = claims.claims(frame).iloc[5]
-    assert row["measured"] == "53 yes, 3 no, 0 open. Not the smallest one in UFM-100 from step 3 to 5"
+    assert row["measured"].startswith("53 yes, 3 no, 0 open. Not the smallest one in UFM-100 from step 3 to 5. ")
+    assert row["measured"].endswith("Of the choices of three seeds at UFM-10 / UFM-100, 0 of 1, 1 of 1 have a no")
     assert row["verdict"] == IN_PART
+
+
+def test_three_of_five_seeds_may_say_no_where_all_five_say_yes():
+    """Seed 4 is far out with the other heads, seed 3 half as far with the implicit one: (0, 1, 3), (0, 2, 3) and
+    (1, 2, 3) show the implicit head's scatter alone.
+    """
+    out = {"standard": (4, 0.04), "fixed": (4, 0.04), "implicit": (3, 0.02)}
+    made = [runs(head, "UFM-10", 1, seeds=5) for head in out]
+    for (seed, far), rows in zip(out.values(), made):
+        rows.loc[rows["seed"] == seed, "loss"] *= 1 + far
+    frame = pd.concat(made)
+    assert three_alone(frame, "UFM-10") == "3 of 10"
+    assert claims.claims(frame).iloc[5]["verdict"] == HOLDS
 
 
 def test_differences_at_rounding_are_ties():
@@ -170,11 +184,8 @@ def test_a_size_with_two_seeds_has_no_say_in_ranges():
     made = pd.concat(runs(h, s, **kw) for s in ("UFM-10", "UFM-100") for h, kw in one.items())
     few = (made["size"] == "UFM-100") & (made["head"] == "fixed") & (made["seed"] > 1)
     row = claims.claims(made[~few]).iloc[5]
-    assert (
-        row["measured"] == "28 yes, 0 no, 0 open"
-        and row["runs"] == "9 runs; seeds: 3 of UFM-10"
-        and row["verdict"] == HOLDS
-    )
+    assert row["measured"] == "28 yes, 0 no, 0 open. Of the choices of three seeds at UFM-10, 0 of 1 have a no"
+    assert row["runs"] == "9 runs; seeds: 3 of UFM-10" and row["verdict"] == HOLDS
     alone = claims.claims(made[made["seed"] == 0]).iloc[5]
     assert alone["verdict"] == UNKNOWN and alone["runs"] == "no size has more than two seeds"
 
