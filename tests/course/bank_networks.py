@@ -11,8 +11,8 @@ from labkit import etf
 from labkit.activations import aglu, apa
 
 
-def network_run(low=-2.0, high=2.0, rows=3, kappa=True):
-    start = torch.linspace(low + 0.02, high - 0.02, 31).numpy()
+def network_run(low=-2.0, high=2.0, rows=3, kappa=True, layers=31):
+    start = torch.linspace(low + 0.02, high - 0.02, layers).numpy()
     table = pd.DataFrame({"kappa": start, "iteration": 0}) if kappa else pd.DataFrame({"iteration": [0]})
     return SimpleNamespace(parameters=table, curves=pd.DataFrame({"loss": [2.0] * rows}))
 
@@ -164,6 +164,7 @@ WRONG = {
         (network_run(kappa=False), "aglu"),
         (0.9, "train_classifier"),
         (network_run(rows=1), "trained"),
+        (network_run(layers=13), "ResNet-32"),
         (network_run(-4, 4), "U(−2, 2)"),
     ],
     "by-chance": [

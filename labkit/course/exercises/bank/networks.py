@@ -35,6 +35,8 @@ def _failing(run):
     if "kappa" not in start or start["kappa"].isna().all():
         return 'this network has no κ: is the activation "aglu"?'
     start = start.loc[start["iteration"] == start["iteration"].min(), "kappa"].dropna()
+    if len(start) != 31:
+        return f"this network has {len(start)} layers with a κ; ResNet-32 has 31"
     low, high = start.min(), start.max()
     if not (-2.001 <= low < -1 and 1 < high <= 2.001):
         return f"κ starts between {low:.2g} and {high:.2g}; U(−2, 2) is asked for"
