@@ -150,7 +150,8 @@ def ranges_compared(frame: pd.DataFrame, sizes: Sequence[str], head: str = "impl
 def where_not(found: pd.DataFrame) -> str:
     """Where answers are no, in words: of each size the first and the last iteration. Empty where there are none."""
     no = sorted(found[found["answer"].eq(False)].groupby("size")["iteration"], key=lambda pair: classes_of(pair[0]))
-    return ", ".join(f"{size} from step {steps.min()} to {steps.max()}" for size, steps in no)
+    span = lambda low, high: f"at step {low}" if low == high else f"from step {low} to {high}"
+    return ", ".join(f"{size} {span(steps.min(), steps.max())}" for size, steps in no)
 
 
 def three_alone(frame: pd.DataFrame, size: str) -> str:

@@ -124,6 +124,8 @@ def test_a_crossing_in_the_middle_is_seen_though_both_ends_are_right():
     row = table(standard={"UFM-100": dict(shape=dip)}).iloc[4]
     assert row["verdict"] == IN_PART and "12 no" in row["measured"]  # 2 iterations, 3 seeds, 2 measures
     assert row["measured"].endswith("NC1 is the smaller one in UFM-100 from step 10 to 13")
+    once = lambda t: 9 / (t + 1) if t != 10 else 0.01
+    assert table(standard={"UFM-100": dict(shape=once)})["measured"][4].endswith("one in UFM-100 at step 10")
 
 
 def test_a_range_that_is_not_the_smallest_is_named_with_its_steps():
