@@ -23,13 +23,13 @@ def exponential(largest: int, num_classes: int, imbalance: float) -> list[int]:
     50 or 100; 12406 and 10847 images at 100.
     """
     _check(largest, num_classes, imbalance)
-    return [int(largest / imbalance ** (c / (num_classes - 1))) for c in range(num_classes)]
+    return [_whole(largest / imbalance ** (c / (num_classes - 1))) for c in range(num_classes)]
 
 
 def step(largest: int, num_classes: int, imbalance: float) -> list[int]:
     """Class sizes of one step: `largest` for the first ⌊C/2⌋ classes and ⌊largest/imbalance⌋ for the others, a list."""
     _check(largest, num_classes, imbalance)
-    return [largest if c < num_classes // 2 else int(largest / imbalance) for c in range(num_classes)]
+    return [largest if c < num_classes // 2 else _whole(largest / imbalance) for c in range(num_classes)]
 
 
 def fitting(available: Sequence[int], imbalance: float):
@@ -42,7 +42,7 @@ def fitting(available: Sequence[int], imbalance: float):
     """
     checks.positive("imbalance", imbalance)
     share = [imbalance ** (c / (len(available) - 1)) for c in range(len(available))]
-    return exponential(int(min(n * s for n, s in zip(available, share))), len(available), imbalance)
+    return exponential(_whole(min(n * s for n, s in zip(available, share))), len(available), imbalance)
 
 
 def subset(images: ImageSet | ImageFiles, counts: Sequence[int] | torch.Tensor, seed: int = 0) -> ImageSet | ImageFiles:
@@ -96,6 +96,11 @@ def read_list(path: str | Path, root: str | Path, classes: Sequence[str] | None 
             f"root is {root.absolute()}"
         )
     return ImageFiles(tuple(pictures), torch.tensor(labels), tuple(classes or map(str, range(max(labels) + 1))))
+
+
+def _whole(size):
+    """⌊size⌋ of a number that has been rounded: 32/32^(4/5) comes out as 1.9999999999999996, and is 2."""
+    return int(size * (1 + 1e-12))
 
 
 def _check(largest, num_classes, imbalance):

@@ -37,6 +37,8 @@ def exactly(largest, num_classes, imbalance, c):
         (500, 100, 100, 10847),
         (49, 7, 49, None),
         (1280, 1000, 256, None),
+        (32, 6, 32, 63),  # by hand 32, 16, 8, 4, 2, 1; a power of 4/5 is rounded upwards, and its quotient downwards
+        (1280, 11, 1024, None),
     ],
 )
 def test_exponential(largest, num_classes, imbalance, total):
@@ -190,6 +192,8 @@ def test_sizes_that_fit():
     assert longtail.fitting([5000] * 10, 100) == longtail.exponential(5000, 10, 100)
     assert longtail.fitting([119, 122, 118], 4) == [119, 59, 29]
     assert longtail.fitting([500, 100, 400], 4) == [200, 100, 50]  # the second class is short
+    # 1000^(2/3) comes out as 99.99999999999997: 99 images of the first class would leave none of the third
+    assert longtail.fitting([1000, 1000, 1, 1000], 1000) == [100, 10, 1, 0]
     for available in ([119, 122, 118, 121], [500, 33, 400, 7]):
         for ratio in (1, 3, 50):
             sizes = longtail.fitting(available, ratio)
