@@ -76,7 +76,8 @@ def marks(
 def summary(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The smallest, the median and the largest y over seeds at each x: columns min, median, max, with x as the index.
 
-    Raises ValueError where a seed has more than one y at some x: several settings would be pooled into one.
+    A row that is there twice counts once. Raises ValueError where a seed has more than one y at some x: several
+    settings would be pooled into one.
 
     >>> summary(pd.DataFrame({"seed": [0, 1, 2], "step": 5, "loss": [3.0, 1.0, 7.0]}), "step", "loss").loc[5].tolist()
     [1.0, 3.0, 7.0]
@@ -91,6 +92,7 @@ def summary(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
                 f"seed {seed:g} has {len(same)} values of {y} at {x} = {place:g}: several settings would be drawn as "
                 f"one line. Choose one, e.g. with History.where. Columns that differ: {', '.join(names) or 'none'}"
             )
+        table = single
     return table.groupby(x)[y].agg(["min", "median", "max"])
 
 

@@ -164,6 +164,12 @@ def sweep_of_two(column):
     return History(pd.concat([one.frame.assign(**{column: 1e-3}), two.assign(**{column: 1.0})]))
 
 
+def test_a_run_that_is_there_twice_counts_once():
+    table = pd.DataFrame({"head": "fixed", "seed": [0, 1, 2], "iteration": 0, "loss": [1.0, 2.0, 7.0]})
+    twice = pd.concat([table, table.iloc[[0, 0]]])  # with these the middle of five numbers would be 1
+    assert plots.style.summary(twice, "iteration", "loss").loc[0].tolist() == [1.0, 2.0, 7.0]
+
+
 def test_several_settings_are_not_pooled_into_one_line():
     # Failed before: two δ with two seeds each were drawn as one line, whose band mixed the two
     run = sweep_of_two("delta")
