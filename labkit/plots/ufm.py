@@ -45,13 +45,22 @@ def chosen(table: pd.DataFrame, heads: Sequence[str] | None) -> pd.DataFrame:
 
 def ranked(margins: pd.DataFrame, points: int = 300) -> list[dict]:
     """Margins of each head against rank: a trace of the median over seeds at each share of the samples."""
-    traces = []
+    margins, traces = _of_one_setting(margins), []
     for head, look in looks(margins["head"]).items():
         runs = [np.sort(run["margin"].to_numpy(float)) for _, run in margins[margins["head"] == head].groupby("seed")]
         shares = np.linspace(0, 1, min(points, max(map(len, runs))))
         median = np.median([np.interp(shares, np.linspace(0, 1, len(run)), run) for run in runs], axis=0)
         traces.append(line(shares, median, *look))
     return traces
+
+
+def _of_one_setting(margins):
+    """Each margin once. ValueError where a sample of a head and seed has several: settings would be drawn as one."""
+    single = margins.drop_duplicates(["head", "seed", "sample", "margin"])
+    if (twice := single[single.duplicated(["head", "seed", "sample"])]).empty:
+        return single
+    head, seed = twice[["head", "seed"]].iloc[0]
+    raise ValueError(f"samples of {head}, seed {seed}, have several margins: choose one setting, e.g. by History.where")
 
 
 def run_panels(
@@ -196,7 +205,7 @@ def class_margins(
     """
     panels, margins = [], chosen(margins, heads)
     for value, counts in sizes_of_classes.items():
-        counts, mine = np.asarray(counts), margins[margins[by] == value]
+        counts, mine = np.asarray(counts), _of_one_setting(margins[margins[by] == value])
         mine = mine.assign(shown=np.repeat(np.arange(len(counts)), counts)[mine["sample"].astype(int)])
         per_class = mine.groupby(["head", "seed", "shown"], as_index=False)["margin"].mean()
         axes = dict(title="class, largest first"), dict(title="mean cosine margin")

@@ -9,7 +9,7 @@ import pytest
 from labkit import etf, plots
 from labkit.heads import VARIANTS
 from labkit.history import History
-from labkit.plots.ufm import against, by_size, class_margins, memory, with_excess
+from labkit.plots.ufm import against, by_size, class_margins, memory, ranked, with_excess
 from labkit.ufm import UFM, classes_of
 from labkit.widgets.ufm import RunsExplorer
 
@@ -99,6 +99,16 @@ def test_margins_of_classes():
     line = next(t for t in class_margins(margins, {4.0: sizes}, "imbalance").data if t.name)
     ends = np.cumsum(sizes)
     np.testing.assert_allclose(line.y, [np.arange(end - n, end).mean() for n, end in zip(sizes, ends)])
+
+
+def test_margins_of_several_settings_are_not_pooled_into_one_line():
+    one = pd.DataFrame({"head": "fixed", "seed": 0, "sample": range(4), "margin": [0.0, 1.0, 2.0, 3.0]})
+    (trace,) = ranked(pd.concat([one, one]))  # a run that is there twice is one run
+    assert list(trace["y"]) == [0, 1, 2, 3]
+    both = pd.concat([one.assign(delta=0.1), one.assign(delta=1.0, margin=9.0)]).assign(imbalance=1.0)
+    for draw in (ranked, lambda table: class_margins(table, {1.0: [2, 2]}, "imbalance")):
+        with pytest.raises(ValueError, match="samples of fixed, seed 0, have several margins"):
+            draw(both)
 
 
 def test_memory_is_side_by_side():
