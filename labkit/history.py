@@ -108,8 +108,7 @@ class History:
         histories = list(histories)
         columns = [{} for _ in histories] if columns is None else list(columns)
         differs = lambda name: any(one.get(name, np.nan) != columns[0].get(name, np.nan) for one in columns)
-        names = dict.fromkeys(name for one in columns for name in one)
-        names = [name for name in names if name in always or differs(name)]
+        names = dict.fromkeys(n for one in columns for n in one if n in always or differs(n))
         frames, margins = ([], [])
         for history, one in zip(histories, columns):
             for table, tables in ((history.frame, frames), (history.margins, margins)):
@@ -121,18 +120,22 @@ class History:
         """Write one Parquet file, which appears under its name complete or not at all. Returns the path.
 
         Margins travel as a list column that is null but in the last row of each run. Raises TypeError for settings
-        that JSON cannot hold, and OSError, naming the file, where it cannot be written; nothing has changed then.
+        that JSON cannot hold, ValueError for several margins of one sample, as of runs that cannot be told apart, and
+        OSError, naming the file, where it cannot be written; nothing has changed then.
         """
         path, keys = Path(path), self._keys()
-        per_run = self.margins.sort_values("sample").groupby(keys, **_GROUPS)["margin"].agg(list).reset_index()
+        margins = self.margins.drop_duplicates([*keys, "sample", "margin"]).sort_values("sample")
+        if (twice := margins[margins.duplicated([*keys, "sample"])]).size:
+            raise ValueError(f"several margins of one sample: {dict(twice[[*keys, 'sample']].iloc[0])}")
+        per_run = margins.groupby(keys, **_GROUPS)["margin"].agg(list).reset_index()
         per_run = self.frame[keys].merge(per_run.astype(self.frame[keys].dtypes), on=keys, how="left")["margin"]
-        last = self.frame.groupby(keys, **_GROUPS)["iteration"].transform("max") == self.frame["iteration"]
+        single = ~self.frame.duplicated([*keys, "iteration"])  # of a run that is there twice one has them
+        last = single & (self.frame.groupby(keys, **_GROUPS)["iteration"].transform("max") == self.frame["iteration"])
         lists = [run if end and isinstance(run, list) else None for end, run in zip(last, per_run)]
         table = pa.Table.from_pandas(self.frame, preserve_index=False)
         table = table.append_column("margins", pa.array(lists, pa.list_(pa.float64())))
         header = {"version": _VERSION, "settings": plain(self.settings), "runs_by": keys}
         table = table.replace_schema_metadata({**table.schema.metadata, _KEY: json.dumps(header).encode()})
-
         with written_whole(path) as file:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         return path

@@ -68,6 +68,21 @@ def test_round_trip_of_heads_with_and_without_margins(tmp_path):
     assert set(loaded.margins["head"]) == {"fixed"} and set(loaded.frame["head"]) == {"fixed", "implicit"}
 
 
+def test_a_run_that_is_there_twice_keeps_its_margins(tmp_path):
+    run = history((3, 1))
+    twice = History.concat([run, run])
+    for found in (History(twice.frame, {}, run.margins), twice):
+        loaded = History.load(found.save(tmp_path / "twice.parquet"))
+        assert len(loaded.frame) == 2 * len(run.frame)
+        pd.testing.assert_frame_equal(loaded.margins, run.margins.reset_index(drop=True), check_dtype=False)
+
+
+def test_margins_of_runs_that_cannot_be_told_apart_are_not_mixed(tmp_path):
+    with pytest.raises(ValueError, match="several margins of one sample: {'head': 'fixed', 'seed': "):
+        History.concat([history(), history(offset=1.0)]).save(tmp_path / "both.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loaded_history_can_be_saved_again(tmp_path):
     run = History.load(history().save(tmp_path / "one.parquet"))
     equal(History.load(run.save(tmp_path / "two.parquet")), history())
