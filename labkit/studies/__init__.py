@@ -20,3 +20,13 @@ def stored() -> Path:
         if (folder / "paper").is_dir():
             return folder
     raise FileNotFoundError(f"labkit was installed without its data: there is no {folder}")
+
+
+def in_name(number: float) -> str:
+    """A number as names of runs have it: with six digits where these say all, else with all, so that no two are alike.
+
+    >>> in_name(10.0), in_name(1e5 / 3)
+    ('10', '33333.333333333336')
+    """
+    text = f"{number:g}"
+    return text if float(text) == number else repr(float(number))

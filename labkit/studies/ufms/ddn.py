@@ -17,7 +17,7 @@ from tqdm import tqdm
 from labkit import etf
 from labkit.heads import ImplicitETFHead
 from labkit.history import History, Store, plain
-from labkit.studies import ROUNDING
+from labkit.studies import ROUNDING, in_name
 from labkit.ufm import UFM, Trainer, log_points
 
 WITH, WITHOUT = "implicit_with_ddn", "implicit_without_ddn"  # as in data/paper/guiding-table3.csv
@@ -149,7 +149,7 @@ class Runs(Store):
         """As short as it can be: what is the same in all of STUDY is left out."""
         spec, usual = settings["spec"], {"num_classes": 10, "iterations": 2000, "seeds": [0, 1, 2, 3, 4]}
         parts = {
-            "imbalance": f"{spec['imbalance']:g}",
+            "imbalance": in_name(spec["imbalance"]),
             "batch": settings["batch_size"] or "all",
             "alpha": settings["alpha"] or "schedule",
         }

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from labkit import checks, etf, ufm
 from labkit.history import History
+from labkit.studies import in_name
 
 WAYS = {
     "standard": ("standard", {}),
@@ -36,8 +37,12 @@ def train(
 ) -> History:
     """Each way on each UFM: the columns of `train_ufm` with the way as head, imbalance, and margin_largest and
     margin_smallest, the mean cosine margins of the first and of the last class at the end (NaN before).
+
+    Raises ValueError for UFMs of one imbalance, which the tables could not tell apart.
     """
-    tables, made = [], {}
+    tables, made, specs = [], {}, list(specs)
+    if len(there := [in_name(spec.imbalance) for spec in specs]) > len(set(there)):
+        raise ValueError(f"each UFM must have an imbalance of its own, got {', '.join(there)}")
     for spec in specs:
         labels = spec.targets().numpy()
         for name in ways:
@@ -51,7 +56,7 @@ def train(
             tables.append(frame.assign(head=name, imbalance=spec.imbalance))
             made = run.settings
     settings = {key: made[key] for key in ("device", "versions", "date", "temperature", "gain", "seeds", "iterations")}
-    sizes = {f"{spec.imbalance:g}": spec.class_sizes().tolist() for spec in specs}
+    sizes = {in_name(spec.imbalance): spec.class_sizes().tolist() for spec in specs}
     return History(pd.concat(tables), settings | {"class_sizes": sizes, "dim": spec.dim})
 
 
@@ -166,7 +171,7 @@ def summary(table: pd.DataFrame, sizes: dict) -> pd.DataFrame:
     last = table[table["iteration"] == table["iteration"].max()]
     rows = []
     for (imbalance, way), runs in last.groupby(["imbalance", "head"], sort=False):
-        count = torch.tensor(sizes[f"{imbalance:g}"])
+        count = torch.tensor(sizes[in_name(imbalance)])
         low, _ = bound(count, way)
         loss = runs["loss"]
         rows.append(

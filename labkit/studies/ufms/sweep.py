@@ -17,6 +17,7 @@ from tqdm import tqdm
 from labkit import checks, ufm
 from labkit.heads import HEADS, PAPER, VARIANTS
 from labkit.history import History, Store, plain
+from labkit.studies import in_name
 
 SIZES = {"UFM-10": ufm.UFM_10, "UFM-100": ufm.UFM_100, "UFM-200": ufm.UFM_200, "UFM-1000": ufm.UFM_1000}
 
@@ -140,7 +141,7 @@ def size(spec: ufm.UFM) -> str:
     for known, model in SIZES.items():
         if model == spec:
             return known
-    tail = f"-imbalance-{spec.imbalance:g}" if spec.imbalance != 1 else ""
+    tail = f"-imbalance-{in_name(spec.imbalance)}" if spec.imbalance != 1 else ""
     return f"UFM-{spec.num_classes}-{spec.num_samples}x{spec.dim}{tail}"
 
 

@@ -43,6 +43,11 @@ def losses(way, trials):
         yield F.cross_entropy(logits, labels).item()
 
 
+def test_models_that_a_table_could_not_tell_apart_are_refused():
+    with pytest.raises(ValueError, match="an imbalance of its own, got 4, 2.5, 4"):
+        imbalance.train([ufm.UFM(3, n, 4, r) for n, r in ((12, 4.0), (12, 2.5), (60, 4.0))], iterations=1)
+
+
 @pytest.mark.parametrize("way", imbalance.WAYS)
 def test_no_state_is_below_its_bound(way):
     assert min(losses(way, 200)) >= imbalance.bound(SIZES, way)[0] - 1e-9

@@ -189,6 +189,13 @@ def test_all_options_in_one_file(tmp_path):
     )
 
 
+def test_no_two_models_have_one_name():
+    ratios = [3.3333333, 3.3333334, 1e6 + 0.5, 1e6, 2.5]  # with six digits the first four would be two models
+    runs = expand({"spec": [UFM(3, 2_000_000, 4, r) for r in ratios], "head": ["fixed"]})
+    assert [run["spec"]["imbalance"] for run in runs.values()] == ratios
+    assert list(runs)[-1] == "UFM-3-2000000x4-imbalance-2.5-fixed-seed-0"
+
+
 def test_several_grids_and_no_run_twice():
     runs = expand(
         [{"spec": [UFM_10], "head": ["standard", "fixed"]}, {"spec": [UFM_10], "head": ["fixed"], "seed": (0, 1)}]
