@@ -132,13 +132,14 @@ def compared(frame: pd.DataFrame, measure: str, head: str = "implicit") -> pd.Da
 
 def ranges_compared(frame: pd.DataFrame, sizes: Sequence[str], head: str = "implicit") -> pd.DataFrame:
     """At every logged iteration from 1 on and size: whether the loss of `head` has the smaller range over seeds,
-    relative to its median, than that of another of MAIN.
+    relative to its median, than that of another of MAIN; of the seeds that all of MAIN have, as more have more range.
 
     A table with size, iteration, other and answer: True, False, or None where they differ by less than ROUNDING.
     """
     mine = frame[frame["size"].isin(sizes) & frame["head"].isin(MAIN) & (frame["iteration"] >= 1)]
-    by = mine.groupby(["size", "iteration", "head"])["loss"]
-    ranges = ((by.max() - by.min()) / by.median()).unstack().reindex(columns=MAIN).dropna()
+    wide = mine.pivot(index=["size", "seed", "iteration"], columns="head", values="loss").reindex(columns=MAIN).dropna()
+    by = wide.groupby(["size", "iteration"])
+    ranges = (by.max() - by.min()) / by.median()
     tables = []
     for other in (h for h in MAIN if h != head):
         tie = (ranges[head] - ranges[other]).abs() <= ROUNDING["loss"]

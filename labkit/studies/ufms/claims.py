@@ -160,7 +160,8 @@ def _identical(frame, sizes):
         group = group.set_index("head").reindex(MAIN)
         gap = group["loss"].max() / group["loss"].min() - 1
         largest = max(largest, gap)
-        answers.append(bool((group["accuracy"] == 1).all() and gap <= 0.01))
+        there = group["iteration"].notna().all()  # else a head was not run at this seed, and nobody knows
+        answers.append(bool((group["accuracy"] == 1).all() and gap <= 0.01) if there else None)
     nc1 = rows.groupby(["size", "head"])["nc1"].median().unstack()[MAIN]
     ratio = (nc1["standard"] / nc1[["fixed", "implicit"]].max(axis=1).clip(lower=ROUNDING["nc1"])).max()
     return Row(
@@ -214,8 +215,8 @@ def _collapse(frame, sizes):
 
 
 def _variability(frame, sizes):
-    seeds = frame.groupby(["size", "head"])["seed"].nunique()
-    several = [s for s in sizes if min(seeds[s, h] for h in MAIN) > 2]  # a range of one or two seeds says little
+    shared = frame[frame["head"].isin(MAIN)].groupby(["size", "seed"])["head"].nunique() == len(MAIN)
+    several = [s for s in sizes if shared[s].sum() > 2]  # a range of one or two seeds says little
     found = ranges_compared(frame, several)
     wider = where_not(found)
     alone = ", ".join(three_alone(frame, s) for s in several)

@@ -192,6 +192,21 @@ def test_a_size_with_two_seeds_has_no_say_in_ranges():
     assert alone["verdict"] == UNKNOWN and alone["runs"] == "no size has more than two seeds"
 
 
+def test_heads_are_compared_at_the_seeds_that_all_of_them_have():
+    made = {"standard": dict(steps=5, jitter=0.02), "fixed": dict(steps=2, jitter=0.02)}
+    made |= {"implicit": dict(steps=1, jitter=0.015)}
+    frame = pd.concat(runs(h, "UFM-10", seeds=5, **kw) for h, kw in made.items())
+    found = claims.claims(frame[(frame["head"] == "implicit") | (frame["seed"] < 3)])
+    # over five seeds the range of the implicit head is 4 × 0.015, more than the others' 2 × 0.02 over three
+    assert found["measured"][5] == "28 yes, 0 no, 0 open" and found["verdict"][5] == HOLDS
+    # whether all end alike is not known at the seeds of the implicit head alone
+    near = claims.claims(frame[(frame["head"] == "implicit") | (frame["seed"] < 3)].assign(loss=1.0))
+    assert near["measured"][2].startswith("3 yes, 0 no, 2 open") and near["verdict"][2] == HOLDS
+    apart = frame[(frame["head"] != "implicit") | (frame["seed"] > 1)]
+    apart = apart[(apart["head"] == "implicit") | (apart["seed"] < 4)]  # seeds 2 and 3 are those of all
+    assert claims.claims(apart)["runs"][5] == "no size has more than two seeds"
+
+
 def test_a_head_that_is_missing_is_named():
     with pytest.raises(ValueError, match=r"no runs of \[\('UFM-10', 'standard'\), \('UFM-10', 'implicit'\)\]"):
         claims.claims(runs("fixed", "UFM-10", 2))
