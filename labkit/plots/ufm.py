@@ -25,12 +25,13 @@ FIGURE_2 = ("loss", "cosine_margin", "margins", "nc1", "nc3", "equinorm_gap")
 def with_excess(frame: pd.DataFrame, temperature: float = 5.0) -> pd.DataFrame:
     """The table with a column excess, the cross entropy above its bound; NaN where rounding leaves nothing above 0.
 
-    For heads without normalised features, which have no bound, it is the cross entropy itself.
+    For heads without normalised features it is the cross entropy itself. temperature: of tables without such a column.
     """
-    bounds = {size: etf.cross_entropy_bound(classes_of(size), temperature) for size in frame["size"].unique()}
+    tau = frame.get("temperature", pd.Series(temperature, frame.index))
+    bounds = {(size, t): etf.cross_entropy_bound(classes_of(size), t) for size, t in {*zip(frame["size"], tau)}}
     unbounded = [name for name, variant in VARIANTS.items() if variant.options.get("normalized") is False]
-    bound = frame["size"].map(bounds).where(~frame["head"].isin(unbounded), 0.0)
-    excess = frame["loss"] - bound
+    bound = pd.Series([bounds[pair] for pair in zip(frame["size"], tau)], frame.index)
+    excess = frame["loss"] - bound.where(~frame["head"].isin(unbounded), 0.0)
     return frame.assign(excess=excess.where(excess > 1e-9))
 
 

@@ -213,4 +213,22 @@ class RunsExplorer(Explorer):
         title = f"{size}: " + (f"seed {seed}" if seed != -1 else f"{counts.min()} seeds" if len(counts) else "")
         if shown.frame.empty:
             title = f"{size}: not run for this choice" if heads else f"{size}: choose a head"
-        return plots.ufm.ufm_panels(shown, C, title=title)
+        return plots.ufm.ufm_panels(shown, C, self._temperature(shown), title)
+
+    def _temperature(self, shown):
+        told = _temperatures(self.history.settings)
+        if "temperature" in shown.frame and len(shown.frame):
+            told = set(shown.frame["temperature"])
+        if len(told) > 1:
+            raise ValueError(f"runs of one figure must have one temperature, got {sorted(told)}: choose one")
+        return told.pop()
+
+
+def _temperatures(settings):
+    """Those of the runs that a History is of; 5 for one that does not say it."""
+    runs = settings.get("runs")
+    return (
+        set().union(*map(_temperatures, runs))
+        if isinstance(runs, list) and runs
+        else {settings.get("temperature", 5.0)}
+    )

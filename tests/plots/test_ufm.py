@@ -10,6 +10,7 @@ from labkit import etf, plots
 from labkit.heads import VARIANTS
 from labkit.history import History
 from labkit.plots.ufm import against, by_size, class_margins, memory, ranked, with_excess
+from labkit.studies.ufms.answers import excess
 from labkit.ufm import UFM, classes_of
 from labkit.widgets.ufm import RunsExplorer
 
@@ -49,6 +50,18 @@ def test_excess_is_the_distance_to_the_bound():
     )
     excess = with_excess(table)["excess"]
     assert np.isclose(excess[0], 0.25) and np.isnan(excess[1]) and excess[2] == 0.01
+
+
+def test_the_bound_is_that_of_the_temperature_of_the_runs():
+    table = pd.DataFrame({"size": ["UFM-10", "UFM-100"], "head": "fixed", "temperature": [2.0, 5.0]})
+    table["loss"] = [0.75, 0.75]
+    # by hand: log(1 + 9 exp(-2 · 10/9)) = 0.68 at τ = 2, and log(1 + 99 exp(-5 · 100/99)) = 0.49 at τ = 5
+    bounds = np.array([math.log(1 + 9 * math.exp(-20 / 9)), math.log(1 + 99 * math.exp(-500 / 99))])
+    np.testing.assert_allclose(with_excess(table)["excess"], 0.75 - bounds, rtol=1e-12)
+    np.testing.assert_allclose(excess(table), 0.75 / bounds - 1, rtol=1e-12)
+    alone = table.iloc[1:].drop(columns="temperature")  # of a table that does not say it: the paper's 5
+    np.testing.assert_allclose(with_excess(alone)["excess"], 0.75 - bounds[1:], rtol=1e-12)
+    np.testing.assert_allclose(excess(alone), 0.75 / bounds[1:] - 1, rtol=1e-12)
 
 
 def test_a_column_for_each_size_and_a_row_for_each_measure():
@@ -151,6 +164,17 @@ def test_the_explorer_says_when_there_is_nothing(explorer):
     assert "choose a head" in explorer.figure("UFM-10", (), -1).layout.title.text
     few = RunsExplorer(History.concat([history(sizes=("UFM-10",)), history(sizes=("UFM-100",)).where(seed=0)]))
     assert "not run" in few.figure("UFM-100", ("fixed",), 2).layout.title.text
+
+
+def test_the_explorer_draws_the_bound_of_its_runs():
+    told = [(history().settings, 5.0), ({"temperature": 2.0}, 2.0), ({"runs": [{"runs": [{"temperature": 2.0}]}]}, 2.0)]
+    for settings, tau in told:
+        run = history()
+        figure = RunsExplorer(History(run.frame, settings, run.margins)).figure("UFM-10", ("fixed",), -1)
+        assert figure.layout.shapes[0].y0 == pytest.approx(math.log(1 + 9 * math.exp(-tau * 10 / 9)))
+    mixed = RunsExplorer(History(run.frame, {"runs": [{"temperature": 2.0}, {"temperature": 5.0}]}, run.margins))
+    with pytest.raises(ValueError, match=r"must have one temperature, got \[2.0, 5.0\]"):
+        mixed.figure("UFM-10", ("fixed",), -1)
 
 
 def test_every_variant_has_a_style_of_its_own():

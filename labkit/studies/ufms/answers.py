@@ -105,9 +105,10 @@ def percent(share: float) -> str:
 
 
 def excess(frame: pd.DataFrame) -> pd.Series:
-    """Cross entropy over its bound, less one."""
-    bounds = {s: etf.cross_entropy_bound(classes_of(s), 5.0) for s in frame["size"].unique()}
-    return frame["loss"] / frame["size"].map(bounds) - 1
+    """Cross entropy over its bound, less one. The temperature is 5 where the table has no such column."""
+    pairs = list(zip(frame["size"], frame.get("temperature", itertools.repeat(5.0))))
+    bounds = {(size, tau): etf.cross_entropy_bound(classes_of(size), tau) for size, tau in set(pairs)}
+    return frame["loss"] / [bounds[pair] for pair in pairs] - 1
 
 
 def compared(frame: pd.DataFrame, measure: str, head: str = "implicit") -> pd.DataFrame:
