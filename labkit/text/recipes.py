@@ -168,10 +168,10 @@ def make(
 def measure(
     model: nn.Module, held_out: Batches, batches: int, tasks: tuple | None, on: Accelerator, progress: bool = False
 ) -> dict:
-    """Loss on so many held-out batches, in nats a token; κ and λ by depth; and with tasks, (tokenizer, Tasks),
-    HellaSwag's shares of right answers. All over all processes.
+    """Loss on so many held-out batches, or on all where these are fewer, in nats a token; κ and λ by depth; and with
+    tasks, (tokenizer, Tasks), HellaSwag's shares of right answers. All over all processes.
     """
-    held_out = map(held_out.batch, range(batches))
+    held_out = map(held_out.batch, range(min(batches, int(held_out.ends[-1]))))  # beyond, the first would come again
     found = [F.cross_entropy(model(x).logits.flatten(0, 1).float(), y.flatten()) for x, y in held_out]
     values = {"validation_loss": on.reduce(torch.stack(found).mean(), "mean").item(), **shapes_by_depth(model)}
     if tasks is not None:

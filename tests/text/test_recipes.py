@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from labkit.history import History
 from labkit.text import recipes, training
+from labkit.text.bigram import Bigram
 from labkit.text.corpora import Batches
 from labkit.text.gpt import decay_groups, gpt
 from labkit.text.recipes import RECIPES
@@ -59,6 +61,13 @@ def test_steps_are_those_of_a_loop_written_out():
     assert history.frame["batch_loss"].iloc[-1] == pytest.approx(np.mean(losses), rel=1e-5)
     for (name, p), q in zip(model.named_parameters(), reference.parameters()):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_no_held_out_batch_counts_twice():
+    text = np.random.default_rng(0).integers(3, size=2 * 4 * 5 + 1)  # five batches of two rows of four
+    model, batches = Bigram(text, 3), Batches([text], 2, context=4, order="in order")
+    measured = recipes.measure(model, batches, 7, None, Accelerator(cpu=True))
+    assert measured["validation_loss"] == pytest.approx(model.cross_entropy(text), rel=1e-6)
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_and_only_with_the_same_settings(corpus):
