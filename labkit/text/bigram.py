@@ -39,8 +39,13 @@ class Bigram(nn.Module):
         return SimpleNamespace(logits=self.table[tokens])
 
     def cross_entropy(self, tokens: np.ndarray) -> float:
-        """The mean of −log p(next | token) over a text (N,), in nats a token; ValueError for fewer than two tokens."""
+        """The mean of −log p(next | token) over a text (N,), in nats a token; ValueError for fewer than two tokens, and
+        for others than the model's.
+        """
         tokens = torch.as_tensor(np.asarray(tokens, np.int64))
         if len(tokens) < 2:
             raise ValueError(f"a text must have two tokens or more, got {len(tokens)}")
+        if tokens.min() < 0 or tokens.max() >= len(self.table):
+            found = f"{int(tokens.min())} to {int(tokens.max())}"
+            raise ValueError(f"tokens must be numbers in 0 … {len(self.table) - 1}, got {found}")
         return -self.table[tokens[:-1], tokens[1:]].double().mean().item()

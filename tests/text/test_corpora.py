@@ -155,6 +155,9 @@ def test_a_bigram_model_counts_pairs():
         Bigram(text, 2)
     with pytest.raises(ValueError, match="two tokens or more, got 1"):
         model.cross_entropy(text[:1])
+    for other in ([0, -1, 2], [0, 3]):  # −1 counts from the end of a table, as if it were token 2
+        with pytest.raises(ValueError, match=r"tokens must be numbers in 0 … 2, got (-1 to 2|0 to 3)"):
+            model.cross_entropy(other)
 
 
 def test_a_bigram_model_has_no_row_of_nan():
