@@ -99,7 +99,7 @@ def lambda_paths(history: History, height: int = 420) -> go.Figure:
     columns, panels = [c for c in history.frame if c.startswith("lam_")], []
     up = log_axis(history.frame[columns]) | dict(title="λ")
     for name, rows in history.frame.groupby("head", sort=False):
-        runs = [run for _, run in rows.groupby("seed")]
+        runs = [run for _, run in rows.sort_values("iteration").groupby("seed")]
         label, colour, _ = GRADIENTS.get(name, Look(name, GREY))
         paths = joined(runs[0]["iteration"], [run[c].to_numpy() for run in runs for c in columns])
         panels.append(panel(label, [line(*paths, name, rgba(colour, 0.55), width=1.2)], dict(title="epoch"), up))

@@ -30,6 +30,7 @@ def visible(text: str) -> str:
 def losses(table: pd.DataFrame, height: int = 380, title: str | None = None) -> go.Figure:
     """Validation loss of activations (column head) against the step: median over seeds, and their range as a band."""
     styles = {name: look for name, look in ACTIVATIONS.items() if name in set(table["head"])}
+    styles |= {name: Look(str(name), BLACK) for name in table["head"].unique() if name not in styles}
     traces = bands(table.dropna(subset="validation_loss"), "iteration", "validation_loss", styles=styles)
     return board([panel("", traces, dict(title="step"), dict(title="validation loss, nats a token"))], 1, height, title)
 

@@ -160,7 +160,7 @@ def network_panels(
 
     kind: "activation" or "gate". Where nothing is learnt the curve is the fixed one, and the other panels say so.
     """
-    mine = parameters.query("head == @network and kind == @kind and seed == @seed")
+    mine = parameters.query("head == @network and kind == @kind and seed == @seed").sort_values("layer")
     start, now = (mine[mine["iteration"] == e] for e in (0, epoch))
     z, shades, panels = torch.linspace(-5, 5, 81, dtype=torch.float64), ramp(len(now)), []
     for column, symbol in PARAMETERS.items():

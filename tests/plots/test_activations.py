@@ -89,6 +89,14 @@ def test_paths_have_a_panel_for_each_variant_and_a_gap_between_curves():
     np.testing.assert_allclose(figure.data[0].y[:3], [0.1, 1.1, 2.1], rtol=1e-6)
 
 
+def test_paths_do_not_depend_on_the_order_of_the_rows():
+    frame = network().frame
+    backwards = plots.activations.lambda_paths(History(frame[::-1])).data
+    for trace, mixed in zip(plots.activations.lambda_paths(network()).data, backwards[::-1]):
+        np.testing.assert_array_equal(trace.x, mixed.x)
+        np.testing.assert_array_equal(trace.y, mixed.y)
+
+
 def test_bands_hold_the_range_over_seeds():
     table, figure = depths(), FIGURES["depth"]()
     band, median = figure.data[:2]

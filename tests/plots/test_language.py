@@ -24,6 +24,11 @@ def test_losses_are_medians_over_seeds():
     assert np.allclose(lines["GELU"].y, [3.9, 3.4]) and np.allclose(lines["AGLU"].y, [2.9, 2.4])
 
 
+def test_an_activation_without_a_look_of_its_own_is_drawn():
+    lines = {t.name: t for t in language.losses(runs().replace("gelu", "mine")).data if t.fill is None}
+    assert set(lines) == {"AGLU", "mine"} and np.allclose(lines["mine"].y, [3.9, 3.4])
+
+
 def test_depth_shows_every_seed_before_and_after():
     kappa = [t for t in language.depth(runs().query("head == 'aglu'")).data if t.yaxis == "y"]
     before, after, first, last = kappa

@@ -108,6 +108,16 @@ def test_the_curves_are_those_of_the_parameters(kind, function):
         np.testing.assert_allclose(trace.y, expected, rtol=1e-6, atol=1e-30)
 
 
+def test_the_order_of_the_rows_does_not_matter():
+    figures = [
+        plots.networks.network_panels(table, "apa-star", "gate", 1, 5)
+        for table in (PARAMETERS, PARAMETERS.sample(frac=1, random_state=0))
+    ]
+    for one, other in zip(*(figure.data for figure in figures)):  # lines lead from the start of a layer to its end
+        np.testing.assert_array_equal(one.x, other.x)
+        np.testing.assert_array_equal(one.y, other.y)
+
+
 def test_a_lambda_below_the_floor_is_drawn_at_the_floor():
     z = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     expected = activations.apa(z, 1.0, activations.FLOOR)
