@@ -112,14 +112,15 @@ def uniformity(vectors: Tensor, kernel: str = "log") -> tuple[Tensor, Tensor]:
     """Hyperspherical uniformity of class vectors (…, C, d): mean and population variance over pairs, each (…).
 
     The kernel is of the distance r of two vectors at unit length: "distance" is r, "log" is ln(1/r) and "riesz" is
-    r^−(d−2) (Liu et al. 2023). For C > d, where no simplex ETF fits, equal spread over the sphere takes its place.
+    r^−(d−2) (Liu et al. 2023). For C > d, where no simplex ETF fits, equal spread over the sphere takes its place. NaN
+    where a vector is zero.
 
     >>> [round(v.item(), 6) for v in uniformity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), "distance")]
     [2.0, 0.0]
     """
     checks.one_of("kernel", kernel, ("distance", "log", "riesz"))
     checks.finite("vectors", vectors)
-    unit = torch.nn.functional.normalize(vectors.double(), dim=-1)
+    unit = vectors.double() / torch.linalg.vector_norm(vectors.double(), dim=-1, keepdim=True)
     i, j = torch.triu_indices(unit.shape[-2], unit.shape[-2], 1, device=unit.device)
     r = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")[..., i, j]
     values = {"distance": lambda: r, "log": lambda: -r.log(), "riesz": lambda: r ** (2 - unit.shape[-1])}[kernel]()
@@ -151,8 +152,14 @@ def nc5(class_means: Tensor, outside_mean: Tensor) -> Tensor:
     >>> nc5(torch.eye(2), torch.tensor([0.0, 3.0])).item()
     0.5
     """
-    cosine = torch.nn.functional.cosine_similarity
-    return cosine(class_means.double(), outside_mean.double().unsqueeze(-2), dim=-1).abs().mean(-1)
+    means, outside = _unit(class_means.double()), _unit(outside_mean.double())
+    return (means * outside.unsqueeze(-2)).sum(-1).abs().mean(-1)
+
+
+def _unit(vectors):
+    """Vectors at unit length, however short they are: torch's own functions count those below 1e-8 or 1e-12 as zero."""
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.masked_fill(length == 0, 1.0)
 
 
 def neco(features: Tensor, mean: Tensor, covariance: Tensor, directions: int) -> Tensor:
@@ -172,8 +179,7 @@ def neco(features: Tensor, mean: Tensor, covariance: Tensor, directions: int) ->
 def nci(features: Tensor, mean: Tensor, weight: Tensor, guess: Tensor, alpha: float = 1e-3) -> Tensor:
     """NCI score (n,) of features (n, d): ⟨h − μ, w_c⟩/‖h − μ‖ + α‖h‖₁, c = guess (n,) the class that is predicted."""
     h = features.double()
-    centred = torch.nn.functional.normalize(h - mean, dim=-1)
-    return (centred * weight.double()[guess]).sum(-1) + alpha * h.abs().sum(-1)
+    return (_unit(h - mean) * weight.double()[guess]).sum(-1) + alpha * h.abs().sum(-1)
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:

@@ -120,6 +120,32 @@ def test_uniformity_where_classes_outnumber_dimensions():
     assert "uniformity_log" not in set(labkit.collapse(network(), loader(x, y)).table["measure"])
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-20, 1e20])
+def test_measures_do_not_depend_on_the_scale_of_the_features(scale):
+    # cosine_similarity of torch counts lengths below 1e-8 as 1e-8, its normalize those below 1e-12
+    x, y = samples()
+    x, other = x[:, :3], samples(40, seed=3, spread=3.0)[0][:, :3]
+    torch.manual_seed(0)
+    model = nn.Linear(3, C, bias=False).double()
+
+    def found(factor):
+        outside = loader(factor * other, torch.zeros(len(other)))
+        table = labkit.collapse(model, loader(factor * x, y), ood_loader=outside, nci_alpha=0.0).table
+        return table.set_index("measure")["value"].drop(["uniformity_riesz", "nc4_bias"])  # of lengths, and of none
+
+    expected, means = found(1.0), metrics.class_means(x, y, C)[0].numpy()
+    mean = other.numpy().mean(0)
+    cosines = means @ mean / np.linalg.norm(means, axis=1) / np.linalg.norm(mean)
+    assert expected["nc5"] == pytest.approx(np.abs(cosines).mean(), rel=1e-9)
+    pd.testing.assert_series_equal(found(scale), expected, rtol=1e-6)
+
+
+def test_a_vector_without_a_direction_has_no_uniformity():
+    vectors = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    for kernel in ("distance", "log", "riesz"):
+        assert all(math.isnan(value) for value in measures.uniformity(vectors, kernel))
+
+
 # --- networks of other libraries ----------------------------------------------------------------------------------
 
 
