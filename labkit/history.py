@@ -79,8 +79,7 @@ class History:
                 f"several rows have {', '.join(f'{k} {v}' for k, v in where.items())}, and no column of `margins` "
                 f"tells their runs apart; they differ in {', '.join(differ[differ > 1].index) or 'nothing'}"
             )
-        last = self.frame.groupby(keys, **_GROUPS)["iteration"].idxmax()
-        return self.frame.loc[last].reset_index(drop=True)
+        return self.frame.loc[self.frame.groupby(keys, **_GROUPS)["iteration"].idxmax()].reset_index(drop=True)
 
     def _keys(self):
         """The columns that tell runs apart."""
@@ -276,15 +275,16 @@ def differences(there: dict, here: dict) -> str:
     'lr is 0.1 there, 0.2 here; seed is 0 there, 1 here'
     """
     pairs = {key: (there.get(key, "missing"), here.get(key, "missing")) for key in {**there, **here}}
-    inner = lambda a, b: isinstance(a, dict) and isinstance(b, dict)
-    words = lambda key, a, b: differences(a, b) if inner(a, b) else f"{key} is {a!r} there, {b!r} here"
+    words = lambda key, a, b: differences(a, b) if type(a) is type(b) is dict else f"{key} is {a!r} there, {b!r} here"
     return "; ".join(dict.fromkeys(words(key, a, b) for key, (a, b) in pairs.items() if a != b))
 
 
 def _flat(settings):
-    """Settings without dicts inside them, and lists as text, as columns of a table."""
-    inner = [_flat(value) if isinstance(value, dict) else {key: value} for key, value in settings.items()]
-    return {k: str(v) if isinstance(v, list) else v for part in inner for k, v in part.items()}
+    """Settings without dicts inside them, lists as text, as columns of a table: "lr", "head.lr" where two have it."""
+    parts = [(key, _flat(value) if isinstance(value, dict) else {key: value}) for key, value in settings.items()]
+    names = [name for _, part in parts for name in part]
+    named = lambda key, name: name if key == name or names.count(name) == 1 else f"{key}.{name}"
+    return {named(key, k): str(v) if isinstance(v, list) else v for key, part in parts for k, v in part.items()}
 
 
 def sample_margins(head: str, seeds: Iterable[int], margins: ArrayLike) -> pd.DataFrame:

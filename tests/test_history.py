@@ -323,6 +323,19 @@ def test_a_store_joins_runs_with_columns_for_what_differs(tmp_path):
     assert whole.where(lr=0.2).frame["loss"].tolist() == history(offset=0.2).frame["loss"].tolist()
 
 
+def test_settings_of_one_name_at_two_places_are_two_columns(tmp_path):
+    # as one column the later hides the earlier: seeds 0 and 1 were seeds of one setting, which were made at two rates
+    store = Store(tmp_path)
+    for seed, rate in ((0, 0.1), (1, 0.2)):
+        settings = {"backbone": {"lr": rate}, "head": {"lr": 0.5}, "seed": seed, "lr": 1.0}
+        store.put(settings, history((seed,)))
+    whole = store.load()
+    assert whole.final()[["backbone.lr", "seed"]].values.tolist() == [[0.1, 0], [0.2, 1]]
+    assert whole.where(**{"backbone.lr": 0.2}).frame["seed"].unique().tolist() == [1]
+    assert store.columns(settings) == {"backbone.lr": 0.2, "head.lr": 0.5, "seed": 1, "lr": 1.0}
+    assert store.columns({"run": {"lr": 0.1, "spec": {"dim": 8}}}) == {"lr": 0.1, "dim": 8}
+
+
 def test_two_processes_can_keep_the_same_run_at_once(tmp_path):
     code = (
         "import pandas as pd; from labkit.history import History, Store\n"
