@@ -304,7 +304,7 @@ def of_class(means: Tensor, targets: Tensor) -> Tensor:
 def _numbered_on(targets, batch, num_classes):
     """Labels (…, N) or (N,) as one list of int64, in which each run of the batch has classes of its own."""
     labels, runs = targets.long(), math.prod(batch)  # index_add and bincount do not take every integer dtype
-    if runs == 1:
-        return labels.reshape(-1)
+    if labels.numel():  # one out of range would be a class of the run beside it
+        checks.labels(targets, num_classes, targets.shape)
     labels = labels.expand(*batch, labels.shape[-1]).reshape(runs, -1)
     return (labels + num_classes * torch.arange(runs, device=labels.device).unsqueeze(-1)).reshape(-1)

@@ -284,6 +284,23 @@ def test_nc1_takes_the_true_rank_at_once_and_in_batches(case):
     assert measures.compute()["nc1"].item() == expected
 
 
+@pytest.mark.parametrize(
+    "labels, error, message",
+    [
+        ([[2], [0]], ValueError, "labels must lie in 0 … 1, got values from 0 to 2"),  # was class 0 of the second run
+        ([[0], [-1]], ValueError, "labels must lie in 0 … 1, got values from -1 to 0"),  # was class 1 of the first
+        ([[1.7], [0.0]], TypeError, "integer class labels"),  # was class 1
+    ],
+)
+def test_sums_and_means_of_classes_refuse_what_is_no_label(labels, error, message):
+    with pytest.raises(error, match=message):
+        metrics.class_sums(torch.ones(2, 1, 3), torch.tensor(labels), 2)
+    with pytest.raises(error, match=message):
+        metrics.of_class(torch.ones(2, 2, 3), torch.tensor(labels))
+    nothing = metrics.class_sums(torch.ones(2, 0, 3), torch.zeros(2, 0, dtype=torch.long), 2)
+    assert nothing[0].eq(0).all() and nothing[1].tolist() == [[0, 0], [0, 0]]
+
+
 @pytest.mark.parametrize("dtype", [getattr(torch, f"{u}int{bits}") for u in ("", "u") for bits in (8, 16, 32, 64)])
 @pytest.mark.parametrize("own_labels", [False, True])
 def test_labels_of_any_integer_dtype_batched_and_not(dtype, own_labels):
