@@ -48,7 +48,7 @@ MEASURES = {
     "loss": "training loss",
     "test_nc1": "NC1 of test features",
     "nc1": "NC1 of training features",
-    "gate_entropy": "entropy of the last gate / ln C",
+    "gate_entropy": "entropy of the last gate / ln K",
 }
 KINDS = {"activation": "AGLU", "gate": "APA gate"}
 PARAMETERS = {"lam": "λ", "kappa": "κ"}
