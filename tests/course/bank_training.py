@@ -276,6 +276,11 @@ WRONG = {
         (lambda f: 12, ""),
         (lambda f: steps(f) + 1, "1 too large"),
         (lambda f: steps(f, 0.5), "50 %"),
+        (
+            lambda f: steps(f.groupby(["size", "iteration"])["accuracy"].median().reset_index().assign(seed=0)),
+            "the median accuracy first",
+        ),
+        (lambda f: steps(f.assign(accuracy=f[::-1].groupby(["size", "seed"])["accuracy"].cummin())), "stays"),
         (lambda f: steps(f).sort_index(ascending=False).to_numpy(), "order"),
         (lambda f: f.groupby("size")["iteration"].median(), ""),
     ],
