@@ -67,6 +67,15 @@ def test_what_gives_answers_away_is_there_under_its_name():
         assert callable(resolve(name))
 
 
+def test_a_package_that_does_not_load_refuses_no_right_answer(monkeypatch, capsys):
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("labkit.course.exercises.calls.resolve", broken)
+    name = "calibration-error"
+    assert EXERCISES[name].library and outcome(RIGHT[name][0], name, capsys)[0]["passed"]
+
+
 def test_an_example_shows_input_right_answer_and_ones_own(capsys):
     _, said = outcome(lambda C, p: 7.0, "sure-enough", capsys)
     assert "for C = 2, p = 0.8" in said and "expected: 0.69315" in said and "yours:    7" in said

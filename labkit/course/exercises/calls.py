@@ -86,7 +86,9 @@ class Watch:
         for name in exercise.library:
             try:
                 function = inspect.unwrap(resolve(name))
-            except (ImportError, AttributeError):  # moved or not installed: no reason to refuse a right answer
+            except (ImportError, AttributeError, RuntimeError):
+                # moved, not installed, or it does not load, as torchvision beside another torch does not: no reason to
+                # refuse a right answer
                 continue
             if hasattr(function, "__code__"):
                 self.codes[function.__code__] = name
