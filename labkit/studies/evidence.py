@@ -28,19 +28,26 @@ from labkit.history import Store
 from labkit.studies.entries import LIST, Run, read
 from labkit.system import written_whole
 
+PATIENCE = 10  # seconds to wait for a run whose command was killed: it sees that within five
+BUSY = 3  # exit status of a run that another process is at
 
-def work(run: Run, results: str | Path, runs: str | Path) -> bool:
-    """Make one run and keep its result, unless it is there or another process is at it. Returns whether it was made."""
+
+def work(run: Run, results: str | Path, runs: str | Path, parent: int | None = None) -> bool:
+    """Make one run and keep its result, unless it is there or another process is at it. Returns whether it was made.
+
+    parent: the process that this one ends with; the one that started it where none is named.
+    """
+    parent = os.getppid() if parent is None else parent
     folder = run.folder(runs)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(folder / "lock", timeout=0):
+        with filelock.FileLock(folder / "lock", timeout=PATIENCE):
             store = run.store(results)
             if store.get(run.settings) is not None:
                 return False
             started, file, done = time.time(), _seconds(run, folder), threading.Event()
             spent = _spent(file)
-            keeper = threading.Thread(target=_keep_time, args=(file, started, spent, done), daemon=True)
+            keeper = threading.Thread(target=_keep_time, args=(file, started, spent, done, parent), daemon=True)
             keeper.start()
             try:
                 history = run.train(folder)
@@ -71,13 +78,15 @@ def _spent(file):
         return 0.0
 
 
-def _keep_time(file, started, spent, done):
-    """Write down now and then how long the run has taken; end with the process that started this one."""
-    parent = os.getppid()
-    while not done.wait(5):
+def _keep_time(file, started, spent, done, parent):
+    """Write down now and then how long the run has taken; end with the process that started this one, also where that
+    went while this one was still importing torch.
+    """
+    while os.name != "posix" or os.getppid() == parent:
+        if done.wait(5):
+            return
         file.write_text(str(spent + time.time() - started))
-        if os.getppid() != parent:
-            os._exit(1)
+    os._exit(1)
 
 
 def status(todo: Sequence[Run], results: str | Path, runs: str | Path) -> pd.DataFrame:
@@ -110,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these entries")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a run by its name, in a process of its own
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # the process that started it
     chosen = parser.parse_args(arguments)
     if chosen.workers < 1:
         parser.error(f"--workers must be at least 1, got {chosen.workers}")
@@ -118,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     everything = read(chosen.list)
     if chosen.one is not None:
         (run,) = (run for run in everything if str(run) == chosen.one)
-        work(run, chosen.results, chosen.runs)
-        return 0
+        made = work(run, chosen.results, chosen.runs, chosen.parent)
+        return 0 if made or run.store(chosen.results).get(run.settings) is not None else BUSY
     if unknown := set(chosen.only or ()) - {run.entry for run in everything}:
         parser.error(
             f"no entry named {', '.join(sorted(unknown))}; there are {', '.join({run.entry: 0 for run in everything})}"
@@ -137,7 +147,7 @@ def _work_through(todo, chosen):
     """Each run in a process of its own, of one thread and low priority, `workers` at a time."""
     waiting = [k for k, run in todo.items() if run.store(chosen.results).get(run.settings) is None]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORKERS": "1"}
-    running, failed = {}, []
+    running, failed, busy = {}, [], []
     form = "{l_bar}{bar}| {n:.1f} of {total:.1f} core-hours, {elapsed} gone, {remaining} left{postfix}"
     with tqdm(total=sum(todo[k].hours for k in waiting), bar_format=form) as bar:
         try:
@@ -145,6 +155,7 @@ def _work_through(todo, chosen):
                 while waiting and len(running) < chosen.workers:
                     k = waiting.pop(0)
                     command = [sys.executable, "-m", "labkit.studies.evidence", "--one", str(todo[k])]
+                    command += ["--parent", str(os.getpid())]
                     command += ["--list", chosen.list, "--results", chosen.results, "--runs", chosen.runs]
                     running[k] = subprocess.Popen(
                         command,
@@ -159,13 +170,16 @@ def _work_through(todo, chosen):
                         continue
                     del running[k]
                     bar.update(todo[k].hours)
+                    said = {0: "done", BUSY: "another process is at it"}.get(process.returncode, "FAILED")
                     if process.returncode:
-                        failed.append(str(todo[k]))
-                    tqdm.write(f"{'FAILED' if process.returncode else 'done'}: {todo[k]}", file=sys.stderr)
+                        (busy if process.returncode == BUSY else failed).append(str(todo[k]))
+                    tqdm.write(f"{said}: {todo[k]}", file=sys.stderr)
                 bar.set_postfix_str("; ".join(str(todo[k]) for k in running))
         finally:
             for process in running.values():
                 process.terminate()
+    if busy:
+        print(f"{len(busy)} runs are left to another process: {'; '.join(busy)}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} runs failed: {'; '.join(failed)}", file=sys.stderr)
     return int(bool(failed))

@@ -1,8 +1,10 @@
 """`make evidence`: what is missing is made, what is there stays, damage is named, and a killed run is taken up again."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,28 @@ def test_a_killed_run_loses_at_most_an_epoch(place, until):
     settings = {key: value for key, value in run.settings.items() if key != "seed"} | {"head": ["fixed"]}
     trainer = build.make(settings, "fixed", 1, run.folder(place / "runs"))
     assert reached - 1 <= trainer.epoch < 400
+
+
+def test_a_run_whose_command_was_gone_before_it_began_ends_at_once(tmp_path, monkeypatch):
+    """Killed while the run was importing torch: the parent that the run then has is not the one that started it."""
+    left = []
+    monkeypatch.setattr(evidence.os, "_exit", left.append)
+    done = threading.Event()
+    evidence._keep_time(tmp_path / "seconds", 0, 0, done, parent=-1)
+    assert left == [1]
+    done.set()
+    evidence._keep_time(tmp_path / "seconds", 0, 0, done, parent=os.getppid())
+    assert left == [1]
+
+
+def test_a_run_that_another_process_is_at_is_not_called_done(place, monkeypatch):
+    monkeypatch.setattr(evidence, "PATIENCE", 0)
+    run, _ = evidence.read(place / "list.toml")
+    one = [*arguments(place), "--one", str(run)]
+    run.folder(place / "runs").mkdir(parents=True)
+    with evidence.filelock.FileLock(run.folder(place / "runs") / "lock"):
+        assert evidence.main(one) == evidence.BUSY
+    assert evidence.main(one) == 0 and evidence.main(one) == 0  # made, then there
 
 
 def _free(lock):
