@@ -217,7 +217,9 @@ def hellaswag_floor(data: str | Path | None = None, progress: bool = False) -> H
 
 
 if __name__ == "__main__":
-    made = argparse.ArgumentParser(description="HellaSwag by models that cannot know the answer.")
+    made = argparse.ArgumentParser(
+        prog="python -m labkit.studies.language", description="HellaSwag by models that cannot know the answer."
+    )
     made.add_argument("--out", default="data/results/hellaswag-floor.parquet", help="(%(default)s)")
     path = made.parse_args().out
     torch.set_num_threads(1)

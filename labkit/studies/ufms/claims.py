@@ -299,10 +299,12 @@ def documented():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m labkit.studies.ufms.claims", description=__doc__.split("\n")[0])
     parser.add_argument("--folder", help="of the runs; by default those that came with labkit, and their control")
     parser.add_argument("--docs", type=Path, help="renew the tables in this document, docs/claims.md, instead")
     chosen = parser.parse_args()
+    if chosen.docs and not chosen.docs.is_file():
+        parser.error(f"there is no document at {chosen.docs.absolute()}")
     if chosen.docs:
         chosen.docs.write_text(renew(chosen.docs.read_text(), documented()))
     elif chosen.folder:

@@ -186,7 +186,8 @@ def summary(table: pd.DataFrame, sizes: dict) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m labkit.studies.ufms.imbalance", description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="the Parquet file to write")
-    print(train().save(parser.parse_args(arguments).out))
+    out = parser.parse_args(arguments).out  # before minutes of training
+    print(train().save(out))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ up to C = 2d the best minimal margin is known (`etf.minimal_margin_bound`), and 
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -65,7 +65,14 @@ def measure(trainer: Trainer) -> pd.DataFrame:
     return pd.DataFrame({"head": trainer.head_name, "seed": trainer.seeds, **values})
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m labkit.studies.ufms.many_classes", description="UFMs with more classes than dimensions."
+    )
+    parser.add_argument("--out", default="data/results/ufm-many-classes.parquet", help="(%(default)s)")
+    out = parser.parse_args(arguments).out  # before minutes of training
+    print(study().save(out))
+
+
 if __name__ == "__main__":
-    made = argparse.ArgumentParser(description="UFMs with more classes than dimensions.")
-    made.add_argument("--out", default="data/results/ufm-many-classes.parquet", help="(%(default)s)")
-    print(study().save(made.parse_args().out))
+    main()

@@ -171,7 +171,10 @@ def train(run: dict, device: str = "cpu") -> History:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train the paper's UFMs with all heads. Finished runs are skipped.")
+    parser = argparse.ArgumentParser(
+        prog="python -m labkit.studies.ufms.sweep",
+        description="Train the paper's UFMs with all heads. Finished runs are skipped.",
+    )
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, metavar="SIZE", help=", ".join(SIZES))
     parser.add_argument(
         "--heads", nargs="+", default=list(PAPER), choices=VARIANTS, metavar="HEAD", help=", ".join(VARIANTS)

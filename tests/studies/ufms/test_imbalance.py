@@ -103,3 +103,12 @@ def test_the_columns_of_training():
     last = found.final()
     assert last[["margin_largest", "margin_smallest"]].notna().all(axis=None) and (last["imbalance"] == 4).all()
     assert found.settings["class_sizes"] == {"4": spec.class_sizes().tolist()}
+
+
+def test_the_command_line_is_read_before_anything_is_trained(monkeypatch, capsys):
+    monkeypatch.setattr(imbalance, "train", lambda: pytest.fail("trained first"))
+    for words, said in ((["--help"], "usage: python -m labkit.studies.ufms.imbalance"), (["--nosuch"], "error:")):
+        with pytest.raises(SystemExit):
+            imbalance.main(words)
+        shown = capsys.readouterr()
+        assert said in shown.out + shown.err

@@ -46,3 +46,12 @@ def test_the_stored_study():
             assert rows["minimal_margin"].to_numpy() == pytest.approx(bound, abs=1e-3)
     assert (final["accuracy"] == 1).all() and (final["nc1"] < 1e-5).all() and (final["self_duality"] > 0.999).all()
     assert (final.loc[:17, "nc2"] < 1e-3).all() and (final.loc[20:, "nc2"] > 0.4).all()
+
+
+def test_the_command_line_is_read_before_anything_is_trained(monkeypatch, capsys):
+    monkeypatch.setattr(many_classes, "study", lambda: pytest.fail("trained first"))
+    for words, said in ((["--help"], "usage: python -m labkit.studies.ufms.many_classes"), (["--nosuch"], "error:")):
+        with pytest.raises(SystemExit):
+            many_classes.main(words)
+        shown = capsys.readouterr()
+        assert said in shown.out + shown.err
