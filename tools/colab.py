@@ -95,10 +95,10 @@ def by_itself(nb: nbformat.NotebookNode, wheel: Path) -> None:
     nb.cells = [other for other in nb.cells if "badge" not in other.metadata.get("tags", [])]
 
 
-def build(paths: list[Path], out: Path) -> list[Path]:
-    """Write these notebooks; returns the paths written."""
+def build(paths: list[Path], out: Path) -> tuple[list[Path], list[str]]:
+    """Write these notebooks; returns the paths written, and of each that is over LARGEST a line that says so."""
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, large = [], []
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(Path(folder))
         for path in paths:
@@ -109,11 +109,12 @@ def build(paths: list[Path], out: Path) -> list[Path]:
                 raise ValueError(f"{path.name}: {error}") from None
             text = nbformat.writes(nb) + "\n"
             if (size := len(text.encode())) > LARGEST:
-                raise ValueError(f"{path.name} would have {size:,} bytes, over {LARGEST:,}")
+                large.append(f"{path.name} is not written: it would have {size:,} bytes, over {LARGEST:,}")
+                continue
             write(out / path.name, text)
             written.append(out / path.name)
             print(f"{os.path.relpath(written[-1])}: {size / 1000:.0f} kB", flush=True)
-    return written
+    return written, large
 
 
 def like_colab(python: Path) -> None:
@@ -186,10 +187,11 @@ def main() -> int | str:
     parser.add_argument("--try", dest="attempt", action="store_true", help="run each in a fresh environment")
     args = parser.parse_args()
     try:
-        written = build(args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "build/colab")
+        written, large = build(args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "build/colab")
     except ValueError as error:
         return str(error)
-    return attempt(written) if args.attempt else 0
+    failed = attempt(written) if args.attempt else 0
+    return "\n".join([*large, *([failed] if failed else [])]) or 0
 
 
 if __name__ == "__main__":

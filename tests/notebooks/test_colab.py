@@ -83,6 +83,21 @@ def test_it_runs_where_nothing_of_ours_is(alone, fresh):
     assert printed[6] == "('labkit-course', 'notebooks')\n"
 
 
+def test_one_that_is_too_large_does_not_cost_the_others(tmp_path, monkeypatch):
+    wheel = tmp_path / "made_up.whl"
+    wheel.write_bytes(b"made up")
+    monkeypatch.setattr(colab, "build_wheel", lambda out: wheel)
+    monkeypatch.setattr(colab, "LARGEST", 20_000)
+    for name, text in (("1-large", "x" * 20_000), ("2-small", "x")):
+        nb = new_notebook(cells=[new_markdown_cell(text), new_code_cell("1")])
+        add_setup(nb)
+        nb.metadata["labkit"] = {"reads": []}
+        nbformat.write(nb, tmp_path / f"{name}.ipynb")
+    written, (line,) = colab.build(sorted(tmp_path.glob("*.ipynb")), tmp_path / "out")
+    assert written == list((tmp_path / "out").iterdir()) == [tmp_path / "out/2-small.ipynb"]
+    assert re.fullmatch(r"1-large.ipynb is not written: it would have 2\d,\d{3} bytes, over 20,000", line)
+
+
 def test_what_it_carries(alone):
     """The wheel has all modules and no results; nothing names an address or a path of this machine."""
     (cell,) = tagged(nbformat.read(alone, as_version=4), "setup")
