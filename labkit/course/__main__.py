@@ -37,7 +37,10 @@ def main(arguments=None):
     if options.command == "cell":
         from labkit.course.exercises import find
 
-        exercise = find(options.name)
+        try:
+            exercise = find(options.name)
+        except KeyError as error:
+            parser.error(error.args[0])
         print(f"{exercise.stub}\n\n{exercise.call}")
     elif options.command == "editions":
         from labkit.course import editions as made

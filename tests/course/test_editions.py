@@ -155,5 +155,8 @@ def test_the_command_line_writes_editions_and_shows_cells(tmp_path, capsys):
     capsys.readouterr()
     main([*where, "cell", "mean-age"])
     assert capsys.readouterr().out.endswith('check(my_age, "mean-age")\n')
+    with pytest.raises(SystemExit):
+        main(["cell", "nosuch"])
+    assert "error: no exercise called 'nosuch'; there are five-classes, nc1," in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"not a folder with reveal\.js"):
         main([*where, "editions", "--out", str(tmp_path / "out"), "--reveal", str(tmp_path)])
