@@ -111,7 +111,8 @@ def labels(targets: Any, num_classes: float, samples_shape: tuple) -> None:
         raise TypeError(f"targets must be a tensor of integer class labels, got {kind}")
     samples_shape = tuple(samples_shape)
     if targets.shape not in (samples_shape, samples_shape[-1:]):
-        raise ValueError(f"targets must have shape {samples_shape} or {samples_shape[-1:]}, got {tuple(targets.shape)}")
+        wanted = " or ".join(str(shape) for shape in dict.fromkeys((samples_shape, samples_shape[-1:])))
+        raise ValueError(f"targets must have shape {wanted}, got {tuple(targets.shape)}")
     if targets.numel() == 0:
         raise ValueError("targets must hold at least one label, got none")
     low, high = map(int, torch.aminmax(targets.long()))

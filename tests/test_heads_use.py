@@ -569,3 +569,9 @@ def test_variants_are_heads_with_options():
 def test_unknown_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         make(name, D, C, **options)
+
+
+def test_a_shape_that_is_expected_is_named_once():
+    head = heads.ImplicitETFHead(dim=16, num_classes=4)
+    with pytest.raises(ValueError, match=r"^targets must have shape \(8,\), got \(7,\)$"):
+        head(torch.randn(8, 16), torch.arange(7) % 4)

@@ -195,8 +195,13 @@ def _version(found):
 
 def _named(modules, name):
     if name not in modules or not name:
-        close = difflib.get_close_matches(str(name), [known for known in modules if known], 3, 0.4)
-        hint = f"; close to it: {', '.join(map(repr, close))}" if close else ""
+        known = [other for other in modules if other]
+        close = difflib.get_close_matches(str(name), known, 3, 0.4)
+        hint = (
+            f"; {'close to it' if close else 'the first that it has'}: {', '.join(map(repr, close or known[:8]))}"
+            if known
+            else ""
+        )
         raise ValueError(f"the model has no layer {name!r}{hint}")
     return modules[name]
 

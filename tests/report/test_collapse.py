@@ -324,7 +324,7 @@ def test_refused():
     model, (x, y) = network(), samples()
     with pytest.raises(ValueError, match="no nn.Linear or head of labkit ran in the forward pass of this Sequential"):
         labkit.collapse(nn.Sequential(nn.Identity()), loader(x, y))
-    with pytest.raises(ValueError, match="the model has no layer 'layer4'"):
+    with pytest.raises(ValueError, match="the model has no layer 'layer4'; the first that it has: '"):
         labkit.collapse(model, loader(x, y), ["layer4"])
     with pytest.raises(ValueError, match="has no layer 'hea'; close to it: 'head'"):
         labkit.collapse(nn.ModuleDict({"head": nn.Linear(8, C)}), loader(x, y), classifier="hea")
