@@ -8,6 +8,8 @@ python -m labkit.course cell NAME         the student's cell of an exercise, and
 import argparse
 from pathlib import Path
 
+from labkit import checks
+
 ROOT = Path("notebooks")
 
 
@@ -55,7 +57,11 @@ def main(arguments=None):
     else:
         from labkit.course import grade as marks
 
-        limits = marks.Limits(options.cell, options.notebook, int(options.memory * 1e9) or None)
+        try:
+            limits = marks.Limits(options.cell, options.notebook, int(options.memory * 1e9) or None)
+            checks.integer("workers", options.workers, 1)
+        except ValueError as error:
+            parser.error(str(error))
         data = options.notebooks.parent / "data"
         table = marks.grade(
             options.folder, sources, limits=limits, workers=options.workers, data=data if data.is_dir() else None

@@ -29,6 +29,7 @@ import nbformat
 import pandas as pd
 from jupyter_client import KernelManager
 
+from labkit import checks
 from labkit.course.editions import calls, tags
 from labkit.course.recheck import EMPTY, MISSING, PASSED, WRONG
 
@@ -44,6 +45,11 @@ class Limits:
     cell: float = 60.0
     notebook: float = 600.0
     memory: int | None = 4 << 30
+
+    def __post_init__(self):
+        for name in ("cell", "notebook", "memory"):
+            if name != "memory" or self.memory is not None:
+                checks.positive(name, getattr(self, name))
 
 
 class KernelDied(Exception):
@@ -80,7 +86,7 @@ def grade(
     jobs = [(student, path) for student, path in hand_ins(folder)]
     if not jobs:
         raise FileNotFoundError(f"no notebooks in {folder}: STUDENT.ipynb or STUDENT/NOTEBOOK.ipynb")
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(checks.integer("workers", workers, 1)) as pool:
         marked = list(pool.map(lambda job: _mark_file(job[1], known, limits, data), jobs))
     rows = [
         {"student": student, "notebook": stem, "exercise": name, "mark": int(m["status"] == PASSED), **m}

@@ -212,3 +212,19 @@ def test_marks_stay_where_there_is_nothing_to_mark_by(tmp_path):
         with pytest.raises(SystemExit):
             course_main(["--notebooks", str(tmp_path / "nowhere"), *arguments])
     assert (tmp_path / "marks.csv").read_text() == "anna,1,1"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--cell", "-5"], "cell must be a finite number above 0, got -5.0"),
+        (["--notebook", "0"], "notebook must be a finite number above 0, got 0.0"),
+        (["--memory", "-1"], "memory must be a finite number above 0, got -1000000000"),
+        (["--workers", "0"], "workers must be an integer of at least 1, got 0"),
+    ],
+)
+def test_limits_that_would_fail_everybody_are_refused(tmp_path, capsys, words, said):
+    (tmp_path / "05-lab.ipynb").write_text("")
+    with pytest.raises(SystemExit):
+        course_main(["--notebooks", str(tmp_path), "grade", str(tmp_path), *words])
+    assert said in capsys.readouterr().err
