@@ -109,10 +109,9 @@ def labels(targets: Any, num_classes: float, samples_shape: tuple) -> None:
     if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
         kind = targets.dtype if isinstance(targets, torch.Tensor) else type(targets).__name__
         raise TypeError(f"targets must be a tensor of integer class labels, got {kind}")
-    samples_shape = tuple(samples_shape)
-    if targets.shape not in (samples_shape, samples_shape[-1:]):
-        wanted = " or ".join(str(shape) for shape in dict.fromkeys((samples_shape, samples_shape[-1:])))
-        raise ValueError(f"targets must have shape {wanted}, got {tuple(targets.shape)}")
+    allowed = dict.fromkeys((tuple(samples_shape), tuple(samples_shape[-1:])))
+    if tuple(targets.shape) not in allowed:
+        raise ValueError(f"targets must have shape {' or '.join(map(str, allowed))}, got {tuple(targets.shape)}")
     if targets.numel() == 0:
         raise ValueError("targets must hold at least one label, got none")
     low, high = map(int, torch.aminmax(targets.long()))

@@ -46,6 +46,13 @@ def colab(name: str) -> str | None:
     return "https://colab.research.google.com/github/{}/{}/blob/{}/{}.ipynb".format(*found, BRANCH, name)
 
 
+def beside(file: str) -> str | None:
+    """Where a file that `make colab` writes beside a notebook can be fetched."""
+    if (found := _on_github()) is None:
+        return None
+    return "https://raw.githubusercontent.com/{}/{}/{}/{}".format(*found, BRANCH, file)
+
+
 def source(path: str) -> str | None:
     """Where a file of the repository can be read."""
     return f"{repository()}/blob/main/{path}" if repository() else None

@@ -4,8 +4,10 @@
     python tools/colab.py --try [NAME ...]      and run each from top to bottom in a fresh environment
 
 Their first cell carries labkit as a wheel and the stored results that the notebook reads (its metadata has the list, which
-`tools/notebooks.py save` made while it ran); everything else comes from the package index. `--try` makes an environment
-like Colab's: PyTorch, ipywidgets 7.7 and a package google.colab are there before, and no checkout. It takes some minutes.
+`tools/notebooks.py save` made while it ran); everything else comes from the package index. Where that is too much for one
+file it lies beside the notebook as NAME.zip, from where the first cell takes it, or from the public address. `--try` makes
+an environment like Colab's: PyTorch, ipywidgets 7.7 and a package google.colab are there before, and no checkout. It takes
+some minutes.
 """
 
 import argparse
@@ -21,11 +23,12 @@ import time
 import zipfile
 from pathlib import Path
 
+import address
 import nbformat
 
 from notebooks import ROOT, notebook, tagged, write
 
-LARGEST = 5_000_000  # bytes of one file
+LARGEST = 5_000_000  # bytes of what one file carries
 THERE = ["ipykernel", "nbclient", "torch", "torchvision", "numpy", "pandas", "ipywidgets==7.7.1"]  # as Colab has them
 # What keeps ipywidgets 7.7.1 from being installed beside our pins, and what it asks for without a bound.
 OTHER_PINS = ("ipywidgets", "jupyterlab_widgets", "widgetsnbextension")
@@ -33,10 +36,8 @@ OTHER_PINS = ("ipywidgets", "jupyterlab_widgets", "widgetsnbextension")
 FIRST = '''\
 # @title Run this cell first: it unpacks labkit, and the stored results that this notebook reads {{ display-mode: "form" }}
 # Written by `make colab`. In a checkout of the course it does nothing.
-CONTENT = """
 {content}
-"""
-import base64, importlib, io, os, sys, zipfile
+import base64, importlib, io, os, sys, urllib.request, zipfile
 from pathlib import Path
 
 if not Path("../data/paper").is_dir():
@@ -44,7 +45,8 @@ if not Path("../data/paper").is_dir():
         del sys.modules[name]
     Path("labkit-course/notebooks").mkdir(parents=True, exist_ok=True)
     Path("labkit-course/data/paper").mkdir(parents=True, exist_ok=True)
-    zipfile.ZipFile(io.BytesIO(base64.b64decode(CONTENT))).extractall("labkit-course")
+    {archive}
+    zipfile.ZipFile(archive).extractall("labkit-course")
     os.chdir("labkit-course/notebooks")
     %pip install -q --force-reinstall --no-deps "../{wheel}"
     %pip install -q "../{wheel}[notebooks]"
@@ -53,6 +55,17 @@ if not Path("../data/paper").is_dir():
 import torch
 
 device = "cuda" if torch.cuda.is_available() else "cpu"'''
+
+CARRIED = 'CONTENT = """\n{content}\n"""', "archive = io.BytesIO(base64.b64decode(CONTENT))"
+BESIDE = (
+    'BESIDE = "{name}.zip"  # what it unpacks, too much to be in here',
+    """archive = Path(BESIDE)
+    if not archive.is_file():
+        {otherwise}""",
+)
+FETCHED = """print("fetching", BESIDE)
+        archive = io.BytesIO(urllib.request.urlopen("{url}").read())"""
+ASKED = 'raise FileNotFoundError(f"{archive} is not there: `make colab` wrote it beside this notebook")'
 
 
 def build_wheel(out: Path) -> Path:
@@ -73,48 +86,58 @@ def build_wheel(out: Path) -> Path:
     return wheel
 
 
-def packed(wheel: Path, files: list[str]) -> str:
-    """The wheel and files of data/ as a zip archive in base64, in lines."""
+def packed(wheel: Path, files: list[str]) -> bytes:
+    """The wheel and files of data/ as a zip archive."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
         for name, path in [(wheel.name, wheel), *((f"data/{name}", ROOT / "data" / name) for name in files)]:
             out.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
-    return "\n".join(textwrap.wrap(base64.b64encode(archive.getvalue()).decode(), 2000))
+    return archive.getvalue()
 
 
-def by_itself(nb: nbformat.NotebookNode, wheel: Path) -> None:
+def by_itself(nb: nbformat.NotebookNode, wheel: Path, name: str) -> bytes | None:
     """Put what it needs into a notebook's first cell, in place, folded. Its outputs stay as they are.
 
-    Raises ValueError for a notebook that does not say what it reads.
+    Returns None, or what is to lie beside the notebook as NAME.zip because it is more than LARGEST. Raises ValueError for a
+    notebook that does not say what it reads.
     """
     if (files := nb.metadata.get("labkit", {}).get("reads")) is None:
         raise ValueError("its metadata does not say what it reads; `tools/notebooks.py save` writes it there")
     (cell,) = tagged(nb, "setup")
-    cell.source = FIRST.format(content=packed(wheel, files), wheel=wheel.name)
+    archive, url = packed(wheel, files), address.beside(f"{name}.zip")
+    text = "\n".join(textwrap.wrap(base64.b64encode(archive).decode(), 2000))
+    carried = len(text) <= LARGEST
+    content, taken = CARRIED if carried else BESIDE
+    otherwise = FETCHED.format(url=url) if url else ASKED
+    cell.source = FIRST.format(
+        content=content.format(content=text, name=name), archive=taken.format(otherwise=otherwise), wheel=wheel.name
+    )
     cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
     nb.cells = [other for other in nb.cells if "badge" not in other.metadata.get("tags", [])]
+    return None if carried else archive
 
 
-def build(paths: list[Path], out: Path) -> tuple[list[Path], list[str]]:
-    """Write these notebooks; returns the paths written, and of each that is over LARGEST a line that says so."""
+def build(paths: list[Path], out: Path) -> list[Path]:
+    """Write these notebooks, and beside them what is too large for one; returns the paths of the notebooks."""
     out.mkdir(parents=True, exist_ok=True)
-    written, large = [], []
+    written = []
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(Path(folder))
         for path in paths:
-            nb = nbformat.read(path, as_version=4)
+            nb, beside = nbformat.read(path, as_version=4), out / f"{path.stem}.zip"
             try:
-                by_itself(nb, wheel)
+                archive = by_itself(nb, wheel, path.stem)
             except ValueError as error:
                 raise ValueError(f"{path.name}: {error}") from None
-            text = nbformat.writes(nb) + "\n"
-            if (size := len(text.encode())) > LARGEST:
-                large.append(f"{path.name} is not written: it would have {size:,} bytes, over {LARGEST:,}")
-                continue
-            write(out / path.name, text)
+            beside.unlink(missing_ok=True)
+            if archive is not None:
+                beside.write_bytes(archive)
+            write(out / path.name, nbformat.writes(nb) + "\n")
             written.append(out / path.name)
-            print(f"{os.path.relpath(written[-1])}: {size / 1000:.0f} kB", flush=True)
-    return written, large
+            for made in (written[-1], beside):
+                if made.is_file():
+                    print(f"{os.path.relpath(made)}: {made.stat().st_size / 1000:.0f} kB", flush=True)
+    return written
 
 
 def like_colab(python: Path) -> None:
@@ -133,6 +156,8 @@ def run_alone(path: Path, python: Path, env: dict) -> tuple[nbformat.NotebookNod
     """
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(shutil.copy(path, folder))
+        if path.with_suffix(".zip").is_file():
+            shutil.copy(path.with_suffix(".zip"), folder)
         nb = nbformat.read(alone, as_version=4)
         for cell in nb.cells:
             if cell.cell_type == "code":
@@ -187,11 +212,10 @@ def main() -> int | str:
     parser.add_argument("--try", dest="attempt", action="store_true", help="run each in a fresh environment")
     args = parser.parse_args()
     try:
-        written, large = build(args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "build/colab")
+        written = build(args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "build/colab")
     except ValueError as error:
         return str(error)
-    failed = attempt(written) if args.attempt else 0
-    return "\n".join([*large, *([failed] if failed else [])]) or 0
+    return attempt(written) if args.attempt else 0
 
 
 if __name__ == "__main__":

@@ -83,19 +83,25 @@ def test_it_runs_where_nothing_of_ours_is(alone, fresh):
     assert printed[6] == "('labkit-course', 'notebooks')\n"
 
 
-def test_one_that_is_too_large_does_not_cost_the_others(tmp_path, monkeypatch):
-    wheel = tmp_path / "made_up.whl"
-    wheel.write_bytes(b"made up")
-    monkeypatch.setattr(colab, "build_wheel", lambda out: wheel)
+def test_what_is_too_much_for_one_file_lies_beside_it(alone, fresh, tmp_path, monkeypatch):
+    """It runs with the archive beside it, says what is missing without, and once there is an address fetches it there."""
     monkeypatch.setattr(colab, "LARGEST", 20_000)
-    for name, text in (("1-large", "x" * 20_000), ("2-small", "x")):
-        nb = new_notebook(cells=[new_markdown_cell(text), new_code_cell("1")])
-        add_setup(nb)
-        nb.metadata["labkit"] = {"reads": []}
-        nbformat.write(nb, tmp_path / f"{name}.ipynb")
-    written, (line,) = colab.build(sorted(tmp_path.glob("*.ipynb")), tmp_path / "out")
-    assert written == list((tmp_path / "out").iterdir()) == [tmp_path / "out/2-small.ipynb"]
-    assert re.fullmatch(r"1-large.ipynb is not written: it would have 2\d,\d{3} bytes, over 20,000", line)
+    nb = new_notebook(cells=[new_code_cell("print(len(__import__('pandas').read_parquet('../data/results/ufm-10.parquet')))")])
+    add_setup(nb)
+    nb.metadata["labkit"] = {"reads": READ}
+    nbformat.write(nb, tmp_path / "1-large.ipynb")
+    (path,) = colab.build([tmp_path / "1-large.ipynb"], tmp_path / "out")
+    assert path.stat().st_size < 20_000 and sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1-large.ipynb", "1-large.zip"]
+    done, wrong = colab.run_alone(path, *fresh)
+    assert wrong == "" and int(done.cells[1].outputs[0]["text"]) == len(pd.read_parquet(ROOT / "data/results/ufm-10.parquet"))
+    path.with_suffix(".zip").rename(tmp_path / "kept.zip")
+    assert "1-large.zip is not there: `make colab` wrote it beside this notebook" in colab.run_alone(path, *fresh)[1]
+    kept = (tmp_path / "kept.zip").as_uri()
+    monkeypatch.setattr(address, "beside", lambda name: kept)
+    (path,) = colab.build([tmp_path / "1-large.ipynb"], tmp_path / "out")
+    path.with_suffix(".zip").unlink()
+    done, wrong = colab.run_alone(path, *fresh)
+    assert wrong == "" and "fetching 1-large.zip" in done.cells[0].outputs[0]["text"]
 
 
 def test_what_it_carries(alone):
