@@ -1,8 +1,10 @@
 """Right and wrong answers to the exercises of notebooks 00 to 03: see bank.py."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 
@@ -69,6 +71,11 @@ def buffered_nc1(features, labels):  # the buffer rounds the means to float32; r
     return torch.trace(D.T @ D / N @ torch.linalg.pinv(B.T @ B / C)) / C
 
 
+def careless_nc1(features, labels, rtol=1e-2):
+    W, B, N, C, _ = nc1_parts(features, labels)
+    return torch.trace(W / N @ torch.linalg.pinv(B / C, rtol=rtol, hermitian=True)) / C
+
+
 def printed_nc1(features, labels):
     right_nc1(features, labels)
 
@@ -107,6 +114,12 @@ def schulz(H, prox, delta, steps=60, start=None, factor=2.0, wrong=False):
     return X
 
 
+def heron(X, inverse):  # as for a square root: each step the mean of X and its inverse transposed
+    for _ in range(30):
+        X = (X + X @ inverse(X.mT @ X)) / 2
+    return X
+
+
 def turned(U):
     return centred(U) / math.sqrt(U.shape[-1] - 1)
 
@@ -125,12 +138,17 @@ def by_frame(H):
     return (H - turned(polar(H))).norm()
 
 
+def by_numpy(H, svd, product=np.matmul):
+    left, _, right = svd(np.asarray(H), full_matrices=False)
+    return (H - turned(torch.as_tensor(product(left, right)))).norm()
+
+
 def svdvals(H):
     return torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1)
 
 
 RIGHT = {
-    "five-classes": [-0.25, "-0.25", torch.tensor(-0.25), np.float32(-0.25), [-0.25], -1 / 4],
+    "five-classes": [-0.25, Fraction(-1, 4), "-0.25", torch.tensor(-0.25), np.float32(-0.25), [-0.25], -1 / 4],
     "nc1": [right_nc1, numpy_nc1, numpy_methods_nc1, single_nc1, buffered_nc1, batchwise_nc1],
     "nearest-mean": [
         lambda f, m: torch.cdist(f, m).argmin(-1),
@@ -176,6 +194,8 @@ RIGHT = {
         lambda H: math.sqrt(2 - 2 * torch.linalg.svdvals(H).sum() / math.sqrt(H.shape[1] - 1)),
         lambda H: torch.sqrt(2 - 2 * torch.linalg.svd(H).S.sum() / math.sqrt(H.shape[1] - 1)),
         lambda H: np.sqrt(2 - 2 * np.linalg.svd(np.asarray(H), compute_uv=False).sum() / np.sqrt(H.shape[1] - 1)),
+        lambda H: np.sqrt(2 - 2 * np.linalg.svd(np.asarray(H))[1].sum() / np.sqrt(H.shape[1] - 1)),
+        lambda H: np.sqrt(2 - 2 * scipy.linalg.svdvals(np.asarray(H)).sum() / np.sqrt(H.shape[1] - 1)),
         lambda H: (2 - 2 * torch.linalg.matrix_norm(H, "nuc") / math.sqrt(H.shape[1] - 1)) ** 0.5,
     ],
     "newton-schulz": [
@@ -195,6 +215,7 @@ WRONG = {
         (0.0, "perpendicular"),
         (math.cos(2 * math.pi / 5), "pentagon"),
         ("a quarter", "number"),
+        (-0.250012, "last digits"),
         (-0.5, "three"),
         (-25, "100 times"),
         (1.8235, "radians"),
@@ -226,6 +247,8 @@ WRONG = {
         (lambda f, l: 1 / right_nc1(f, l), "one over"),
         (lambda f, l: (lambda W, B, N, C, m: trace_inv(W / (N - 1), B / C) / C)(*nc1_parts(f, l)), "N − 1"),
         (0.001, "function itself"),
+        (careless_nc1, "rtol"),
+        (lambda f, l: careless_nc1(f, l, 1e-4), "rtol"),
     ],
     "nearest-mean": [
         (lambda f, m: torch.cdist(f, m).argmax(-1), "argmax"),
@@ -310,11 +333,15 @@ WRONG = {
         (lambda H, p, t: schulz(H, p, t, 5), "not converged"),
         (lambda H, p, t: reference.trust_region(H, p, t), "library"),
         (lambda H, p, t: p, ""),
+        (lambda H, p, t: list(p), ""),
         (lambda H, p, t: polar(H), ""),
         (lambda H, p, t: svd(B_of(H, p, t))[0], ""),
     ],
     "distance": [
         (by_frame, "U*"),
+        (lambda H: by_numpy(H, np.linalg.svd), "U*"),
+        (lambda H: by_numpy(H, scipy.linalg.svd), "U*"),
+        (lambda H: by_numpy(H, np.linalg.svd, np.dot), "U*"),
         (lambda H: (H - turned(nearest.start_frame(H))).norm(), "U*"),
         (lambda H: 2 - 2 * svdvals(H), "squared"),
         (lambda H: math.sqrt(2 - svdvals(H)), "factor 2"),
@@ -332,6 +359,9 @@ WRONG = {
         (lambda H, p, t: schulz(H, p, t, 10), "not converged"),
         (lambda H, p, t: polar(B_of(H, p, t)), "products"),
         (lambda H, p, t: nearest.nearest_etf(H, p, t), "nearest_etf"),
+        (lambda H, p, t: heron(B_of(H, p, t), torch.inverse), "products"),
+        (lambda H, p, t: heron(B_of(H, p, t), lambda M: torch.as_tensor(np.linalg.inv(M.numpy()))), "products"),
+        (lambda H, p, t: np.matmul(*scipy.linalg.svd(B_of(H, p, t), full_matrices=False)[::2]), "products"),
         (lambda H, p, t: schulz(H, p, t, 60, 1e-3), "not finite"),
         (lambda H, p, t: schulz(H, p, t, wrong=True), ""),
         (lambda H, p, t: schulz(H, p, 0.01), "0.01"),

@@ -87,6 +87,7 @@ WRONG = {
         (lambda v: nearest(v - v.mean(0)), "centred"),
         (lambda v: math.acos(1 - nearest(v)), "angle"),
         (lambda v: torch.pdist(v).min(), ""),
+        (lambda v: min(nearest(v), 1.0), "negative"),
         (lambda v: 1.0, ""),
         (
             lambda v: (

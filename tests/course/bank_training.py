@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from course.bank_geometry import B_of, centred, polar
+from torch.autograd import forward_ad
 
 from labkit import etf, heads, nearest, reference
 from labkit.history import History
@@ -42,6 +43,17 @@ def autograd_vjp(H, prox, delta, U, Y):
     H = H.clone().requires_grad_()
     (polar(B_of(H, prox, delta)) * Y).sum().backward()
     return H.grad
+
+
+def backward_vjp(H, prox, delta, U, Y):
+    H = H.clone().requires_grad_()
+    torch.autograd.backward((polar(B_of(H, prox, delta)) * Y).sum())
+    return H.grad
+
+
+def forward_mode(H, prox, delta, U, D):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(polar(B_of(forward_ad.make_dual(H, D), prox, delta))).tangent
 
 
 def kronecker_torque(g, z):  # least squares over a basis of the skew-symmetric matrices
@@ -134,6 +146,7 @@ RIGHT = {
     "steps-to-90": [
         steps,
         lambda f: steps(f).to_dict(),
+        lambda f: steps(f).to_frame("iteration"),
         lambda f: claims.steps_to(f, 0.9).groupby("num_classes")["steps"].median(),
         lambda f: steps(f).astype(int),
         lambda f: steps(f).to_frame("steps"),
@@ -175,6 +188,7 @@ WRONG = {
         (history(frame="haar", iterations=50), "steps"),
         (0.03, "History"),
         (history("standard"), "fixed"),
+        (history(frame="haar", loss=math.nan), "finite"),
         (pd.DataFrame({"loss": [1.0]}), "History"),
     ],
     "implicit-head": [
@@ -213,6 +227,7 @@ WRONG = {
             ),
             "by hand",
         ),
+        (forward_mode, "by hand"),
         (lambda *a: moves(*a, P=False), "P is missing"),
         (lambda *a: moves(*a, scale=1.0), "factor 2"),
         (lambda *a: moves(*a, out=0.0), "outside"),
@@ -226,6 +241,7 @@ WRONG = {
     ],
     "gradient": [
         (autograd_vjp, "by hand"),
+        (backward_vjp, "by hand"),
         (lambda H, p, t, U, Y: reference.proposition1_vjp(H, p, t, U, Y), "by hand"),
         (lambda *a: vjp(*a, P=False), "P is missing"),
         (lambda *a: vjp(*a, scale=1.0), "factor 2"),

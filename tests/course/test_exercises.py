@@ -98,8 +98,18 @@ def test_check_never_raises_and_leaves_inputs_and_generators_alone(capsys):
     state = torch.get_rng_state()
     outcome(lambda f, l: torch.randn(()), "nc1", capsys)
     assert torch.equal(state, torch.get_rng_state())
-    bank.check(1.0, "no such exercise")
-    assert "no exercise called" in capsys.readouterr().out
+    before = bank.records()
+    for name in (
+        "no such exercise",
+        ["nc1"],
+        0.25,
+        torch.zeros(3),
+        lambda f, l: 1.0,
+        None,
+    ):  # the two exchanged, mostly
+        bank.check("nc1", name)
+        assert "no exercise called" in capsys.readouterr().out
+    assert bank.records() == before
 
 
 def test_use_goes_on_with_the_students_function_once_it_passed(capsys):

@@ -40,7 +40,7 @@ def find(name: str | Exercise) -> Exercise:
     """The exercise of that name. Raises KeyError, with all names, for an unknown one."""
     if isinstance(name, Exercise):
         return name
-    if name not in exercises():
+    if not isinstance(name, str) or name not in exercises():
         raise KeyError(f"no exercise called {name!r}; there are {', '.join(exercises())}")
     return exercises()[name]
 
@@ -67,6 +67,10 @@ def check(attempt: object, exercise: str | Exercise, *, seconds: float = SECONDS
     """
     try:
         exercise = find(exercise)
+    except KeyError as error:
+        print(f"nothing is checked: {error.args[0]}; first comes your answer, then the name of its exercise")
+        return
+    try:
         status, why, example = _verdict(attempt, exercise, seconds)
     except TimeUp:
         status, why, example = (
@@ -76,9 +80,9 @@ def check(attempt: object, exercise: str | Exercise, *, seconds: float = SECONDS
         )
     except Exception as error:
         status, why, example = WRONG, f"it could not be checked: {type(error).__name__}: {error}", ""
-    name = getattr(exercise, "name", exercise)
+    name = exercise.name
     RECORDS[name] = {
-        "notebook": getattr(exercise, "notebook", ""),
+        "notebook": exercise.notebook,
         "attempted": status != EMPTY,
         "passed": status == RIGHT,
         "reason": why,

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 AUTOGRAD = tuple(
-    f"torch.{n}" for n in ("autograd.grad", "Tensor.backward", "autograd.functional.jacobian", "func.vjp", "func.jvp")
+    f"torch.{n}"
+    for n in (
+        "autograd.grad",
+        "autograd.backward",
+        "autograd.forward_ad.make_dual",
+        "autograd.functional.jacobian",
+        "func.vjp",
+        "func.jvp",
+    )
 )
 
 

@@ -19,6 +19,7 @@ def nc1(
     traces: bool = False,
     total: bool = False,
     ddof: tuple[int, int] = (0, 0),
+    rtol: float = 1e-10,
 ) -> Tensor:
     C, N = int(labels.max()) + 1, len(features)
     means = torch.stack([features[labels == c].mean(0) for c in range(C)])
@@ -34,7 +35,14 @@ def nc1(
         within, between = between, within
     if traces:
         return torch.trace(within) / torch.trace(between) / C
-    return torch.trace(within @ torch.linalg.pinv(between, rtol=1e-10, hermitian=True)) / C
+    return torch.trace(within @ torch.linalg.pinv(between, rtol=rtol, hermitian=True)) / C
+
+
+def _flat(features, labels):
+    """With a last direction so short that a careless tolerance drops it; NC1 itself does not depend on lengths."""
+    scale = torch.ones(features.shape[1], dtype=features.dtype)
+    scale[-1] = 0.03
+    return features * scale, labels
 
 
 def nearest_mean(features: Tensor, class_means: Tensor) -> Tensor:
@@ -99,7 +107,7 @@ EXERCISES = (
             samples(3, 2, [3, 1, 2], g),
             samples(4, 6, [5, 9, 3, 7], g, 10.0),
             samples(10, 16, [4, 6, 9, 2, 5, 8, 3, 7, 4, 6], g, 0.1),
-            samples(8, 3, [6, 4, 9, 5, 7, 3, 8, 2], g),
+            _flat(*samples(8, 3, [6, 4, 9, 5, 7, 3, 8, 2], g)),
             samples(2, 5, [30, 10], g, spread=0.01),
             samples(5, 8, [7] * 5, g),
         ],
@@ -116,6 +124,13 @@ EXERCISES = (
             (partial(nc1, weighted=True), "Σ_B counts large classes more; each class mean counts once"),
             (partial(nc1, alike=True), "Σ_W averages the classes' covariances; each sample counts once"),
             (lambda f, l: nc1(f, l).sqrt(), "the root of NC1: one root too many"),
+            *(
+                (
+                    partial(nc1, rtol=rtol),
+                    "the pseudo-inverse drops a direction that counts: its rtol is too large, take 1e-10",
+                )
+                for rtol in (1e-2, 1e-3)
+            ),
         ),
         sizes=lambda f, l: {"C": int(l.max()) + 1, "N": len(f), "d": f.shape[1]},
         library=("labkit.metrics.nc1", "labkit.metrics.within", "labkit.streaming.collapse"),

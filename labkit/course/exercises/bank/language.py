@@ -60,7 +60,7 @@ def _cosines(vectors):
 
 
 def _vectors(g):
-    small = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, -1.0]], dtype=DOUBLE)
+    small = torch.tensor([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]], dtype=DOUBLE)  # no positive cosine
     rest = [
         randn(C, d, g=g) * torch.rand(C, 1, generator=g, dtype=DOUBLE).add(0.3) for C, d in ((5, 3), (20, 4), (9, 8))
     ]
@@ -157,6 +157,10 @@ EXERCISES = (
             (
                 lambda v: (1 - F.normalize(v, dim=-1) @ F.normalize(v, dim=-1).mT).min(),
                 "a vector and itself are compared: leave the diagonal out",
+            ),
+            (
+                lambda v: 1 - _cosines(v).max().clamp(min=0),
+                "the diagonal is set to 0, which wins where all cosines are negative: take −2",
             ),
             (lambda v: 1 - _cosines(v - v.mean(0)).max(), "the vectors are centred first; take them as they are"),
             (lambda v: torch.acos(_cosines(v).max()), "the angle in radians; 1 minus its cosine is asked for"),

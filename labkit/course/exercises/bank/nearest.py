@@ -1,13 +1,16 @@
 """Notebook 03: the nearest simplex ETF."""
 
 import math
+import sys
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from labkit.course.exercises.exercise import Exercise, b, closed_form, p, polar, problem, randn
+from labkit.course.exercises.reasons import numbers
 
 
 def _problems(g):
@@ -25,7 +28,7 @@ def _problem_sizes(means, *_):
 
 def _converged(answer, means, prox, delta):
     """What is wrong with an iteration that has the right directions and has not arrived."""
-    x = torch.as_tensor(answer).detach().double()
+    x = numbers(answer)[0]
     if x.shape != means.shape or not bool(x.isfinite().all()):
         return None
     s = torch.linalg.svdvals(x)
@@ -55,22 +58,73 @@ def distance_to_collapse(means: Tensor) -> float:
     return math.sqrt(max(0.0, 2 - 2 * _inner(means)))
 
 
+_VECTORS = "U* from singular vectors"
+
+
+def _plain(x):
+    return x.view(np.ndarray) if isinstance(x, np.ndarray) else x
+
+
 class VectorsUsed(TorchFunctionMode):
-    """Notes whether singular vectors are multiplied with anything: then U* is being computed."""
+    """Notes whether singular vectors, torch's, NumPy's or SciPy's, are multiplied with anything: then U* is being
+    computed.
+    """
 
     def __init__(self):
         super().__init__()
-        self.used, self._vectors = set(), set()
+        self.used, self._vectors, self._kept = set(), set(), []
+
+    def __enter__(self):
+        self._before = [(m, m.svd) for m in (np.linalg, sys.modules.get("scipy.linalg")) if m is not None]
+        for module, svd in self._before:
+            module.svd = self._marking(svd)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for module, svd in self._before:
+            module.svd = svd
+        return super().__exit__(*error)
+
+    def _marking(self, svd):
+        """The same function, whose vectors say so when they are multiplied."""
+
+        class Vectors(np.ndarray):
+            def __array_ufunc__(vectors, ufunc, method, *inputs, **more):
+                if ufunc in (np.matmul, np.multiply):
+                    self.used.add(_VECTORS)
+                return getattr(ufunc, method)(*(_plain(x) for x in inputs), **more)
+
+            def __array_function__(vectors, function, types, args, kwargs):
+                if function in (np.dot, np.einsum, np.tensordot, np.linalg.multi_dot):
+                    self.used.add(_VECTORS)
+                return super().__array_function__(function, types, args, kwargs)
+
+            def dot(vectors, *args, **kwargs):
+                self.used.add(_VECTORS)
+                return np.asarray(vectors).dot(*args, **kwargs)
+
+        def marked(*args, **kwargs):
+            found = svd(*args, **kwargs)
+            if not isinstance(found, tuple):  # the singular values alone
+                return found
+            left, values, right = (_plain(x) if k == 1 else x for k, x in enumerate(found))
+            for x in (left, right):
+                self._vectors.add(x.untyped_storage().data_ptr() if torch.is_tensor(x) else x.ctypes.data)
+            self._kept.append(found)
+            left, right = (x if torch.is_tensor(x) else x.view(Vectors) for x in (left, right))
+            return found._replace(U=left, Vh=right) if hasattr(found, "_replace") else (left, values, right)
+
+        return marked
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
         if "matmul" in name or name in ("mm", "bmm", "einsum", "__matmul__", "__rmatmul__", "mul", "__mul__"):
             flat = [a for x in args for a in (x if isinstance(x, (list, tuple)) else [x]) if torch.is_tensor(a)]
             if any(a.untyped_storage().data_ptr() in self._vectors for a in flat):
-                self.used.add("U* from singular vectors")
+                self.used.add(_VECTORS)
         result = function(*args, **(kwargs or {}))
         if name in ("linalg_svd", "svd"):
-            self._kept = [*getattr(self, "_kept", []), result]  # so that no other tensor takes the same place in memory
+            self._kept.append(result)  # so that no other tensor takes the same place in memory
             self._vectors |= {result[k].untyped_storage().data_ptr() for k in (0, 2)}
         return result
 
@@ -115,7 +169,8 @@ def _unit_problems(g):
 
 
 _DECOMPOSITIONS = tuple(
-    f"torch.linalg.{n}" for n in ("svd", "eigh", "eig", "qr", "inv", "pinv", "solve", "cholesky", "matrix_power")
+    f"torch.linalg.{n}"
+    for n in ("svd", "eigh", "eig", "qr", "inv", "inv_ex", "pinv", "solve", "lstsq", "cholesky", "matrix_power")
 )
 _NEAREST = ("labkit.nearest.nearest_etf", "labkit.nearest.start_frame")
 _OF_B = (  # the mistakes that any way from B to its polar factor can begin with
@@ -218,9 +273,10 @@ EXERCISES = (
             *_DECOMPOSITIONS,
             "torch.svd",
             "torch.qr",
-            "numpy.linalg.svd",
-            "numpy.linalg.eigh",
-            "scipy.linalg.polar",
+            "torch.inverse",
+            "torch.pinverse",
+            *(f"numpy.linalg.{n}" for n in ("svd", "eigh", "eig", "qr", "inv", "pinv", "solve", "cholesky")),
+            *(f"scipy.linalg.{n}" for n in ("polar", "svd", "eigh", "qr", "inv", "pinv", "solve", "sqrtm")),
         ),
         forbidden="this uses {}: matrix products and one norm are all that is allowed",
     ),

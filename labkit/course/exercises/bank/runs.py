@@ -42,7 +42,7 @@ def _for_good(frame):
 
 def _steps_of(answer, frame):
     if isinstance(answer, pd.DataFrame):
-        answer = answer["steps"]
+        answer = answer["steps"] if "steps" in answer else answer.squeeze(axis="columns")
     classes = sorted({int(size.split("-")[1]) for size in frame["size"]})
     if isinstance(answer, pd.Series) and set(answer.index) == set(frame["size"]):
         answer = answer.rename(lambda size: int(size.split("-")[1]))
@@ -94,6 +94,8 @@ def _haar(history):
         return f'the frame is {frame!r}: that is where it always stands; give frame="haar"'
     if steps != 500:
         return f"the run has {steps} steps; 500 are asked for"
+    if not math.isfinite(history.final()["loss"].max()):
+        return "its loss is not finite: were other settings changed too?"
     return None
 
 
