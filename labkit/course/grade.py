@@ -89,7 +89,14 @@ def grade(
     with ThreadPoolExecutor(checks.integer("workers", workers, 1)) as pool:
         marked = list(pool.map(lambda job: _mark_file(job[1], known, limits, data), jobs))
     rows = [
-        {"student": student, "notebook": stem, "exercise": name, "mark": int(m["status"] == PASSED), **m}
+        {
+            "student": _written(student),
+            "notebook": _written(stem),
+            "exercise": name,
+            "mark": int(m["status"] == PASSED),
+            "status": m["status"],
+            "reason": _written(m["reason"]),
+        }
         for (student, _), (stem, marks) in zip(jobs, marked)
         for name, m in marks.items()
     ]
@@ -141,6 +148,11 @@ def _mark_file(path, known, limits, data):
         except Exception as error:  # of one notebook that nbformat reads and nobody can run; the others are marked
             why = _said(error)
     return stem, {name: {"status": UNREADABLE, "reason": why} for name in asked(known[stem])}
+
+
+def _written(text):
+    """A text that a file can hold: the name of a hand-in and what it raises need not be Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _said(error):
@@ -220,7 +232,8 @@ def _run(cells, skipped, exercises, marks, limits, end, place, data):
             for name, expression in exercises.items():
                 if marks[name]["status"] == PASSED or not _names(expression, code):
                     continue
-                used = any(re.search(rf"""\buse\(\s*["']{re.escape(name)}["']""", c) for c in cells[: number + 1])
+                call = rf"""\buse\s*\(\s*(?:name\s*=\s*)?["']{re.escape(name)}["']"""
+                used = any(re.search(call, c) for c in cells[: number + 1])
                 found = _check(client, manager, name, expression, limits, used)
                 if late and found["status"] != PASSED:
                     found = {"status": TIME, "reason": f"its cell takes more than {seconds:.3g} seconds"}

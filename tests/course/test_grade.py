@@ -195,6 +195,23 @@ def test_a_notebook_that_nobody_can_run_costs_the_others_nothing(tmp_path, monke
     assert statuses["bob"] == {U} and not any(U in statuses[student] for student in ("anna", "carl", "dora"))
 
 
+def test_a_name_or_a_reason_that_is_no_text_costs_nobody_a_mark(tmp_path, monkeypatch):
+    """As of an archive from a Windows machine, unpacked elsewhere; an error's words can hold anything too."""
+    nbformat.write(source_notebook(), tmp_path / "08-lab.ipynb")
+    folder = tmp_path / "handed-in"
+    folder.mkdir()
+    found = {name: {"status": W, "reason": "it raises ValueError: \udcff"} for name in STUBS}
+    monkeypatch.setattr(grade, "mark", lambda *a, **k: found)
+    monkeypatch.setattr(grade, "hand_ins", lambda _: [("J\udcf6rg", tmp_path / "08-lab.ipynb")])
+    for path in grade.write(grade.grade(folder, [tmp_path / "08-lab.ipynb"]), folder):
+        assert "J\\udcf6rg" in path.read_text(encoding="utf-8")
+
+
+def test_a_number_after_use_counts_for_nothing_however_use_is_called():
+    notebook = new_notebook(cells=[code(IMPORTS), code('my_probability = use (name="coin-toss")')])
+    assert grade.mark(notebook, source_notebook())["coin-toss"]["status"] == W
+
+
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):
     nbformat.write(source_notebook(), tmp_path / "08-lab.ipynb")
     (tmp_path / "nobody").mkdir()
