@@ -62,8 +62,8 @@ class Explorer:
     def set(self, **values: Any):
         """Set several controls and redraw once.
 
-        Raises ValueError for a name that is not a control or a number outside its range, and what the widget raises for
-        other bad values; then nothing has changed.
+        Raises ValueError for a name that is not a control, for a number outside its range and for a fraction where
+        whole numbers are, and what the widget raises for other bad values; then nothing has changed.
         """
         if unknown := set(values) - set(self.widgets):
             raise ValueError(f"no control named {', '.join(sorted(unknown))}; there are {', '.join(self.widgets)}")
@@ -137,6 +137,8 @@ def _check_range(name, value, widget):
     ends = value if isinstance(value, tuple) else (value, value)
     if not low - slack <= ends[0] <= ends[1] <= high + slack:
         raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+    if isinstance(widget, widgets.IntSlider) and value != int(value):  # the widget would cut it off
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 def _looks(label, tip):
@@ -155,9 +157,13 @@ def slider(
 ):
     """A slider with its value beside it, over whole numbers where `value` is one; with the focus on it the arrow keys
     move it. tip: what it does, under the pointer.
+
+    Raises ValueError for a value outside the range, which ipywidgets would move to its end.
     """
     kind = kind or (widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider)
-    return kind(value=value, min=low, max=high, step=step, **_looks(label, tip), **more)
+    made = kind(value=value, min=low, max=high, step=step, **_looks(label, tip), **more)
+    _check_range(label, value, made)
+    return made
 
 
 def log_slider(

@@ -32,7 +32,7 @@ class CollapseExplorer(Explorer):
         late = dict(continuous_update=False)
         return {
             "num_classes": slider("classes C", 4, 3, 4, 1, "three end in a plane, four fill the space", **late),
-            "seed": slider("seed", self.seed, 0, 20, 1, "of the features to start from", **late),
+            "seed": slider("seed", self.seed, 0, max(20, self.seed), 1, "of the features to start from", **late),
             "step": menu("step", self.steps, 0, "of training, on a logarithmic axis", widgets.SelectionSlider),
         }
 

@@ -86,7 +86,7 @@ class PriorExplorer(Explorer):
 
     def figure(self, run: str, tau: float, kind: str):
         curves = self._curves(run, kind)
-        at = curves.iloc[(curves["tau"] - tau).abs().argmin()]
+        at = longtail.by_tau(self.runs[run], [tau], kind).iloc[0]  # which need not be one of the curves' points
         said = ", ".join(f"{name} {at[name]:.1%}" for name in longtail.MEASURES if at[name] == at[name])
         top = curves.loc[curves["overall"].idxmax(), "tau"]
         title = f"{run}, τ = {tau:.2f}: {said}<br>best overall on these test images at τ = {top:.2f}"

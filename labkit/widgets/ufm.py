@@ -118,7 +118,9 @@ class UFMExplorer(TrainingExplorer):
             "delta": log_slider("δ (implicit head)", 1e-3, -6, 3, "how strongly an ETF is held to the last", **late),
             "alpha": menu("α (implicit head)", alphas, SCHEDULE, "of the present class means in their average", slide),
             "seed": slider("seed", 0, 0, 20, 1, "of the features to start from", **late),
-            "iterations": slider("iterations", self.iterations, 10, ITERATIONS, 10, "where training ends", **late),
+            "iterations": slider(
+                "iterations", self.iterations, min(10, self.iterations), ITERATIONS, 10, "where training ends", **late
+            ),
         }
 
     def new_run(self, **settings: Any):

@@ -113,6 +113,23 @@ def test_only_core_widgets(make):
     assert {type(widget) for widget in make().widgets.values()} <= set(core)
 
 
+def test_a_fraction_of_a_class_is_refused(page):
+    explorer = widgets.etf.ETFExplorer()
+    with pytest.raises(ValueError, match=r"num_classes must be a whole number, got 4\.5"):
+        explorer.set(noise=0.5, num_classes=4.5)
+    assert explorer.state["num_classes"] == 4 and explorer.state["noise"] == 0 and page == []
+    explorer.set(num_classes=5.0)
+    assert explorer.state["num_classes"] == 5
+
+
+def test_what_an_explorer_is_made_with_is_where_its_controls_begin(page):
+    """And is not moved to the end of their range without a word."""
+    assert widgets.collapse.CollapseExplorer(per_class=5, iterations=10, seed=42).state["seed"] == 42
+    assert widgets.ufm.UFMExplorer(SMALL, iterations=5).state["iterations"] == 5
+    with pytest.raises(ValueError, match="iterations must be from 10 to 3000, got 5000"):
+        widgets.ufm.UFMExplorer(SMALL, iterations=5000)
+
+
 def test_a_value_that_cannot_be_set_leaves_all_as_it_was(page):
     explorer = widgets.ufm.UFMExplorer(SMALL, iterations=10)
     state = explorer.state

@@ -52,7 +52,7 @@ def test_a_temperature_moves_confidence_and_not_accuracy():
 
 def test_prior_explorer_shows_groups_and_classes():
     explorer = longtail.PriorExplorer(RUNS)
-    for run, tau, kind in itertools.product(RUNS, (0.0, 0.65, 2.0), ("odds", "prior")):
+    for run, tau, kind in itertools.product(RUNS, (0.0, 0.65, 0.975, 2.0), ("odds", "prior")):
         figure = explorer.figure(run, tau, kind)
         logits = calibration.correct_prior(RUNS[run].logits, RUNS[run].train_counts, tau, kind)
         expected = calibration.group_accuracy(logits, RUNS[run].labels, RUNS[run].train_counts)
