@@ -17,8 +17,8 @@ def play(figures: list, labels: list[str], title: str, start: int = 0) -> go.Fig
         first.
     An axis that would move from one figure to the next has, in all of them, the range that holds them all; axes of
     heatmaps follow their cells. A frame holds only what is not the same in all figures. Raises ValueError where figures
-    differ in the number or kind of their traces or in the properties they set, where two labels are the same, or where
-    there is no figure.
+    differ in the number or kind of their traces or in the properties they set, where two labels are the same, where
+    there is no figure, and for a start that is none of them.
 
     >>> moving = play([go.Figure(go.Scatter(y=[1, k])) for k in range(3)], ["0", "1", "2"], "height")
     >>> [frame.name for frame in moving.frames]
@@ -32,6 +32,8 @@ def play(figures: list, labels: list[str], title: str, start: int = 0) -> go.Fig
             f"need one or more figures with a label of its own each, got {len(figures)} figures and "
             f"{len(labels)} labels: {', '.join(labels)}"
         )
+    if start not in range(len(figures)):
+        raise ValueError(f"start must be the index of a figure, 0 to {len(figures) - 1}, got {start!r}")
     plain = [json.loads(figure.to_json()) for figure in figures]
     kinds = [[trace["type"] for trace in figure["data"]] for figure in plain]
     if any(found != kinds[0] for found in kinds):

@@ -108,7 +108,8 @@ class UFMExplorer(TrainingExplorer):
         super().__init__()
 
     def controls(self):
-        late, most = dict(continuous_update=False), max(10, self.spec.num_classes)
+        late = dict(continuous_update=False)
+        most = max(min(10, self.spec.num_samples), self.spec.num_classes)  # a sample of each class at least
         alphas, slide = [SCHEDULE, 0.01, 0.03, 0.1, 0.3, 1.0], widgets.SelectionSlider
         return {
             "head": _heads(),

@@ -126,6 +126,7 @@ def test_what_an_explorer_is_made_with_is_where_its_controls_begin(page):
     """And is not moved to the end of their range without a word."""
     assert widgets.collapse.CollapseExplorer(per_class=5, iterations=10, seed=42).state["seed"] == 42
     assert widgets.ufm.UFMExplorer(SMALL, iterations=5).state["iterations"] == 5
+    assert widgets.ufm.UFMExplorer(ufm.UFM(3, 6, 4), iterations=10).widgets["num_classes"].max == 6  # one sample each
     with pytest.raises(ValueError, match="iterations must be from 10 to 3000, got 5000"):
         widgets.ufm.UFMExplorer(SMALL, iterations=5000)
 

@@ -212,6 +212,14 @@ def test_figures_that_cannot_be_played(figures, labels, message):
         player.play(figures, labels, "x")
 
 
+@pytest.mark.parametrize("start", [-1, 2])
+def test_a_start_that_is_no_figure_is_refused(start):
+    """−1 showed the last figure, over a slider that stood at its first."""
+    figures = [go.Figure(go.Scatter(y=[1, k])) for k in range(2)]
+    with pytest.raises(ValueError, match=f"start must be the index of a figure, 0 to 1, got {start}"):
+        player.play(figures, ["0", "1"], "height", start)
+
+
 def test_other_settings_can_be_given_and_change_nothing(page):
     explorer = widgets.etf.ETFExplorer()
     figure = explorer.player("angle", (90 * k for k in range(2)), num_classes=7)
