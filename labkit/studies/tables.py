@@ -94,8 +94,9 @@ def load(folder: str | Path) -> dict[tuple[str, str], History]:
 
     Runs that are not finished are left out; no folder, or an empty one, gives {}. The settings of a joined History are
     those that its runs share, without head and seed, and "runs", how many there are.
-    Raises ValueError, naming the files, for a damaged or foreign one, and where runs of one set and backbone differ in
-    more than head, seed and how fast and how often they were measured (fields.HOW).
+    Raises ValueError, naming the files, for a damaged or foreign one, where runs of one set and backbone differ in more
+    than head, seed and how fast and how often they were measured (fields.HOW), and where two have head and seed in
+    common: one seed would count as two.
     """
     groups = {}
     for path in sorted(Path(folder).rglob("*.parquet")):
@@ -109,13 +110,16 @@ def load(folder: str | Path) -> dict[tuple[str, str], History]:
 
 
 def _together(found):
-    first_path, shared = found[0][0], _shared(found[0][1])
-    for path, run in found[1:]:
+    first_path, shared, paths = found[0][0], _shared(found[0][1]), {}
+    for path, run in found:
         if (other := _shared(run)) != shared:
             raise ValueError(
                 f"{path} and {first_path} are of one set and backbone, but not of one experiment: "
                 f"{differences(shared, other)}"
             )
+        head, seed = run.settings["run"]["head"], run.settings["run"]["seed"]
+        if (twice := paths.setdefault((head, seed), path)) != path:
+            raise ValueError(f"{path} and {twice} are both of the head {head!r} and seed {seed}; keep one of them")
     joined = History.concat(run for _, run in found)
     return History(joined.frame, shared | {"runs": len(found)}, joined.margins)
 

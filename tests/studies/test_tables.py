@@ -166,6 +166,12 @@ def test_mixtures_are_refused(runs):
         tables.load(runs)
 
 
+def test_one_seed_does_not_count_as_two(runs):
+    made_up(runs, "fixed", 4, measure_at=1)  # how often it was measured makes no other experiment, nor another seed
+    with pytest.raises(ValueError, match="both of the head 'fixed' and seed 4"):
+        tables.load(runs)
+
+
 def test_a_real_run_is_found(tmp_path):
     command = ["--recipe", "digits", "--epochs", "1", "--count", "200", "--seeds", "0", "--head", "implicit"]
     assert __main__.main([*command, "--folder", str(tmp_path / "runs")]) == 0
