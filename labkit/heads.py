@@ -28,7 +28,7 @@ __all__ += ["LinearHead", "Variant", "make", "on_sphere", "options_of"]
 
 class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash="dot"):
     """The standard head: weights (…, C, d) learnt by gradient, for any d ≥ 1; no bias. After an optimiser's step rows
-    go back to unit length as soon as `weight` is read: by a forward pass, by `state_dict`, by anyone.
+    go back to unit length as soon as `weight` is read: by `state_dict`, by anyone, by a forward pass in training.
 
     normalized: False leaves features and weights at the lengths they have, h = z (Figure 17 of the guiding paper); the
         temperature then plays no role, and the cross entropy has no lower bound but 0.
@@ -65,8 +65,7 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
     @property
     def weight(self):
         """(…, C, d), rows at unit length where the head normalises."""
-        weight = self._parameters.get("weight")
-        if weight is None:
+        if (weight := self._parameters.get("weight")) is None:
             raise AttributeError("weight")
         if not self.normalized:
             return weight
@@ -85,7 +84,10 @@ class LinearHead(Head, name="standard", label="standard", colour="#D55E00", dash
         return super().normalize(features) if self.normalized else features
 
     def classify(self, z: torch.Tensor, targets: torch.Tensor | None):
-        return super().classify(z, targets) if self.normalized else z @ self.weight.to(z.dtype).mT
+        if self.training or torch.is_grad_enabled() or not self.normalized:
+            return super().classify(z, targets) if self.normalized else z @ self.weight.to(z.dtype).mT
+        rows = self._parameters["weight"]  # stay as they are: a look at an average of weights must not move it
+        return self.logits(z, rows / lengths(rows, getattr(self, "start", None), rounding=True), None)
 
 
 class FixedETFHead(Head, name="fixed", label="fixed ETF", colour="#0072B2", dash="dash"):
@@ -225,10 +227,8 @@ class ImplicitETFHead(Steps, Head, name="implicit", label="implicit ETF", colour
     def _start(self, means):
         """In the first step the frame is the solution without proximal term (Section 3.3, Markou et al. 2024)."""
         first = self.class_means.step == 1
-        if _polar.transformed():
+        if _polar.transformed() or first:
             move(self, frame=torch.where(first, nearest.start_frame(means, self.frame), self.frame))
-        elif first:
-            move(self, frame=nearest.start_frame(means, self.frame))
 
 
 class CosineHead(Head, name="cosine", label="cosine classifier", colour="#000000", dash="longdashdot"):

@@ -360,6 +360,24 @@ def test_loops_need_not_know_the_head(name):
         torch.testing.assert_close(program.module()(z), head(z), rtol=1e-5, atol=1e-5)
 
 
+def test_an_average_of_weights_does_not_depend_on_how_often_it_is_looked_at():
+    """By hand: the mean of the weights as they are after each step, whose rows are put to unit length at the end."""
+    head, (z, targets) = make("standard", D, C), batch_of(0, dtype=torch.float32)
+    averaged, seen = torch.optim.swa_utils.AveragedModel(head).eval(), []
+    optimizer = torch.optim.SGD(head.parameters(), lr=3.0)  # far, so that the mean of unit rows is clearly shorter
+    for _ in range(5):
+        F.cross_entropy(head(z, targets), targets).backward()
+        optimizer.step(), optimizer.zero_grad()
+        seen.append(next(head.parameters()).detach().double().clone())
+        averaged.update_parameters(head)
+        with torch.no_grad():
+            logits = averaged(z)
+    wanted = F.normalize(torch.stack(seen).mean(0), dim=-1)
+    expected = head.normalize(z).double() @ wanted.mT
+    torch.testing.assert_close(logits.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(averaged.module.weight.double(), wanted, rtol=0, atol=1e-6)
+
+
 def test_class_156_in_uint8_is_not_ignored():
     """torch takes −100 for 156 there."""
     head, targets = make("implicit", 200, 200), torch.arange(200)
