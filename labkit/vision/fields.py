@@ -51,7 +51,7 @@ FIELDS = {
     "optimizer": "sgd",
     "lr": 0.1,  # of AGD the gain
     "momentum": 0.9,
-    "weight_decay": 0.0,  # κ and λ never decay
+    "weight_decay": 0.0,  # κ and λ never decay; a learnt temperature does, as the scale in [A]
     "norm_weight_decay": None,  # of scale and shift of batch and layer norm; None is weight_decay
     "bias_weight_decay": None,  # of biases outside norms; None is weight_decay
     "schedule": None,  # of optimizers.SCHEDULES

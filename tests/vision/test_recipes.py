@@ -204,16 +204,17 @@ def decays(settings, model, head):
 
 
 def test_what_decays():
-    """iNaturalist: no norms, no biases; elsewhere both; κ and λ never; each parameter in one group."""
-    model, head = build.network(RECIPES["apa/cifar100-lt"], 3, 32), HEADS["cosine"](64, 10)
+    """iNaturalist: no norms, no biases; elsewhere both; κ and λ never; each parameter in one group. The scale of the
+    cosine classifier does where it is learnt, as in the released code."""
+    model, head = build.network(RECIPES["apa/cifar100-lt"], 3, 32), HEADS["cosine"](64, 10, learn_temperature=True)
     for norm, bias in ((None, None), (0.0, 0.0), (0.1, 0.2)):
         settings = RECIPES["apa/cifar100-lt"] | {"norm_weight_decay": norm, "bias_weight_decay": bias}
         found = decays(settings, model, head)
         attention = model.layer1[0].se.fc1
-        assert found[id(model.conv1.weight)] == found[id(head.directions)] == 1e-3
+        assert found[id(model.conv1.weight)] == found[id(head.directions)] == found[id(head.temperature)] == 1e-3
         assert found[id(model.bn1.bias)] == found[id(attention[0].weight)] == (1e-3 if norm is None else norm)
         assert found[id(model.act1.kappa)] == found[id(model.layer1[0].se.gate.lam)] == 0
-        assert len(found) == len([*model.parameters()]) + 1
+        assert len(found) == len([*model.parameters()]) + 2
         small = build.small_network(8)
         assert decays(settings, small, head)[id(small[1].bias)] == (1e-3 if bias is None else bias)
 
