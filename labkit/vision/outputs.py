@@ -107,7 +107,7 @@ def of(trainer: Trainer) -> Outputs:
         g.register_forward_hook(lambda m, i, out: entropy.append(attention_entropy(out.flatten(1)))) for g in gates[-1:]
     ]
     try:
-        for images, targets in trainer.test.epoch(0):
+        for images, targets in trainer.test.epoch(trainer.epoch):
             with processes.autocast(trainer.on):
                 features.append(trainer.backbone(images.contiguous(memory_format=trainer.layout)).float())
             logits.append(trainer.head(features[-1]).float().cpu())
@@ -117,7 +117,7 @@ def of(trainer: Trainer) -> Outputs:
             hook.remove()
     features, logits, labels = torch.cat(features).cpu(), torch.cat(logits), torch.cat(labels)
     checks.finite("logits", logits)
-    back = trainer.test.indices(0).argsort()  # from the order of the batches to that of the set
+    back = trainer.test.indices(trainer.epoch).argsort()  # from the order of the batches to that of the set
     features, logits, labels = features[back], logits[back], labels[back]
     shown = torch.cat([(labels == c).nonzero()[:PICTURES, 0] for c in labels.unique()])
     cams = _cams(trainer, shown, logits.argmax(-1))
@@ -146,8 +146,8 @@ def _nc1(features, labels, classes):
 
 def _cams(trainer, shown, guesses):
     """Grad-CAM maps of these test images, of the classes that were guessed, without mixed precision."""
-    wanted, order, maps = set(shown.tolist()), trainer.test.indices(0).tolist(), {}
-    for images, _ in trainer.test.epoch(0):
+    wanted, order, maps = set(shown.tolist()), trainer.test.indices(trainer.epoch).tolist(), {}
+    for images, _ in trainer.test.epoch(trainer.epoch):
         indices, order = order[: len(images)], order[len(images) :]
         if here := [k for k, index in enumerate(indices) if index in wanted]:
             these = [indices[k] for k in here]

@@ -46,6 +46,16 @@ def test_a_head_whose_batches_are_shuffled_has_its_outputs_in_the_order_of_the_s
     torch.testing.assert_close(kept.cams, maps, rtol=1e-3, atol=1e-5)
 
 
+def test_a_bias_of_the_batch_is_that_of_the_batches_that_the_run_measured():
+    """The test set fills two batches, and they are others in each epoch."""
+    run = build.make(TAILED | {"head_options": {"fixed": {"bias": "batch_mean"}}}, "fixed")
+    last, kept = run.run().final().iloc[0], outputs.of(run)
+    assert len(run.test) == 2
+    assert (kept.logits.argmax(-1) == kept.labels).double().mean().item() == pytest.approx(last["test_accuracy"])
+    loss = torch.nn.functional.cross_entropy(kept.logits.double(), kept.labels).item()
+    assert loss == pytest.approx(last["test_loss"], rel=1e-5)
+
+
 def test_a_run_in_a_folder_leaves_its_outputs(tmp_path):
     first = build.run(TAILED, "cosine", 1, tmp_path)
     path = build.path_of_outputs(TAILED, "cosine", 1, tmp_path)
