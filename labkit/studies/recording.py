@@ -13,6 +13,7 @@ import torch
 from labkit import metrics
 from labkit.history import History
 from labkit.vision.batches import Batches
+from labkit.vision.training import processes
 from labkit.vision.training.trainer import Trainer
 
 
@@ -96,10 +97,11 @@ def record(trainer: Trainer):
 
 @torch.no_grad()
 def features_of(trainer: Trainer, batches: Batches):
-    """Features (N, d) of unit length, in float32 on the CPU, and labels (N,) of all samples of `batches` in order."""
+    """Features (N, d) of unit length, in float32 on the CPU, and labels (N,) of all samples of `batches` in order; in
+    the precision that the trainer computes in.
+    """
     trainer.backbone.eval()
-    pairs = [
-        (trainer.head.normalize(trainer.backbone(images).float()) / trainer.head.temperature, labels)
-        for images, labels in batches.epoch(0)
-    ]
+    with processes.autocast(trainer.on):
+        pairs = [(trainer.backbone(images).float(), labels) for images, labels in batches.epoch(0)]
+    pairs = [(trainer.head.normalize(z) / trainer.head.temperature, labels) for z, labels in pairs]
     return tuple(torch.cat(part).cpu() for part in zip(*pairs))

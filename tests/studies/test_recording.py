@@ -64,6 +64,11 @@ def test_what_is_kept_gives_the_measures_of_the_loop(film, head):
     np.testing.assert_allclose(metrics.nc2(film.weights), frame["nc2"], rtol=1e-4, atol=1e-6)
 
 
+def test_features_are_of_the_precision_that_the_loop_measures_in():
+    film = recording.record(build.make(SETTINGS | {"epochs": 1, "precision": "bf16"}, "standard"))
+    np.testing.assert_allclose(metrics.nc1(film.features, film.labels), film.history.frame["nc1"], rtol=1e-5)
+
+
 def test_features_of_the_test_set_are_those_of_the_images_in_order():
     trainer = build.make(SETTINGS, "fixed")
     features, labels = recording.features_of(trainer, trainer.test)
