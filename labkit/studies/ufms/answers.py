@@ -157,9 +157,10 @@ def where_not(found: pd.DataFrame) -> str:
 
 
 def three_alone(frame: pd.DataFrame, size: str) -> str:
-    """In how many choices of three of its seeds `ranges_compared` has a no, in words: "4 of 10"."""
+    """In how many choices of three of the seeds that all of MAIN have `ranges_compared` has a no: "4 of 10"."""
     mine = frame[(frame["size"] == size) & frame["head"].isin(MAIN)]
-    choices = list(itertools.combinations(sorted(mine["seed"].unique()), 3))
+    heads_there = mine.groupby("seed")["head"].nunique()
+    choices = list(itertools.combinations(heads_there.index[heads_there == len(MAIN)], 3))
     broken = [ranges_compared(mine[mine["seed"].isin(three)], [size])["answer"].eq(False).any() for three in choices]
     return f"{sum(broken)} of {len(choices)}"
 
