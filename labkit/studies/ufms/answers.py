@@ -156,12 +156,16 @@ def where_not(found: pd.DataFrame) -> str:
     return ", ".join(f"{size} {span(steps.min(), steps.max())}" for size, steps in no)
 
 
+def seeds_of_all(frame: pd.DataFrame, size: str) -> list[int]:
+    """The seeds of a size that all of MAIN have, in order."""
+    heads_there = frame[(frame["size"] == size) & frame["head"].isin(MAIN)].groupby("seed")["head"].nunique()
+    return heads_there.index[heads_there == len(MAIN)].tolist()
+
+
 def three_alone(frame: pd.DataFrame, size: str) -> str:
-    """In how many choices of three of the seeds that all of MAIN have `ranges_compared` has a no: "4 of 10"."""
-    mine = frame[(frame["size"] == size) & frame["head"].isin(MAIN)]
-    heads_there = mine.groupby("seed")["head"].nunique()
-    choices = list(itertools.combinations(heads_there.index[heads_there == len(MAIN)], 3))
-    broken = [ranges_compared(mine[mine["seed"].isin(three)], [size])["answer"].eq(False).any() for three in choices]
+    """In how many choices of three of `seeds_of_all` has `ranges_compared` a no, in words: "4 of 10"."""
+    choices = list(itertools.combinations(seeds_of_all(frame, size), 3))
+    broken = [ranges_compared(frame[frame["seed"].isin(three)], [size])["answer"].eq(False).any() for three in choices]
     return f"{sum(broken)} of {len(choices)}"
 
 

@@ -33,6 +33,7 @@ from labkit.studies.ufms.answers import (
     points_apart,
     ranges_compared,
     runs_of,
+    seeds_of_all,
     spreads,
     steps_to,
     three_alone,
@@ -215,8 +216,7 @@ def _collapse(frame, sizes):
 
 
 def _variability(frame, sizes):
-    shared = frame[frame["head"].isin(MAIN)].groupby(["size", "seed"])["head"].nunique() == len(MAIN)
-    several = [s for s in sizes if shared[s].sum() > 2]  # a range of one or two seeds says little
+    several = [s for s in sizes if len(seeds_of_all(frame, s)) > 2]  # a range of one or two seeds says little
     found = ranges_compared(frame, several)
     wider = where_not(found)
     alone = ", ".join(three_alone(frame, s) for s in several)
